@@ -1,0 +1,1 @@
+"""The wire: `platform.proto`, the code generated from it (not in git), and the method table."""

@@ -1,0 +1,1 @@
+"""What every floor may use: errors, limits, clock, identifiers. Standard library only."""

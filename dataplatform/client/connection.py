@@ -1,0 +1,309 @@
+"""The channel: requests that outlive connections.
+
+An operation says `call` (send, wait) or `start` (send now, await later). When the connection is
+lost, or the server asks to try later, the request is repeated on a new connection, after a pause
+that doubles up to a second, until the client's patience ends. A repetition carries the same request
+id, so the server knows a write that it has done already and only repeats the reply.
+
+Whoever has opened files tells the channel; they are opened again when the server has forgotten the
+session: after its restart, or when the session had no connection left.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Generator
+from typing import Any
+
+from ..api import platform_pb2 as pb
+from ..api.methods import METHODS, Method
+from ..base.errors import NotFound, PlatformError, Unavailable
+from ..transport.addresses import Address
+from ..transport.connections import Connection, Data, Reply
+from .runtime import Holder, Runtime
+from .slots import Slots
+
+PATIENCE_S = 30.0
+"""How long a request is repeated, unless the caller says otherwise: a server's restart takes less."""
+
+FIRST_PATIENCE_S = 3.0
+"""For the first connection: a name typed wrong should not take long to be noticed."""
+
+OPEN_TIMEOUT_S = 10.0
+PAUSE_S = 0.02
+PAUSE_S_MAX = 1.0
+SESSION_BYTES = 16
+PROTOCOL = 1
+PROGRAM = "dataplatform python"
+
+OPEN = METHODS["Files.Open"]
+
+
+class Pending:
+    """A request under way. Awaiting it gives the reply, after as many attempts as it takes."""
+
+    __slots__ = ("_awaitable", "_channel", "_data", "_message", "_method")
+
+    def __init__(
+        self,
+        channel: Channel,
+        method: Method,
+        message: Any,
+        data: Data,
+        awaitable: Awaitable[Reply] | None,
+    ) -> None:
+        self._channel = channel
+        self._method = method
+        self._message = message
+        self._data = data
+        self._awaitable = awaitable
+
+    def __await__(self) -> Generator[Any, None, Reply]:
+        return self._reply().__await__()
+
+    async def _reply(self) -> Reply:
+        awaitable, self._awaitable = self._awaitable, None
+        return await self._channel.finish(self._method, self._message, self._data, awaitable)
+
+    def done(self) -> bool:
+        """Whether the reply is known to be there (False also means: not known)."""
+        is_done = getattr(self._awaitable, "done", None)
+        return is_done is not None and bool(is_done())
+
+    def abandon(self) -> None:
+        """Nobody will await it. For requests that change nothing."""
+        awaitable, self._awaitable = self._awaitable, None
+        cancel = getattr(awaitable, "cancel", None)
+        if cancel is not None:
+            cancel()
+
+
+class Channel:
+    """A session with a server, over as many connections as it takes. Safe among threads."""
+
+    def __init__(
+        self,
+        address: Address,
+        runtime: Runtime,
+        *,
+        token: str | None = None,
+        patience_s: float | None = None,
+        session: bytes | None = None,
+    ) -> None:
+        self.address = address
+        self.runtime = runtime
+        self.patience_s = PATIENCE_S if patience_s is None else patience_s
+        self.session = session or os.urandom(SESSION_BYTES)
+        self._hello = pb.Hello(
+            protocol=PROTOCOL, program=PROGRAM, token=token or "", session=self.session
+        )
+        self._slots = Slots(self.session, runtime.condition())
+        self._connections: set[Connection] = set()
+        self._instance = b""
+        self._open_files: dict[tuple[int, int], int] = {}
+        self._is_closed = False
+
+    # -------------------------------------------------------------------------------- calls
+
+    async def call(
+        self,
+        method: Method,
+        message: Any,
+        data: Data = b"",
+        *,
+        patience_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Reply:
+        """Send and wait for the reply, and for the server if need be. `timeout_s` is for one
+        attempt, `patience_s` for all."""
+        if method.read_only:
+            return await self._persist(method, message, data, patience_s, timeout_s)
+        request = await self._slots.take()
+        message.request.CopyFrom(request)
+        is_answered = False
+        try:
+            reply = await self._persist(method, message, data, patience_s, timeout_s)
+            is_answered = True
+        except Unavailable:
+            raise
+        except PlatformError:
+            is_answered = True
+            raise
+        finally:
+            await self._slots.give_back(request.slot, is_answered=is_answered)
+        return reply
+
+    async def start(self, method: Method, message: Any, data: Data = b"") -> Pending:
+        """Send now, in the order of the calls; await the reply later. `message` and `data` must not
+        change before. A write that is started must be awaited."""
+        if not method.read_only:
+            message.request.CopyFrom(await self._slots.take())
+        awaitable: Awaitable[Reply] | None = None
+        try:
+            connection = await self._connected(self.runtime.holder())
+            awaitable = connection.start(method, message, data)
+            await connection.drain()
+        except Unavailable:
+            pass  # awaiting it will repeat it
+        except BaseException:
+            await self._settle(method, message, is_answered=awaitable is None)
+            raise
+        return Pending(self, method, message, data, awaitable)
+
+    async def finish(
+        self, method: Method, message: Any, data: Data, awaitable: Awaitable[Reply] | None
+    ) -> Reply:
+        """The reply of what `start` began. For `Pending`."""
+        is_answered = False
+        try:
+            if awaitable is not None:
+                try:
+                    reply = await awaitable
+                except Unavailable:
+                    awaitable = None
+            if awaitable is None:
+                reply = await self._persist(method, message, data, None, None)
+            is_answered = True
+        except Unavailable:
+            raise
+        except PlatformError:
+            is_answered = True
+            raise
+        finally:
+            await self._settle(method, message, is_answered=is_answered)
+        return reply
+
+    async def _settle(self, method: Method, message: Any, *, is_answered: bool) -> None:
+        if not method.read_only:
+            await self._slots.give_back(message.request.slot, is_answered=is_answered)
+
+    async def _persist(
+        self,
+        method: Method,
+        message: Any,
+        data: Data,
+        patience_s: float | None,
+        timeout_s: float | None,
+    ) -> Reply:
+        """Attempt until there is an answer or the patience ends."""
+        patience = Patience(self, patience_s)
+        while True:
+            try:
+                connection = await self._connected(self.runtime.holder())
+                return await connection.call(method, message, data, timeout_s)
+            except Unavailable as error:
+                await patience.pause(error)
+
+    # -------------------------------------------------------------------------- connections
+
+    async def connect(self, patience_s: float | None = None) -> None:
+        """Have a connection, to know that there is a server."""
+        patience = Patience(self, patience_s)
+        while True:
+            try:
+                await self._connected(self.runtime.holder())
+            except Unavailable as error:
+                await patience.pause(error)
+            else:
+                return
+
+    async def _connected(self, holder: Holder) -> Connection:
+        connection = holder.connection
+        if connection is not None and not connection.closed:
+            return connection
+        async with holder.lock:
+            connection = holder.connection
+            if connection is None or connection.closed:
+                connection = holder.connection = await self._open()
+            return connection
+
+    async def _open(self) -> Connection:
+        self.check_open()
+        connection = await self.runtime.open(self.address, self._hello, OPEN_TIMEOUT_S)
+        alive = {c for c in set(self._connections) if not c.closed}
+        was_forgotten = not alive or connection.welcome.instance != self._instance
+        self._instance = connection.welcome.instance
+        self._connections = {*alive, connection}
+        if was_forgotten:
+            await self._reopen_files(connection)
+        return connection
+
+    @property
+    def closed(self) -> bool:
+        return self._is_closed
+
+    def check_open(self) -> None:
+        if self._is_closed:
+            # Not Unavailable: waiting would not help.
+            raise ValueError("the client is closed")
+
+    async def close(self) -> None:
+        self._is_closed = True
+        connections, self._connections = self._connections, set()
+        for connection in connections:
+            await connection.close()
+
+    @property
+    def cluster(self) -> str:
+        """The name of the server's cluster, once connected."""
+        connection = self.runtime.holder().connection
+        return "" if connection is None else connection.welcome.cluster
+
+    # --------------------------------------------------------------------------- open files
+
+    def file_opened(self, volume: int, inode: int) -> None:
+        """From now on, this session keeps the file open whatever happens to its name."""
+        key = volume, inode
+        self._open_files[key] = self._open_files.get(key, 0) + 1
+
+    def file_closed(self, volume: int, inode: int) -> bool:
+        """Whether that was the last of the session's handles on the file."""
+        key = volume, inode
+        left = self._open_files.get(key, 1) - 1
+        if left:
+            self._open_files[key] = left
+        else:
+            self._open_files.pop(key, None)
+        return not left
+
+    async def _reopen_files(self, connection: Connection) -> None:
+        for volume, inode in list(self._open_files):
+            request = pb.OpenRequest(target=pb.Target(volume=volume, inode=inode))
+            slot = await self._slots.take()
+            request.request.CopyFrom(slot)
+            is_answered = False
+            try:
+                await connection.call(OPEN, request)
+                is_answered = True
+            except NotFound:
+                is_answered = True  # gone with its last name; its handle will say so
+            finally:
+                await self._slots.give_back(slot.slot, is_answered=is_answered)
+
+
+class Patience:
+    """How often and how long one request is attempted."""
+
+    def __init__(self, channel: Channel, patience_s: float | None) -> None:
+        self._channel = channel
+        self._patience_s = channel.patience_s if patience_s is None else patience_s
+        self._begun_s: float | None = None
+        self._pause_s = PAUSE_S
+
+    async def pause(self, error: Unavailable) -> None:
+        """Wait before the next attempt; raises when there shall be none."""
+        runtime = self._channel.runtime
+        now = runtime.monotonic()
+        if self._begun_s is None:
+            self._begun_s = now
+        self._channel.check_open()
+        left_s = self._begun_s + self._patience_s - now
+        if left_s <= 0:
+            raise self._gave_up(error) from error
+        await runtime.sleep(min(self._pause_s * (0.5 + runtime.random() / 2), left_s))
+        self._pause_s = min(self._pause_s * 2, PAUSE_S_MAX)
+
+    def _gave_up(self, error: Unavailable) -> Unavailable:
+        facts = {"address": self._channel.address, **error.facts}
+        waited = f"after trying for {self._patience_s:g} s" if self._patience_s else "at once"
+        return Unavailable(f"{error.message} (gave up {waited})", **facts)

@@ -1,0 +1,82 @@
+"""`connect` and the synchronous `Client`: every group of operations together."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from ..clients import Client as AsyncClient
+from ..clients import blocking_client
+from ..runtime import run
+from .changes import ChangeOperations
+from .files import FileOperations
+from .namespace import NamespaceOperations
+from .streams import StreamOperations
+from .system import SystemOperations
+from .tables import TableOperations
+from .transactions import TransactionOperations
+from .volumes import VolumeOperations
+
+
+class Client(
+    NamespaceOperations,
+    FileOperations,
+    TableOperations,
+    StreamOperations,
+    TransactionOperations,
+    ChangeOperations,
+    VolumeOperations,
+    SystemOperations,
+):
+    """A connected client. Made by `connect`; may be shared by threads, each of which gets its own
+    connection to the server. Use it in a `with` statement, or call `close()`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._aio = client
+
+    @property
+    def address(self) -> str:
+        """The server's address, for people."""
+        return self._aio.address
+
+    def close(self) -> None:
+        """End every connection. Open files, producers and consumers should be closed before."""
+        run(self._aio.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<dataplatform.Client {self.address}>"
+
+
+def connect(
+    address: str | None = None,
+    token: str | None = None,
+    *,
+    patience_s: float | None = None,
+) -> Client:
+    """Connect to a server.
+
+    `address` is `dp://host:port`, `dps://host:port` or `dp+unix:///path`. Without one it is
+    `$DP_SERVER`, else the local socket of a server run by the same user, else
+    `dp://127.0.0.1:7222`. `token` identifies the user (`dp token create`); `$DP_TOKEN` otherwise.
+
+    `patience_s` is how long an operation waits for a server that cannot be reached or that asks
+    to try later, before it raises `Unavailable`: 30 s unless given, but only 3 s for this first
+    connection. A repeated write is recognised by the server and never happens twice.
+
+    Raises Unavailable (no server there), Denied (the token), Invalid (the address).
+
+        with dataplatform.connect() as dp:
+            dp.write_file("/hello.txt", b"Hello")
+    """
+    return Client(run(blocking_client(address, token, patience_s)))

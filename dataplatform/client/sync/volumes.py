@@ -1,0 +1,38 @@
+"""Volumes: subtrees with a commit line, quota and settings of their own. Synchronous."""
+
+from __future__ import annotations
+
+from ..paths import Path
+from ..runtime import run
+from ..values import VolumeInfo
+from .base import Operations
+
+
+class VolumeOperations(Operations):
+    def create_volume(
+        self, path: Path, *, quota_bytes: int | None = None, compression: str | None = None
+    ) -> VolumeInfo:
+        """Create a volume, mounted at `path`, whose parent directory must exist.
+
+        `quota_bytes`: writes beyond it raise Exhausted (None: no quota). `compression` of its
+        files: "lz4" or "none". Raises Exists, NotFound.
+        """
+        return run(self._aio.create_volume(path, quota_bytes=quota_bytes, compression=compression))
+
+    def volumes(self) -> list[VolumeInfo]:
+        """Every volume, the root volume first."""
+        return run(self._aio.volumes())
+
+    def volume_info(self, path: Path) -> VolumeInfo:
+        """The volume that holds `path`."""
+        return run(self._aio.volume_info(path))
+
+    def set_volume(
+        self, path: Path, *, quota_bytes: int | None = None, compression: str | None = None
+    ) -> VolumeInfo:
+        """Change settings; None leaves one as it is. `quota_bytes=0` removes the quota."""
+        return run(self._aio.set_volume(path, quota_bytes=quota_bytes, compression=compression))
+
+    def remove_volume(self, path: Path, *, recursive: bool = False) -> None:
+        """Remove the volume at `path`. Unless `recursive`, it must be empty (else Conflict)."""
+        run(self._aio.remove_volume(path, recursive=recursive))

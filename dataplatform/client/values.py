@@ -1,0 +1,316 @@
+"""What operations give back: plain immutable values, the same for `dataplatform` and its `aio`.
+
+Times are nanoseconds since the epoch where the name ends in `_ns`, milliseconds where it ends in
+`_ms`, otherwise seconds or `datetime` in UTC. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+Key = str | bytes
+"""A row key. Stored as bytes; given back as str when it is valid UTF-8, otherwise as bytes."""
+
+
+def utc(time_ns: int) -> datetime:
+    """The moment `time_ns` nanoseconds after the epoch (to the microsecond)."""
+    return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC) + timedelta(
+        microseconds=time_ns % 1_000_000_000 // 1000
+    )
+
+
+# ---------------------------------------------------------------------------------- namespace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stat:
+    """What is known about one name: a file, directory, table, stream or symbolic link.
+
+    `kind` is "file", "directory", "symlink", "table", "stream", "fifo", "socket",
+    "character_device" or "block_device". `size` counts bytes of a file or symlink, entries of a
+    directory, rows of a table, records of a stream. `version` is the commit that last changed it.
+    """
+
+    kind: str
+    size: int
+    mode: int  # permission bits, set-id and sticky: 0o7777
+    uid: int
+    gid: int
+    links: int
+    volume: int
+    inode: int
+    version: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    birth_ns: int
+    rdev: int = 0
+    symlink: str = ""  # where a symbolic link points
+    used_bytes: int = 0
+    volume_root: bool = False
+
+    @property
+    def atime(self) -> float:
+        """Last read, seconds since the epoch."""
+        return self.atime_ns / 1e9
+
+    @property
+    def mtime(self) -> float:
+        """Last change of the content, seconds since the epoch."""
+        return self.mtime_ns / 1e9
+
+    @property
+    def ctime(self) -> float:
+        """Last change of content or attributes, seconds since the epoch."""
+        return self.ctime_ns / 1e9
+
+    @property
+    def birth(self) -> float:
+        """Creation, seconds since the epoch."""
+        return self.birth_ns / 1e9
+
+    def is_file(self) -> bool:
+        return self.kind == "file"
+
+    def is_dir(self) -> bool:
+        return self.kind == "directory"
+
+    def is_symlink(self) -> bool:
+        return self.kind == "symlink"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(Stat):
+    """One entry of a directory: a `Stat` (not following a symbolic link) with its name."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Space at and below a path. `quota_bytes` is None where there is no quota."""
+
+    used_bytes: int
+    entries: int
+    quota_bytes: int | None
+    available_bytes: int
+
+
+# ------------------------------------------------------------------------------------- tables
+
+
+class Row(NamedTuple):
+    """One row. `version` is what `put(if_version=…)` compares; `expires_ms` is 0 for never."""
+
+    key: Key
+    columns: dict[str, Any]
+    version: int
+    expires_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """A table's figures. `ttl` is None where rows live for ever."""
+
+    path: str
+    rows: int
+    size_bytes: int
+    ttl: timedelta | None
+    stat: Stat
+
+
+# ------------------------------------------------------------------------------------ streams
+
+
+NO_HEADERS: Mapping[str, bytes | None] = MappingProxyType({})
+
+
+class Record(NamedTuple):
+    """One record of a stream. `timestamp` is in milliseconds since the epoch."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Mapping[str, bytes | None]
+
+
+class Position(NamedTuple):
+    """Where a record was stored."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionInfo:
+    """One partition: records `start_offset` to before `end_offset` are kept."""
+
+    partition: int
+    start_offset: int
+    end_offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    name: str
+    partitions: tuple[PartitionInfo, ...]
+
+    @property
+    def records(self) -> int:
+        """Records kept, over all partitions."""
+        return sum(p.end_offset - p.start_offset for p in self.partitions)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(p.size_bytes for p in self.partitions)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A stream's settings and topics. `ttl` and `bytes_max` are None where there is no limit."""
+
+    path: str
+    partitions: int  # of topics created later
+    ttl: timedelta | None
+    compression: str
+    bytes_max: int | None  # per partition
+    topics: tuple[TopicInfo, ...]
+    stat: Stat
+
+
+@dataclass(frozen=True, slots=True)
+class MemberInfo:
+    member: str
+    program: str
+    assigned: tuple[tuple[str, int], ...]  # (topic, partition)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOffset:
+    """The committed offset of a group: the next record it will read; `lag` records behind."""
+
+    topic: str
+    partition: int
+    offset: int
+    lag: int
+    metadata: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInfo:
+    name: str
+    epoch: int
+    members: tuple[MemberInfo, ...]
+    offsets: tuple[GroupOffset, ...]
+
+    @property
+    def lag(self) -> int:
+        """Records between the committed offsets and the ends, over all partitions."""
+        return sum(o.lag for o in self.offsets)
+
+
+# ------------------------------------------------------------------------------------ changes
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One event of a commit. `facts` depend on the event: from, to, key, rows, topic, …"""
+
+    commit: int
+    time_ns: int
+    event: str  # "created", "removed", "renamed", "written", "row put", …
+    kind: str
+    path: str
+    principal: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def time(self) -> datetime:
+        return utc(self.time_ns)
+
+
+# --------------------------------------------------------------------------- volumes and system
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeInfo:
+    """A volume. `state` is "ready", "creating", "removing" or "failed: …"."""
+
+    path: str
+    volume: int
+    commit: int
+    used_bytes: int
+    entries: int
+    quota_bytes: int | None
+    compression: str
+    created_ns: int
+    open: bool
+    state: str
+
+    @property
+    def created(self) -> datetime:
+        return utc(self.created_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The server: who it is and how it is."""
+
+    version: str
+    cluster: str
+    engine: str
+    data: str
+    pid: int
+    started_ns: int
+    connections: int
+    memory_bytes: int
+    volumes: tuple[VolumeInfo, ...]
+    counters: Mapping[str, int]
+    address: str  # where this client reached it
+
+    @property
+    def started(self) -> datetime:
+        return utc(self.started_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that `check` found wrong."""
+
+    path: str
+    problem: str
+    repairable: bool
+    repaired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """The result of a check. `counts` says how many files, rows, records, … were looked at."""
+
+    checked: int
+    findings: tuple[Finding, ...]
+    counts: Mapping[str, int]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong (any more)."""
+        return all(finding.repaired for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckProgress:
+    """How far a running check is."""
+
+    stage: str
+    checked: int

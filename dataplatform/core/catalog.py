@@ -1,0 +1,324 @@
+"""The list of volumes, kept in the root volume, and how volumes come and go.
+
+Making or removing a volume touches up to three databases: the list, the parent volume that gets the
+junction, and the volume itself. Each step is repeatable, and the phase in the list says after a
+crash whether to go on or to go back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..base.errors import Exists, Invalid, NotFound, PlatformError
+from ..engine.base import scan_all
+from ..keyspace import keys
+from ..keyspace.records import (
+    ROOT_VOLUME,
+    Inode,
+    Kind,
+    VolumePhase,
+    VolumeRecord,
+    VolumeSettings,
+)
+from . import namespace
+from .namespace import Attributes
+from .units import SYSTEM, Request, Unit
+from .volumes import Volume, create_volume
+
+if TYPE_CHECKING:
+    from .platform import NewName, Platform
+
+log = logging.getLogger(__name__)
+
+COMPRESSIONS = ("none", "lz4")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A volume as its users see it."""
+
+    id: int
+    path: str
+    commit: int
+    used_bytes: int
+    entries: int
+    settings: VolumeSettings
+    is_open: bool
+    state: str
+
+
+class Catalog:
+    """Volumes of the cluster."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._lock = asyncio.Lock()  # one volume comes or goes at a time
+
+    # ---- looking
+
+    async def records(self) -> list[VolumeRecord]:
+        root = await self._platform.acquire(ROOT_VOLUME)
+        try:
+            return [
+                VolumeRecord.unpack(value)
+                async for _, value in scan_all(
+                    root.storage.engine, *keys.prefix_range(keys.VOLUME)
+                )
+            ]
+        finally:
+            self._platform.release(root)
+
+    async def find(self, volume_id: int) -> VolumeRecord | None:
+        root = await self._platform.acquire(ROOT_VOLUME)
+        try:
+            value = await root.storage.engine.get(keys.volume(volume_id))
+            return VolumeRecord.unpack(value) if value is not None else None
+        finally:
+            self._platform.release(root)
+
+    async def mount_path(self, volume_id: int) -> str:
+        """Where the volume's root is seen, from the platform's root."""
+        below = ""
+        while volume_id != ROOT_VOLUME:
+            record = await self.find(volume_id)
+            if record is None:
+                return f"(volume {volume_id}){below}"
+            parent = await self._platform.acquire(record.parent_volume)
+            try:
+                below = await parent.path_of(record.junction) + below
+            finally:
+                self._platform.release(parent)
+            volume_id = record.parent_volume
+        return below or "/"
+
+    async def describe(self, volume_id: int) -> Description:
+        """NOT_FOUND. Opens the volume if need be."""
+        volume = await self._platform.acquire(volume_id)
+        try:
+            state = volume.state
+            broken = volume.lane.broken
+            return Description(
+                id=volume_id,
+                path=await self.mount_path(volume_id),
+                commit=state.commit,
+                used_bytes=state.used_bytes,
+                entries=state.entries,
+                settings=volume.settings,
+                is_open=True,
+                state=f"failed: {broken}" if broken else "ready",
+            )
+        finally:
+            self._platform.release(volume)
+
+    async def list(self) -> list[Description]:
+        found = [await self.describe(ROOT_VOLUME)]
+        for record in await self.records():
+            if record.phase == VolumePhase.READY:
+                found.append(await self.describe(record.volume))
+        return found
+
+    # ---- coming
+
+    async def create(self, request: Request, at: NewName, settings: VolumeSettings) -> int:
+        """A new volume mounted at a new name; its id. EXISTS, INVALID."""
+        check_settings(settings)
+        async with self._lock:
+            root = await self._platform.acquire(ROOT_VOLUME)
+            try:
+                known, result = await root.replies.find(request)
+                if known:
+                    return int(result)
+                if at.inode:
+                    raise Exists("the name exists already", name=at.name)
+                return await self._create(root, request, at, settings)
+            finally:
+                self._platform.release(root)
+
+    async def _create(
+        self, root: Volume, request: Request, at: NewName, settings: VolumeSettings
+    ) -> int:
+        platform, now_ns = self._platform, self._platform.clock.now_ns()
+
+        async def parents(unit: Unit) -> int:
+            directory = at.directory
+            if at.missing:
+                new = Attributes(Kind.DIRECTORY)
+                directory = await namespace.make_parents(unit, directory, at.missing, new)
+            return directory
+
+        directory = await at.volume.run(SYSTEM, parents, durable=False)
+
+        async def announce(unit: Unit) -> int:
+            number = unit.new_inode_number()  # never used again, so neither is the volume's id
+            record = VolumeRecord(
+                number,
+                VolumePhase.CREATING,
+                at.volume.id,
+                directory,
+                at.name.encode(),
+                created_ns=now_ns,
+            )
+            unit.put(keys.volume(number), record.pack())
+            return number
+
+        volume_id = await root.run(SYSTEM, announce, durable=True)
+        try:
+            storage = await platform.storages.open(volume_id, create=True)
+            await create_volume(storage, volume_id, now_ns, settings)
+            await storage.segments.close()
+            await storage.engine.close()
+
+            async def mount(unit: Unit) -> int:
+                new = Attributes(Kind.DIRECTORY, 0o755, volume=volume_id)
+                return await namespace.create(unit, directory, at.name, new)
+
+            junction = await at.volume.run(Request(request.principal), mount, durable=True)
+        except PlatformError:
+            await self._forget(root, volume_id)
+            raise
+        await self._finish(root, request, volume_id, junction)
+        return volume_id
+
+    async def _finish(
+        self, root: Volume, request: Request, volume_id: int, junction: int
+    ) -> None:
+        async def ready(unit: Unit) -> int:
+            record = await _record(unit, volume_id)
+            record.phase, record.junction = VolumePhase.READY, junction
+            unit.put(keys.volume(volume_id), record.pack())
+            return volume_id
+
+        await root.run(request, ready, durable=True)
+
+    # ---- changing
+
+    async def set(self, request: Request, volume: Volume, settings: VolumeSettings) -> None:
+        """New settings for an open volume."""
+        check_settings(settings)
+
+        async def work(unit: Unit) -> None:
+            unit.put(keys.SETTINGS_KEY, settings.pack())
+            unit.on_commit(lambda _: setattr(volume, "settings", settings))
+            unit.event("volume set", "/", "volume", quota_bytes=settings.quota_bytes)
+
+        await volume.run(request, work, durable=True)
+
+    # ---- going
+
+    async def remove(self, request: Request, volume_id: int, *, recursive: bool) -> None:
+        """Unmount the volume and delete its bytes for good. INVALID if it is not empty."""
+        async with self._lock:
+            root = await self._platform.acquire(ROOT_VOLUME)
+            try:
+                known, _ = await root.replies.find(request)
+                if not known:
+                    await self._check_removable(volume_id, recursive=recursive)
+                    await self._remove(root, request, volume_id)
+            finally:
+                self._platform.release(root)
+
+    async def _check_removable(self, volume_id: int, *, recursive: bool) -> None:
+        if volume_id == ROOT_VOLUME:
+            raise Invalid("the root volume cannot be removed")
+        for record in await self.records():
+            if record.parent_volume == volume_id:
+                raise Invalid(
+                    "another volume is mounted inside: remove that first",
+                    path=await self.mount_path(record.volume),
+                )
+        described = await self.describe(volume_id)
+        if described.entries and not recursive:
+            raise Invalid(
+                "the volume is not empty: remove it recursively, with all it holds",
+                path=described.path,
+                entries=described.entries,
+                errno=errno.ENOTEMPTY,
+            )
+
+    async def _remove(self, root: Volume, request: Request, volume_id: int) -> None:
+        async def announce(unit: Unit) -> None:
+            record = await _record(unit, volume_id)
+            record.phase = VolumePhase.REMOVING
+            unit.put(keys.volume(volume_id), record.pack())
+
+        await self._platform.discard(volume_id)
+        await root.run(SYSTEM, announce, durable=True)
+        await self._unmount(request.principal, volume_id)
+        await self._forget(root, volume_id, request)
+
+    async def _unmount(self, principal: str, volume_id: int) -> None:
+        record = await self.find(volume_id)
+        if record is None:
+            return
+        parent = await self._platform.acquire(record.parent_volume)
+        try:
+            junction: Inode | None = await parent.find_inode(record.junction)
+            if junction is None or junction.volume != volume_id:
+                return
+
+            async def work(unit: Unit) -> None:
+                await namespace.remove_junction(unit, junction.parent, junction.name)
+
+            await parent.run(Request(principal), work, durable=True)
+        finally:
+            self._platform.release(parent)
+
+    async def _forget(
+        self, root: Volume, volume_id: int, request: Request = SYSTEM
+    ) -> None:
+        """Delete the bytes, then the record that they belong to."""
+        await self._platform.storages.remove(volume_id)
+
+        async def work(unit: Unit) -> None:
+            unit.delete(keys.volume(volume_id))
+
+        await root.run(request, work, durable=True)
+
+    # ---- after a crash
+
+    async def recover(self) -> None:
+        """Finish or take back what was half done."""
+        for record in await self.records():
+            if record.phase == VolumePhase.READY:
+                continue
+            root = await self._platform.acquire(ROOT_VOLUME)
+            try:
+                await self._recover(root, record)
+            finally:
+                self._platform.release(root)
+
+    async def _recover(self, root: Volume, record: VolumeRecord) -> None:
+        log.info("volume %d was left in phase %d: recovering", record.volume, record.phase)
+        if record.phase == VolumePhase.CREATING:
+            parent = await self._platform.acquire(record.parent_volume)
+            try:
+                entry = await parent.find_entry(record.directory, record.name)
+            finally:
+                self._platform.release(parent)
+            if entry is not None and entry.volume == record.volume:
+                await self._finish(root, SYSTEM, record.volume, entry.inode)
+            else:
+                await self._forget(root, record.volume)
+        else:
+            await self._unmount(SYSTEM.principal, record.volume)
+            await self._forget(root, record.volume)
+
+
+async def _record(unit: Unit, volume_id: int) -> VolumeRecord:
+    value = await unit.get(keys.volume(volume_id))
+    if value is None:
+        raise NotFound("no such volume", volume=volume_id)
+    return VolumeRecord.unpack(value)
+
+
+def check_settings(settings: VolumeSettings) -> None:
+    if settings.compression not in COMPRESSIONS:
+        raise Invalid(
+            "unknown compression: use lz4 or none", compression=settings.compression
+        )
+    if settings.quota_bytes < 0:
+        raise Invalid("a quota cannot be negative", quota_bytes=settings.quota_bytes)

@@ -1,0 +1,112 @@
+"""The change feed (D4): what happened at or below a path, in order of commits.
+
+It is read from the change rows, up to the last commit that is known to be durable, so nobody is
+told of something that a power loss could undo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..base.errors import Stale
+from ..base.limits import PAGE_ENTRIES_MAX
+from ..keyspace import keys
+from ..keyspace.records import ChangeRow, Event
+from .units import SYSTEM, Unit
+from .volumes import Volume
+
+KEEP_NS = 7 * 24 * 3600 * 10**9
+KEEP_ROWS_MAX = 1_000_000
+"""Change rows are kept for a week, and at most a million of them per volume."""
+
+TRIM_ROWS = 2000
+"""Rows that one unit of the trim deletes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    commit: int
+    time_ns: int
+    principal: str
+    event: Event
+
+
+async def read(
+    volume: Volume, path: str, since: int, limit: int, wait_s: float
+) -> tuple[list[Change], int]:
+    """(changes after commit `since`, the number to go on from). Waits up to `wait_s` for the first.
+
+    `path` counts from the volume's root. A commit's changes come together. STALE, with the oldest
+    commit kept, if what follows `since` was trimmed.
+    """
+    deadline_s = volume.clock.monotonic() + wait_s
+    limit = min(limit or PAGE_ENTRIES_MAX, PAGE_ENTRIES_MAX)
+    while True:
+        changes, since = await _read(volume, path, since, limit)
+        left_s = deadline_s - volume.clock.monotonic()
+        if changes or left_s <= 0:
+            return changes, since
+        if since >= volume.lane.durable_commit:
+            await volume.changed.wait(left_s)
+
+
+async def _read(volume: Volume, path: str, since: int, limit: int) -> tuple[list[Change], int]:
+    oldest = volume.state.oldest_change
+    if since and since + 1 < oldest:
+        raise Stale("changes before this commit were trimmed", since=since, oldest=oldest)
+    found: list[Change] = []
+    last = volume.lane.durable_commit
+    at = max(since + 1, oldest)
+    while at <= last and len(found) < limit:
+        page = await volume.storage.engine.scan(
+            keys.change(at), keys.change(last + 1), limit=1000
+        )
+        if not page:
+            return found, last
+        for key, value in page:
+            at = keys.number_of(key) + 1
+            row = ChangeRow.unpack(value)
+            events = [Event(*e) for e in row.events]
+            found += [
+                Change(at - 1, row.time_ns, row.principal, e) for e in events if concerns(e, path)
+            ]
+            if len(found) >= limit:
+                break
+    return found, at - 1
+
+
+def concerns(event: Event, path: str) -> bool:
+    """Whether it happened at or below the path (or left from there)."""
+    if path == "/":
+        return True
+    below = path + "/"
+    for place in (event.path, event.facts.get("from")):
+        if isinstance(place, str) and (place == path or place.startswith(below)):
+            return True
+    return False
+
+
+async def trim(volume: Volume) -> int:
+    """Delete change rows that are too old or too many; how many. One bounded step."""
+    state = volume.state
+    before_ns = volume.clock.now_ns() - KEEP_NS
+    keep_from = volume.lane.durable_commit - KEEP_ROWS_MAX
+    page = await volume.storage.engine.scan(
+        keys.change(state.oldest_change), keys.change(volume.lane.durable_commit), limit=TRIM_ROWS
+    )
+    old = [
+        key
+        for key, value in page
+        if keys.number_of(key) <= keep_from or ChangeRow.unpack(value).time_ns < before_ns
+    ]
+    if not old:
+        return 0
+
+    async def work(unit: Unit) -> None:
+        unit.quiet = True
+        for key in old:
+            unit.delete(key)
+        unit.oldest_change = keys.number_of(old[-1]) + 1
+
+    await volume.run(SYSTEM, work, durable=False)
+    return len(old)

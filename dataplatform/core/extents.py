@@ -1,0 +1,103 @@
+"""Bulk bytes in segments: written, synced, read back and verified (D3)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import lz4.block
+
+from ..base.errors import Corrupt
+from ..engine.base import Location, SegmentStore
+from ..engine.checksums import crc32c
+from ..keyspace.records import EXTENT_LZ4, Extent
+
+FILE_EXTENT_BYTES_MAX = 128 << 10
+"""A file's extent is read and verified as a whole, so a random read costs at most this much."""
+
+_COMPRESS_GAIN_MIN = 8
+"""Compressed bytes are kept if they are at least 1/8 shorter."""
+
+
+async def append(
+    segments: SegmentStore, data: bytes | memoryview, *, compression: str = "none"
+) -> Extent:
+    """Write one extent. Readable at once; sync the segments before a commit names it."""
+    flags = 0
+    length = len(data)
+    if compression == "lz4":
+        packed = await asyncio.to_thread(lz4.block.compress, data, store_size=False)
+        if len(packed) <= length - length // _COMPRESS_GAIN_MIN:
+            data, flags = packed, EXTENT_LZ4
+    location = await segments.append(data)
+    return Extent(
+        location.segment, location.offset, location.length, length, crc32c(data), flags
+    )
+
+
+async def append_many(
+    segments: SegmentStore, data: memoryview, size_max: int, *, compression: str = "none"
+) -> list[Extent]:
+    """Write bytes as consecutive extents of at most `size_max`."""
+    if compression == "none" and len(data) > size_max:
+        # One append, several extents: each has a checksum of its own.
+        location = await segments.append(data)
+        return [
+            Extent(
+                location.segment,
+                location.offset + start,
+                len(part),
+                len(part),
+                crc32c(part),
+            )
+            for start in range(0, len(data), size_max)
+            if (part := data[start : start + size_max]) is not None
+        ]
+    return [
+        await append(segments, data[start : start + size_max], compression=compression)
+        for start in range(0, len(data), size_max)
+    ]
+
+
+async def read(segments: SegmentStore, extent: Extent) -> bytes | memoryview:
+    """The extent's uncompressed bytes. CORRUPT if they are not what was written."""
+    stored = await segments.read(Location(extent.segment, extent.offset, extent.stored_length))
+    return verify(stored, extent)
+
+
+async def read_run(segments: SegmentStore, extents: Sequence[Extent]) -> list[bytes | memoryview]:
+    """Extents that lie one behind the other in one segment, in one read."""
+    first = extents[0]
+    length = sum(e.stored_length for e in extents)
+    stored = memoryview(await segments.read(Location(first.segment, first.offset, length)))
+    parts: list[bytes | memoryview] = []
+    at = 0
+    for extent in extents:
+        parts.append(verify(stored[at : at + extent.stored_length], extent))
+        at += extent.stored_length
+    return parts
+
+
+def verify(stored: bytes | memoryview, extent: Extent) -> bytes | memoryview:
+    """Check the stored bytes against the extent's checksum and unpack them."""
+    if crc32c(stored) != extent.checksum:
+        raise Corrupt(
+            "stored bytes do not match their checksum",
+            segment=extent.segment,
+            offset=extent.offset,
+            length=extent.stored_length,
+        )
+    if not extent.flags & EXTENT_LZ4:
+        return stored
+    try:
+        return lz4.block.decompress(stored, uncompressed_size=extent.length)  # type: ignore[no-any-return]
+    except lz4.block.LZ4BlockError as error:
+        raise Corrupt("stored bytes cannot be decompressed", segment=extent.segment) from error
+
+
+def follows(extent: Extent, previous: Extent) -> bool:
+    """Whether it lies right behind `previous` in the same segment."""
+    return (
+        extent.segment == previous.segment
+        and extent.offset == previous.offset + previous.stored_length
+    )

@@ -1,0 +1,224 @@
+"""The map of a file: which bytes are where, as pieces that never overlap (D3).
+
+A piece is either bytes in the engine or a part of an extent in a segment; what no piece covers is
+a hole and reads as zeros. Bytes never change in place: a write puts new pieces and cuts the old
+ones, so snapshots and copies can share extents.
+
+Small writes rewrite the bytes of their block that stand in the engine already, so a file that grows
+by a hundred bytes at a time becomes pieces of `BLOCK_BYTES` and not one per write.
+
+The first half of this module is pure; the second works on a unit.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import Protocol
+
+from ..base.limits import BLOCK_BYTES, EXTENT_BYTES_MIN
+from ..engine.base import Pair
+from ..keyspace import keys
+from ..keyspace.records import Inode, Piece
+from .units import Unit
+
+PIECES_PER_UNIT_MAX = 2000
+"""Pieces that one unit removes; a longer cut is done in several."""
+
+PIECE_BYTES_MAX = EXTENT_BYTES_MIN
+"""Pieces kept in the engine are joined up to this size."""
+
+
+class Scanner(Protocol):
+    async def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int = 1000
+    ) -> list[Pair]: ...
+
+
+# ---------------------------------------------------------------- pure
+
+
+def overlay(pieces: list[Piece], new: Piece) -> None:
+    """Lay `new` over the sorted, non-overlapping `pieces`, in place."""
+    if not pieces or pieces[-1].end <= new.offset:
+        pieces.append(new)
+        return
+    first = bisect_right(pieces, new.offset, key=lambda p: p.offset) - 1
+    if first < 0 or pieces[first].end <= new.offset:
+        first += 1
+    last = first
+    while last < len(pieces) and pieces[last].offset < new.end:
+        last += 1
+    replacement = [new]
+    if first < last:
+        head, tail = pieces[first], pieces[last - 1]
+        if head.offset < new.offset:
+            replacement.insert(0, head.cut(head.offset, new.offset))
+        if tail.end > new.end:
+            replacement.append(tail.cut(new.end, tail.end))
+    pieces[first:last] = replacement
+
+
+def remove_range(pieces: list[Piece], start: int, end: int) -> None:
+    """Cut [start, end) out of the sorted, non-overlapping `pieces`, in place."""
+    kept: list[Piece] = []
+    for piece in pieces:
+        if piece.end <= start or piece.offset >= end:
+            kept.append(piece)
+            continue
+        if piece.offset < start:
+            kept.append(piece.cut(piece.offset, start))
+        if piece.end > end:
+            kept.append(piece.cut(end, piece.end))
+    pieces[:] = kept
+
+
+def within(pieces: Iterable[Piece], start: int, end: int) -> list[Piece]:
+    """The parts of the pieces that lie in [start, end)."""
+    return [p.cut(start, end) for p in pieces if p.offset < end and p.end > start]
+
+
+def join(pieces: list[Piece]) -> list[Piece]:
+    """Join neighbours that are bytes; the result's bytes are as long as they can be."""
+    joined: list[Piece] = []
+    run: list[Piece] = []
+
+    def end_run() -> None:
+        if len(run) == 1:
+            joined.append(run[0])
+        elif run:
+            data = b"".join(p.data for p in run)  # type: ignore[misc]
+            joined.append(Piece(run[0].offset, len(data), data))
+        run.clear()
+
+    for piece in pieces:
+        if piece.data is None:
+            end_run()
+            joined.append(piece)
+        else:
+            if run and run[-1].end != piece.offset:
+                end_run()
+            run.append(piece)
+    end_run()
+    return joined
+
+
+def split(piece: Piece, size_max: int) -> list[Piece]:
+    """The piece in parts of at most `size_max`, cut at multiples of it."""
+    parts = []
+    start = piece.offset
+    while start < piece.end:
+        end = min(piece.end, start - start % size_max + size_max)
+        parts.append(piece.cut(start, end))
+        start = end
+    return parts
+
+
+# ---------------------------------------------------------------- on an engine or a unit
+
+
+async def load(reader: Scanner, inode: int, start: int, end: int) -> list[Piece]:
+    """The stored pieces that overlap [start, end), whole, in order."""
+    if start >= end:
+        return []
+    pieces: list[Piece] = []
+    if start > 0:
+        before = await reader.scan(
+            keys.pieces(inode), keys.piece(inode, start), reverse=True, limit=1
+        )
+        if before:
+            piece = Piece.unpack(keys.last_number_of(before[0][0]), before[0][1])
+            if piece.end > start:
+                pieces.append(piece)
+    at, last = keys.piece(inode, start), keys.piece(inode, end)
+    while True:
+        page = await reader.scan(at, last, limit=1000)
+        for key, value in page:
+            pieces.append(Piece.unpack(keys.last_number_of(key), value))
+        # A page holds at least one pair while there are any; one engine page is nearly always all.
+        if not page or len(page) < 100 and sum(len(v) for _, v in page) < 1 << 19:
+            return pieces
+        at = page[-1][0] + b"\x00"
+
+
+async def clear(unit: Unit, inode: Inode, start: int, end: int) -> None:
+    """Make [start, end) a hole. The caller saves the inode."""
+    for piece in await load(unit, inode.number, start, end):
+        key = keys.piece(inode.number, piece.offset)
+        if piece.extent is not None:
+            await unit.unrefer(piece.extent, key, piece.length)
+        unit.delete(key)
+        inode.used_bytes -= piece.length
+        _used(unit, inode, -piece.length)
+        if piece.offset < start:
+            await _put(unit, inode, piece.cut(piece.offset, start))
+        if piece.end > end:
+            await _put(unit, inode, piece.cut(end, piece.end))
+
+
+async def write(unit: Unit, inode: Inode, pieces: list[Piece], *, fresh: bool = True) -> None:
+    """Lay sorted, non-overlapping pieces over the file. The caller saves the inode.
+
+    `fresh`: extents named here were never committed before.
+    """
+    seen: set[tuple[int, int]] = set()
+    for piece in join(pieces):
+        if piece.extent is not None:
+            await clear(unit, inode, piece.offset, piece.end)
+            place = (piece.extent.segment, piece.extent.offset)
+            await _put(unit, inode, piece, fresh=fresh and place not in seen)
+            seen.add(place)
+            continue
+        whole = await _absorb(unit, inode, piece)
+        await clear(unit, inode, whole.offset, whole.end)
+        for part in split(whole, PIECE_BYTES_MAX):
+            await _put(unit, inode, part)
+
+
+async def _absorb(unit: Unit, inode: Inode, piece: Piece) -> Piece:
+    """Grow a piece of bytes by the bytes around it in its first and last block."""
+    start = piece.offset - piece.offset % BLOCK_BYTES
+    end = piece.end + -piece.end % BLOCK_BYTES
+    if start == piece.offset and end == piece.end:
+        return piece
+    data = piece.data
+    assert data is not None
+    if start < piece.offset:
+        around = within(await load(unit, inode.number, start, piece.offset), start, piece.offset)
+        tail = around[-1] if around else None
+        if tail is not None and tail.data is not None and tail.end == piece.offset:
+            piece = Piece(tail.offset, tail.length + piece.length, tail.data + data)
+            data = piece.data
+            assert data is not None
+    if piece.end < end:
+        around = within(await load(unit, inode.number, piece.end, end), piece.end, end)
+        head = around[0] if around else None
+        if head is not None and head.data is not None and head.offset == piece.end:
+            piece = Piece(piece.offset, piece.length + head.length, data + head.data)
+    return piece
+
+
+async def _put(unit: Unit, inode: Inode, piece: Piece, *, fresh: bool = False) -> None:
+    key = keys.piece(inode.number, piece.offset)
+    if piece.extent is not None:
+        await unit.refer(piece.extent, key, piece.length, fresh=fresh)
+    unit.put(key, piece.pack())
+    inode.used_bytes += piece.length
+    _used(unit, inode, piece.length)
+
+
+def _used(unit: Unit, inode: Inode, size_bytes: int) -> None:
+    if inode.links:  # what has no name any more counts for nobody
+        unit.used(size_bytes)
+
+
+async def remove_some(unit: Unit, number: int, limit: int = PIECES_PER_UNIT_MAX) -> bool:
+    """Remove up to `limit` pieces of an inode without a name; True when none is left."""
+    start, end = keys.prefix_range(keys.pieces(number))
+    page = await unit.scan(start, end, limit=limit)
+    for key, value in page:
+        piece = Piece.unpack(keys.last_number_of(key), value)
+        if piece.extent is not None:
+            await unit.unrefer(piece.extent, key, piece.length)
+        unit.delete(key)
+    return not page or not await unit.scan(page[-1][0] + b"\x00", end, limit=1)

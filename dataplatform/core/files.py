@@ -1,0 +1,402 @@
+"""Files: read, write, truncate, punch, sync, copy, write whole (POSIX.1-2017).
+
+Plain writes go through `writeback`; what must be ordered with other changes (append with a request
+id, truncate, whole files, transactions) is a unit of its own, preceded by a flush of that file.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from ..base.errors import Corrupt, Exhausted, Invalid, NotFound
+from ..base.limits import EXTENT_BYTES_MIN, FILE_BYTES_MAX, IO_BYTES_MAX
+from ..keyspace import keys
+from ..keyspace.records import Entry, Inode, Kind, Piece
+from . import extents, filemap, namespace
+from .namespace import Attributes
+from .paths import check_new_name
+from .units import Request, Unit
+from .volumes import Volume
+from .writeback import pieces_of
+
+COPY_PIECES_MAX = 1000
+"""Pieces that one copy unit takes over."""
+
+Content = list[Piece]
+"""What a whole file is written from: pieces whose extents are synced already."""
+
+
+async def file_inode(volume: Volume, number: int) -> Inode:
+    inode = await volume.find_inode(number)
+    if inode is None:
+        raise NotFound("no such file", inode=number)
+    return _expect_file(inode)
+
+
+def _expect_file(inode: Inode) -> Inode:
+    if inode.kind != Kind.FILE:
+        is_directory = inode.kind == Kind.DIRECTORY
+        raise Invalid(
+            f"is a {Kind(inode.kind).word}, not a file",
+            errno=errno.EISDIR if is_directory else errno.EINVAL,
+            name=inode.name,
+        )
+    return inode
+
+
+# ---------------------------------------------------------------- reading
+
+
+async def read(volume: Volume, number: int, offset: int, length: int) -> tuple[bytes, int]:
+    """(bytes, file size): the bytes of [offset, offset + length), shorter at the end of the file.
+
+    CORRUPT, naming the file, if what is stored is not what was written.
+    """
+    if offset < 0 or length > IO_BYTES_MAX:
+        raise Invalid("a read is too long", length=length, length_max=IO_BYTES_MAX)
+    try:
+        return await _read(volume, number, offset, length)
+    except Corrupt:
+        # Compaction may have moved the bytes between the look at the map and the read.
+        try:
+            return await _read(volume, number, offset, length)
+        except Corrupt as error:
+            path = await volume.path_of(number)
+            raise Corrupt(error.message, path=path, **error.facts) from error
+
+
+async def _read(volume: Volume, number: int, offset: int, length: int) -> tuple[bytes, int]:
+    inode = await file_inode(volume, number)
+    size = volume.writeback.size_of(inode)
+    end = min(offset + length, size)
+    if end <= offset:
+        return b"", size
+    stored = await filemap.load(volume.storage.engine, number, offset, end)
+    pieces = volume.writeback.overlay(number, stored, offset, end)
+    return await _assemble(volume, pieces, offset, end), size
+
+
+async def _assemble(volume: Volume, pieces: list[Piece], start: int, end: int) -> bytes:
+    if len(pieces) == 1 and pieces[0].length == end - start:
+        data = await _piece_bytes(volume, pieces[0])
+        return data if isinstance(data, bytes) else bytes(data)
+    parts: list[bytes | memoryview] = []
+    at = start
+    for run in _runs(pieces):
+        if run[0].offset > at:
+            parts.append(bytes(run[0].offset - at))
+        parts += await _run_bytes(volume, run)
+        at = run[-1].end
+    if at < end:
+        parts.append(bytes(end - at))
+    return b"".join(parts)
+
+
+def _runs(pieces: list[Piece]) -> list[list[Piece]]:
+    """Neighbours whose extents lie one behind the other are read together."""
+    runs: list[list[Piece]] = []
+    for piece in pieces:
+        last = runs[-1][-1] if runs else None
+        if (
+            last is not None
+            and last.end == piece.offset
+            and last.extent is not None
+            and piece.extent is not None
+            and extents.follows(piece.extent, last.extent)
+        ):
+            runs[-1].append(piece)
+        else:
+            runs.append([piece])
+    return runs
+
+
+async def _run_bytes(volume: Volume, run: list[Piece]) -> list[bytes | memoryview]:
+    if len(run) == 1:
+        return [await _piece_bytes(volume, run[0])]
+    whole = await extents.read_run(
+        volume.storage.segments, [p.extent for p in run if p.extent is not None]
+    )
+    return [_part(data, piece) for data, piece in zip(whole, run, strict=True)]
+
+
+async def _piece_bytes(volume: Volume, piece: Piece) -> bytes | memoryview:
+    if piece.data is not None:
+        return piece.data
+    assert piece.extent is not None
+    return _part(await extents.read(volume.storage.segments, piece.extent), piece)
+
+
+def _part(data: bytes | memoryview, piece: Piece) -> bytes | memoryview:
+    if piece.skip == 0 and piece.length == len(data):
+        return data
+    return memoryview(data)[piece.skip : piece.skip + piece.length]
+
+
+async def data_ranges(
+    volume: Volume, number: int, offset: int, limit: int
+) -> tuple[list[tuple[int, int]], bool]:
+    """(offset, length) of where there is data from `offset` on, and whether that is all: for
+    SEEK_DATA and SEEK_HOLE. Neighbouring ranges are joined."""
+    await volume.writeback.flush(number)
+    inode = await file_inode(volume, number)
+    ranges: list[tuple[int, int]] = []
+    at = offset
+    while at < inode.size and len(ranges) <= limit:
+        window = min(inode.size, at + (64 << 20))
+        for piece in filemap.within(
+            await filemap.load(volume.storage.engine, number, at, window), at, window
+        ):
+            if ranges and sum(ranges[-1]) == piece.offset:
+                ranges[-1] = (ranges[-1][0], ranges[-1][1] + piece.length)
+            else:
+                ranges.append((piece.offset, piece.length))
+        at = window
+    return ranges[:limit], at >= inode.size and len(ranges) <= limit
+
+
+# ---------------------------------------------------------------- writing
+
+
+async def write(
+    volume: Volume,
+    request: Request,
+    number: int,
+    offset: int,
+    data: bytes | memoryview,
+    *,
+    durable: bool,
+) -> int:
+    """Write at an offset; the file's size afterwards. Repeating it changes nothing."""
+    size = await volume.writeback.write(request, number, offset, data)
+    if durable:
+        await sync(volume, number)
+    return size
+
+
+async def append(
+    volume: Volume, request: Request, number: int, data: bytes | memoryview, *, durable: bool
+) -> tuple[int, int]:
+    """Write at the end, whatever it is by then: (offset, size afterwards). Atomic among appends."""
+    with volume.holds.append():
+        content = await prepare(volume, data)
+        await volume.writeback.flush(number)
+        return await _append(volume, request, number, content, len(data), durable=durable)
+
+
+async def _append(
+    volume: Volume, request: Request, number: int, content: Content, length: int, *, durable: bool
+) -> tuple[int, int]:
+    async def work(unit: Unit) -> tuple[int, int]:
+        inode = _expect_file(await unit.inode(number))
+        offset = max(inode.size, volume.writeback.size_of(inode))
+        if offset + length > FILE_BYTES_MAX:
+            raise Exhausted("the file would be too large", errno=errno.EFBIG)
+        await filemap.write(unit, inode, [p._replace(offset=p.offset + offset) for p in content])
+        await _written(unit, inode, offset, length)
+        return offset, inode.size
+
+    offset, size = await volume.run(request, work, durable=durable)
+    return offset, size
+
+
+async def _written(unit: Unit, inode: Inode, offset: int, length: int) -> None:
+    inode.size = max(inode.size, offset + length)
+    inode.mtime_ns = inode.ctime_ns = unit.now_ns
+    unit.save(inode)
+    unit.event(
+        "written", await unit.path_of(inode.number), inode.kind, offset=offset, length=length
+    )
+
+
+async def sync(volume: Volume, number: int) -> None:
+    """fsync(2): all that was written to the file, and its name, survive a power loss."""
+    await volume.writeback.flush(number)
+    await volume.lane.durable()
+
+
+async def prepare(volume: Volume, data: bytes | memoryview) -> Content:
+    """Bytes as pieces from offset 0; bulk is in a segment and synced, ready for a unit to name.
+
+    Call it, and run that unit, within `volume.holds.append()`.
+    """
+    if not data:
+        return []
+    if len(data) < EXTENT_BYTES_MIN:
+        return [Piece(0, len(data), bytes(data))]
+    segments = volume.storage.segments
+    written = await extents.append_many(
+        segments,
+        memoryview(data),
+        extents.FILE_EXTENT_BYTES_MAX,
+        compression=volume.settings.compression,
+    )
+    await segments.sync()
+    return pieces_of(0, written)
+
+
+async def put(
+    unit: Unit,
+    directory: int,
+    name: str,
+    content: Content,
+    size: int,
+    new: Attributes,
+    *,
+    no_replace: bool = False,
+) -> int:
+    """Create or replace a whole file at once; its number. An old file of that name goes as if
+    renamed over: those who have it open keep it."""
+    encoded = check_new_name(name)
+    found = await namespace.find_entry(unit, directory, encoded)
+    if found is not None and not no_replace:
+        await _remove_for_put(unit, directory, encoded, found)
+    number = await namespace.create(unit, directory, name, new)
+    inode = await unit.inode(number)
+    await filemap.write(unit, inode, content)
+    await _written(unit, inode, 0, size)
+    return number
+
+
+async def _remove_for_put(unit: Unit, directory: int, name: bytes, found: Entry) -> None:
+    if found.kind not in (Kind.FILE, Kind.SYMLINK):
+        is_directory = found.kind == Kind.DIRECTORY
+        raise Invalid(
+            f"a {Kind(found.kind).word} is in the way",
+            name=name,
+            errno=errno.EISDIR if is_directory else errno.EEXIST,
+        )
+    await namespace.remove(unit, directory, name)
+
+
+# ---------------------------------------------------------------- size and holes
+
+
+async def truncate(
+    volume: Volume, request: Request, number: int, size: int, *, durable: bool
+) -> None:
+    """truncate(2). A cut of very many pieces is done in several commits, from the end."""
+    if not 0 <= size <= FILE_BYTES_MAX:
+        raise Invalid("the size is out of range", size=size, errno=errno.EFBIG)
+    await volume.writeback.flush(number)
+    while True:
+        step = await _next_cut(volume, number, size)
+
+        async def work(unit: Unit, step: int = step) -> None:
+            await resize(unit, number, step)
+
+        if step == size:
+            await volume.run(request, work, durable=durable)
+            return
+        await volume.run(Request(request.principal), work, durable=False)
+
+
+async def _next_cut(volume: Volume, number: int, size: int) -> int:
+    """How far one unit may cut: `size`, or the start of the last pieces it can hold."""
+    start, end = keys.piece(number, size), keys.prefix_range(keys.pieces(number))[1]
+    page = await volume.storage.engine.scan(
+        start, end, reverse=True, limit=filemap.PIECES_PER_UNIT_MAX
+    )
+    if len(page) < filemap.PIECES_PER_UNIT_MAX // 2:
+        return size
+    return keys.last_number_of(page[-1][0])
+
+
+async def resize(unit: Unit, number: int, size: int) -> None:
+    """Cut or extend; what is beyond the end is gone, what is new reads as zeros."""
+    inode = _expect_file(await unit.inode(number))
+    if size < inode.size:
+        await filemap.clear(unit, inode, size, inode.size)
+    inode.size = size
+    inode.mtime_ns = inode.ctime_ns = unit.now_ns
+    unit.save(inode)
+    unit.event("truncated", await unit.path_of(number), inode.kind, size=size)
+
+
+async def punch(
+    volume: Volume, request: Request, number: int, offset: int, length: int, *, durable: bool
+) -> None:
+    """FALLOC_FL_PUNCH_HOLE: zeros, and the space is free; the size stays."""
+    if offset < 0 or length <= 0:
+        raise Invalid("a range has a length", offset=offset, length=length)
+    await volume.writeback.flush(number)
+
+    async def work(unit: Unit) -> None:
+        inode = _expect_file(await unit.inode(number))
+        await filemap.clear(unit, inode, offset, min(offset + length, inode.size))
+        inode.mtime_ns = inode.ctime_ns = unit.now_ns
+        unit.save(inode)
+        path = await unit.path_of(number)
+        unit.event("hole punched", path, inode.kind, offset=offset, length=length)
+
+    await volume.run(request, work, durable=durable)
+
+
+async def reserve(
+    volume: Volume, request: Request, number: int, offset: int, length: int, *, durable: bool
+) -> None:
+    """posix_fallocate: the size reaches offset + length. Space is not set aside: a write may still
+    meet a full disk, as on any copy-on-write file system."""
+    if offset < 0 or length <= 0 or offset + length > FILE_BYTES_MAX:
+        raise Invalid("a range has a length", offset=offset, length=length)
+    await volume.writeback.flush(number)
+
+    async def work(unit: Unit) -> None:
+        inode = _expect_file(await unit.inode(number))
+        if offset + length > inode.size:
+            await resize(unit, number, offset + length)
+
+    await volume.run(request, work, durable=durable)
+
+
+# ---------------------------------------------------------------- copying
+
+
+async def copy_range(
+    volume: Volume,
+    request: Request,
+    source: int,
+    target: int,
+    source_offset: int,
+    target_offset: int,
+    length: int,
+    *,
+    durable: bool,
+) -> int:
+    """copy_file_range(2) within a volume: extents are shared, so bulk bytes are not copied.
+
+    Returns how many bytes were copied: fewer than asked at the end of the source, or where one
+    unit ends; callers go on from there.
+    """
+    if source == target and abs(source_offset - target_offset) < length:
+        raise Invalid("source and target overlap")
+    await volume.writeback.flush(source)
+    await volume.writeback.flush(target)
+
+    async def work(unit: Unit) -> int:
+        original = _expect_file(await unit.inode(source))
+        inode = _expect_file(await unit.inode(target))
+        end = min(source_offset + length, original.size)
+        if end <= source_offset:
+            return 0
+        pieces = filemap.within(
+            await filemap.load(unit, source, source_offset, end), source_offset, end
+        )
+        pieces, end = _first_pieces(pieces, end)
+        shift = target_offset - source_offset
+        await filemap.clear(unit, inode, target_offset, end + shift)
+        moved = [p._replace(offset=p.offset + shift) for p in pieces]
+        await filemap.write(unit, inode, moved, fresh=False)
+        await _written(unit, inode, target_offset, end - source_offset)
+        return end - source_offset
+
+    return await volume.run(request, work, durable=durable)
+
+
+def _first_pieces(pieces: list[Piece], end: int) -> tuple[list[Piece], int]:
+    """As many as one unit takes, and where they end."""
+    in_engine = 0
+    for index, piece in enumerate(pieces):
+        in_engine += piece.length if piece.data is not None else 0
+        if index >= COPY_PIECES_MAX or in_engine > IO_BYTES_MAX:
+            return pieces[:index], piece.offset
+    return pieces, end

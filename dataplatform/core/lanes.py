@@ -1,0 +1,142 @@
+"""The write lane: one per volume, one unit at a time, many units to one sync.
+
+The lane gives order: a unit sees every earlier unit and no later one. Waiting for durability
+happens outside of it, so while one group of commits is being synced the next one gathers.
+
+What may only be shown once it is durable (stream ends, the change feed) is registered with
+`when_durable` and runs in commit order.
+
+After a failed commit or sync the lane is broken for good (the engine is, too): nobody can know
+what the disk kept, so nothing is acknowledged until the volume is opened again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from ..base.errors import PlatformError, Unavailable
+from ..keyspace import keys
+from ..keyspace.records import VolumeState
+from .units import Request, Unit
+
+if TYPE_CHECKING:
+    from .volumes import Volume
+
+T = TypeVar("T")
+Work = Callable[[Unit], Awaitable[T]]
+
+log = logging.getLogger(__name__)
+
+
+class Lane:
+    """The only way to change a volume."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._lock = asyncio.Lock()
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._last_ticket = 0
+        self._broken: str | None = None
+        self.durable_commit = volume.state.commit
+        """The last commit known to be durable: what the change feed shows."""
+
+    @property
+    def last_ticket(self) -> int:
+        return self._last_ticket
+
+    async def run(self, request: Request, work: Work[T], *, durable: bool) -> T:
+        """Run `work` as one unit and commit it; its result is what `work` returned.
+
+        The result must be MessagePack-able: it is kept with the data under the request's id, and a
+        retry of the same request gets it back without running `work` again.
+        """
+        async with self._lock:
+            if self._broken is not None:
+                raise Unavailable(self._broken, volume=self._volume.id)
+            replies = self._volume.replies
+            known, result = await replies.find(request)
+            if not known:
+                unit = Unit(self._volume, request)
+                result = await work(unit)
+                if unit.writes:
+                    await self._commit(unit, result)
+            ticket = self._last_ticket
+        if durable:
+            await self.durable(ticket)
+        return result
+
+    async def _commit(self, unit: Unit, result: object) -> None:
+        volume = self._volume
+        old = volume.state
+        next_inode, next_producer = unit.counters()
+        batch = unit.seal()
+        state = VolumeState(
+            commit=unit.commit,
+            next_inode=next_inode,
+            next_producer=next_producer,
+            used_bytes=old.used_bytes + unit.used_bytes_delta,
+            entries=old.entries + unit.entries_delta,
+            oldest_change=unit.oldest_change or old.oldest_change,
+        )
+        batch[keys.STATE_KEY] = state.pack()
+        reply = volume.replies.record(unit.request, unit.now_ns, result, batch)
+        try:
+            ticket = await volume.storage.engine.commit(batch)
+        except PlatformError as error:
+            self._break(error)
+            raise
+        self._last_ticket = ticket
+        volume.state = state
+        volume.replies.remember(unit.request, reply)
+        unit.committed(ticket)
+        commit = unit.commit
+        self.when_durable(ticket, lambda: self._show(commit))
+
+    def _show(self, commit: int) -> None:
+        self.durable_commit = commit
+        self._volume.changed.notify()
+
+    def when_durable(self, ticket: int, callback: Callable[[], None]) -> None:
+        """Run `callback` as soon as the ticket is known to be durable; in order of tickets."""
+        self._waiting.append((ticket, callback))
+
+    async def durable(self, ticket: int | None = None) -> None:
+        """Wait until everything up to the ticket (unset: every commit so far) is durable."""
+        if ticket is None:
+            ticket = self._last_ticket
+        engine = self._volume.storage.engine
+        if self._broken is not None:
+            raise Unavailable(self._broken, volume=self._volume.id)
+        try:
+            if engine.durable_ticket < ticket:
+                await engine.durable(ticket)
+        except PlatformError as error:
+            self._break(error)
+            raise
+        self._drain(engine.durable_ticket)
+
+    def _drain(self, durable_ticket: int) -> None:
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= durable_ticket:
+            waiting.popleft()[1]()
+
+    def _break(self, error: PlatformError) -> None:
+        if self._broken is None:
+            self._broken = (
+                f"the volume stopped after a failed write: {error.message}. "
+                "Look at the disk, then restart the server"
+            )
+            log.error("volume %d stopped after a failed write: %s", self._volume.id, error)
+
+    @property
+    def broken(self) -> str | None:
+        return self._broken
+
+    async def run_once(self) -> None:
+        """Make what was committed lazily durable: run every half second ("within a second")."""
+        if self._broken is None and self._waiting:
+            await self.durable()

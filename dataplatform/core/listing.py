@@ -1,0 +1,67 @@
+"""Reading directories and extended attributes: pages, as readers should see them."""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple
+
+from ..base.errors import Invalid, NotFound
+from ..base.limits import PAGE_ENTRIES_MAX
+from ..engine.base import scan_all
+from ..keyspace import keys
+from ..keyspace.records import Entry, Inode, Kind
+from .platform import Node
+
+PAGE_ENTRIES = 1000
+"""Entries of a page when the caller names no number."""
+
+
+class Page(NamedTuple):
+    nodes: list[Node]  # their inodes' `name` is the entry's
+    end: bool
+
+
+async def page(directory: Node, after: str, limit: int) -> Page:
+    """Entries in order of their names' bytes, from the first one after `after`.
+
+    What is created or removed meanwhile is seen or not; everything else is seen exactly once
+    (POSIX readdir). INVALID (ENOTDIR).
+    """
+    volume, inode = directory.volume, directory.inode
+    if inode.kind != Kind.DIRECTORY:
+        raise Invalid("not a directory", name=inode.name, errno=errno.ENOTDIR)
+    limit = min(limit or PAGE_ENTRIES, PAGE_ENTRIES_MAX)
+    start, end = keys.prefix_range(keys.entries(inode.number))
+    if after:
+        start = keys.entry(inode.number, after.encode("utf-8", "surrogateescape")) + b"\x00"
+    engine = volume.storage.engine
+    pairs = await engine.scan(start, end, limit=limit)
+    numbers = [Entry.unpack(value).inode for _, value in pairs]
+    found = await engine.get_many([keys.inode(n) for n in numbers])
+    nodes = []
+    for (key, _), value in zip(pairs, found, strict=True):
+        if value is None:
+            continue  # removed between the two reads
+        child = await volume.complete(Inode.unpack(value))
+        child.name = keys.name_of(key)
+        nodes.append(Node(volume, child))
+    last = not pairs or not await engine.scan(pairs[-1][0] + b"\x00", end, limit=1)
+    return Page(nodes, last)
+
+
+async def xattr(node: Node, name: str) -> bytes:
+    """getxattr(2). NOT_FOUND (ENODATA)."""
+    key = keys.xattr(node.inode.number, name.encode("utf-8", "surrogateescape"))
+    value = await node.volume.storage.engine.get(key)
+    if value is None:
+        raise NotFound("no such attribute", name=name, errno=errno.ENODATA)
+    return value
+
+
+async def xattr_names(node: Node) -> list[str]:
+    """listxattr(2), sorted."""
+    start, end = keys.prefix_range(keys.xattrs(node.inode.number))
+    return [
+        keys.name_of(key).decode("utf-8", "surrogateescape")
+        async for key, _ in scan_all(node.volume.storage.engine, start, end)
+    ]

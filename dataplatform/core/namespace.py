@@ -1,0 +1,515 @@
+"""Directories and what stands in them: create, link, remove, rename, attributes.
+
+Every function works on a unit and is one POSIX call's meaning (POSIX.1-2017, System Interfaces);
+errors carry that call's errno. Names are checked here, so no door can bring in a bad one.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..base.errors import Conflict, Exhausted, Exists, Invalid, NotFound
+from ..base.limits import LINK_COUNT_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
+from ..engine.base import Pair
+from ..keyspace import keys
+from ..keyspace.records import Entry, Inode, Kind
+from . import filemap
+from .paths import check_new_name
+from .units import Unit
+
+DISPOSE_PIECES_MAX = 16
+"""A file of at most this many pieces goes with its last name; a larger one is swept later."""
+
+_DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
+
+
+@dataclass(slots=True)
+class Attributes:
+    """What a new inode starts with."""
+
+    kind: int
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    rdev: int = 0
+    symlink: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    volume: int = 0  # a junction to this volume
+
+
+# ---------------------------------------------------------------- looking
+
+
+async def find_entry(unit: Unit, directory: int, name: bytes) -> Entry | None:
+    value = await unit.get(keys.entry(directory, name))
+    return Entry.unpack(value) if value is not None else None
+
+
+async def entry(unit: Unit, directory: int, name: bytes) -> Entry:
+    found = await find_entry(unit, directory, name)
+    if found is None:
+        raise NotFound("no such file or directory", path=await _path(unit, directory, name))
+    return found
+
+
+async def directory_of(unit: Unit, number: int) -> Inode:
+    """The inode of a directory that still has a name."""
+    inode = await unit.find_inode(number)
+    if inode is None or inode.links == 0:
+        raise NotFound("the directory is gone", inode=number)
+    if inode.kind != Kind.DIRECTORY:
+        raise Invalid("not a directory", path=await unit.path_of(number), errno=errno.ENOTDIR)
+    return inode
+
+
+async def _path(unit: Unit, directory: int, name: bytes) -> str:
+    base = await unit.path_of(directory)
+    return f"{base.rstrip('/')}/{name.decode('utf-8', 'replace')}"
+
+
+# ---------------------------------------------------------------- creating
+
+
+async def create(
+    unit: Unit, directory: int, name: str, new: Attributes, *, exist_ok: bool = False
+) -> int:
+    """A new inode under a new name; its number. EXISTS, unless `exist_ok` and of the same kind."""
+    encoded = check_new_name(name)
+    found = await find_entry(unit, directory, encoded)
+    if found is not None:
+        if exist_ok and found.kind == new.kind:
+            return found.inode
+        raise Exists(
+            "the name exists already",
+            path=await _path(unit, directory, encoded),
+            kind=Kind(found.kind).word,
+        )
+    parent = await directory_of(unit, directory)
+    inode = _new_inode(unit, parent, encoded, new)
+    unit.put(
+        keys.entry(directory, encoded), Entry(inode.number, inode.kind, inode.volume).pack()
+    )
+    unit.save(inode)
+    _grow(unit, parent, 1, 1 if inode.is_directory else 0)
+    unit.used(0, 1)
+    unit.event("created", await _path(unit, directory, encoded), inode.kind)
+    return inode.number
+
+
+def _new_inode(unit: Unit, parent: Inode, name: bytes, new: Attributes) -> Inode:
+    if new.kind not in Kind.__members__.values():
+        raise Invalid("unknown kind of node", kind=new.kind)
+    symlink = new.symlink.encode("utf-8", "surrogateescape")
+    if (new.kind == Kind.SYMLINK) != bool(symlink) or len(symlink) > 4095 or b"\x00" in symlink:
+        raise Invalid("a symbolic link needs a target of 1 to 4095 bytes", target=new.symlink)
+    if new.rdev and new.kind not in _DEVICES:
+        raise Invalid("only devices have a device number", kind=Kind(new.kind).word)
+    is_directory = new.kind == Kind.DIRECTORY
+    inherits_group = bool(parent.mode & 0o2000)  # set-group-id directory, as Linux and BSD
+    mode = new.mode & 0o7777
+    if inherits_group and is_directory:
+        mode |= 0o2000
+    return Inode(
+        number=unit.new_inode_number(),
+        kind=new.kind,
+        mode=0o777 if new.kind == Kind.SYMLINK else mode,
+        uid=new.uid,
+        gid=parent.gid if inherits_group else new.gid,
+        links=2 if is_directory else 1,
+        size=len(symlink),
+        atime_ns=unit.now_ns,
+        mtime_ns=unit.now_ns,
+        ctime_ns=unit.now_ns,
+        birth_ns=unit.now_ns,
+        rdev=new.rdev,
+        parent=parent.number,
+        name=name,
+        symlink=symlink,
+        volume=new.volume,
+        settings=new.settings,
+    )
+
+
+def _grow(unit: Unit, directory: Inode, entries: int, subdirectories: int) -> None:
+    directory.size += entries
+    directory.links += subdirectories
+    directory.mtime_ns = directory.ctime_ns = unit.now_ns
+    unit.save(directory)
+
+
+async def make_parents(unit: Unit, directory: int, names: tuple[str, ...], new: Attributes) -> int:
+    """Directories along `names`, those missing made; the number of the last."""
+    for name in names:
+        directory = await create(
+            unit, directory, name, Attributes(Kind.DIRECTORY, 0o755, new.uid, new.gid), exist_ok=True
+        )
+    return directory
+
+
+async def link(unit: Unit, number: int, directory: int, name: str) -> int:
+    """Another name for a file (link(2)); EPERM for directories, tables and streams."""
+    encoded = check_new_name(name)
+    inode = await unit.inode(number)
+    if inode.kind in (Kind.DIRECTORY, Kind.TABLE, Kind.STREAM):
+        raise Invalid(
+            f"a {Kind(inode.kind).word} has exactly one name",
+            path=await unit.path_of(number),
+            errno=errno.EPERM,
+        )
+    if inode.links == 0:
+        raise NotFound("the file has no name any more", inode=number)
+    if inode.links >= LINK_COUNT_MAX:
+        raise Exhausted("too many links", links_max=LINK_COUNT_MAX, errno=errno.EMLINK)
+    if await find_entry(unit, directory, encoded) is not None:
+        raise Exists("the name exists already", path=await _path(unit, directory, encoded))
+    parent = await directory_of(unit, directory)
+    unit.put(keys.entry(directory, encoded), Entry(number, inode.kind).pack())
+    unit.put(keys.link(number, directory, encoded), b"")
+    inode.links += 1
+    inode.ctime_ns = unit.now_ns
+    unit.save(inode)
+    _grow(unit, parent, 1, 0)
+    unit.event("linked", await _path(unit, directory, encoded), inode.kind)
+    return number
+
+
+# ---------------------------------------------------------------- removing
+
+
+async def remove(
+    unit: Unit,
+    directory: int,
+    name: bytes,
+    *,
+    directories: bool = True,
+    others: bool = True,
+    missing_ok: bool = False,
+) -> None:
+    """Take a name away (unlink(2), rmdir(2)). What has no name left is disposed of.
+
+    A directory must be empty; a table or stream goes with all that it holds.
+    """
+    found = await find_entry(unit, directory, name)
+    if found is None:
+        if missing_ok:
+            return
+        raise NotFound("no such file or directory", path=await _path(unit, directory, name))
+    path = await _path(unit, directory, name)
+    if found.volume:
+        raise Invalid(
+            "a volume is mounted here: use `dp volume remove`", path=path, errno=errno.EBUSY
+        )
+    is_directory = found.kind == Kind.DIRECTORY
+    if is_directory and not directories:
+        raise Invalid("is a directory", path=path, errno=errno.EISDIR)
+    if not is_directory and not others:
+        raise Invalid("not a directory", path=path, errno=errno.ENOTDIR)
+    if is_directory:
+        await _check_empty(unit, found.inode, path)
+    await _drop_name(unit, directory, name, found)
+    unit.event("removed", path, found.kind)
+
+
+async def remove_junction(unit: Unit, directory: int, name: bytes) -> None:
+    """Take away the name where a volume was mounted."""
+    found = await entry(unit, directory, name)
+    if not found.volume:
+        raise Invalid("no volume is mounted here", path=await _path(unit, directory, name))
+    path = await _path(unit, directory, name)
+    await _drop_name(unit, directory, name, found)
+    unit.event("volume removed", path, found.kind)
+
+
+async def _check_empty(unit: Unit, number: int, path: str) -> None:
+    start, end = keys.prefix_range(keys.entries(number))
+    if await unit.scan(start, end, limit=1):
+        raise Invalid("the directory is not empty", path=path, errno=errno.ENOTEMPTY)
+
+
+async def _drop_name(unit: Unit, directory: int, name: bytes, found: Entry) -> None:
+    """Delete the entry, and the inode if that was its last name."""
+    is_directory = found.kind == Kind.DIRECTORY
+    unit.delete(keys.entry(directory, name))
+    _grow(unit, await unit.inode(directory), -1, -1 if is_directory else 0)
+    inode = await unit.inode(found.inode)
+    if is_directory:
+        inode.links = 0
+    else:
+        inode.links -= 1
+        if inode.links:
+            await _forget_link(unit, inode, directory, name)
+    inode.ctime_ns = unit.now_ns
+    unit.save(inode)
+    if inode.links == 0:
+        await _dispose(unit, inode)
+    if found.kind in (Kind.DIRECTORY, Kind.TABLE, Kind.STREAM):
+        _forget_paths(unit)
+
+
+def _forget_paths(unit: Unit) -> None:
+    unit.renames = True
+    unit.volume.paths.clear()
+    paths = unit.volume.paths
+    unit.on_commit(lambda _: paths.clear())
+
+
+async def _forget_link(unit: Unit, inode: Inode, directory: int, name: bytes) -> None:
+    """One of several names of a file goes: if it was the first, another takes its place."""
+    if (inode.parent, inode.name) != (directory, name):
+        unit.delete(keys.link(inode.number, directory, name))
+        return
+    start, end = keys.prefix_range(keys.links(inode.number))
+    others = await unit.scan(start, end, limit=1)
+    if not others:
+        raise NotFound("a further link is not recorded: run dp check", inode=inode.number)
+    key: bytes = others[0][0]
+    inode.parent, inode.name = int.from_bytes(key[9:17], "big"), key[17:]
+    unit.delete(key)
+
+
+async def _dispose(unit: Unit, inode: Inode) -> None:
+    """An inode lost its last name: its usage ends now, its bytes go now or in the sweep."""
+    await _uncount(unit, inode)
+    held = unit.volume.opens.get(inode.number, 0)
+    if not held and inode.kind not in (Kind.TABLE, Kind.STREAM):
+        if await _remove_small(unit, inode):
+            return
+    unit.put(keys.orphan(inode.number), unit.now_ns.to_bytes(8, "big"))
+
+
+async def _uncount(unit: Unit, inode: Inode) -> None:
+    statistics = (
+        await unit.statistics(inode.number)
+        if inode.kind in (Kind.TABLE, Kind.STREAM)
+        else None
+    )
+    unit.used(-(statistics.size_bytes if statistics else inode.used_bytes), -1)
+
+
+async def _remove_small(unit: Unit, inode: Inode) -> bool:
+    """Remove a small inode with everything it has; False if it is not small."""
+    number = inode.number
+    if inode.kind == Kind.FILE and inode.used_bytes:
+        start, end = keys.prefix_range(keys.pieces(number))
+        page: list[Pair] = await unit.scan(start, end, limit=DISPOSE_PIECES_MAX + 1)
+        if len(page) > DISPOSE_PIECES_MAX:
+            return False
+        await filemap.remove_some(unit, number)
+    await remove_xattrs(unit, number)
+    unit.forget(number)
+    return True
+
+
+async def remove_xattrs(unit: Unit, number: int) -> None:
+    start, end = keys.prefix_range(keys.xattrs(number))
+    while page := await unit.scan(start, end):
+        for key, _ in page:
+            unit.delete(key)
+
+
+# ---------------------------------------------------------------- renaming
+
+
+async def rename(
+    unit: Unit,
+    old_directory: int,
+    old_name: bytes,
+    new_directory: int,
+    new_name: str,
+    *,
+    no_replace: bool = False,
+    exchange: bool = False,
+) -> None:
+    """rename(2) with RENAME_NOREPLACE and RENAME_EXCHANGE (Linux renameat2)."""
+    if no_replace and exchange:
+        raise Invalid("no-replace and exchange exclude each other")
+    target_name = check_new_name(new_name)
+    source = await entry(unit, old_directory, old_name)
+    old_path = await _path(unit, old_directory, old_name)
+    new_path = await _path(unit, new_directory, target_name)
+    await directory_of(unit, new_directory)
+    target = await find_entry(unit, new_directory, target_name)
+    if target is None and exchange:
+        raise NotFound("nothing to exchange with", path=new_path)
+    if target is not None and no_replace:
+        raise Exists("the name exists already", path=new_path)
+    if (old_directory, old_name) == (new_directory, target_name):
+        return
+    if target is not None and target.inode == source.inode:
+        return  # two names of one file: POSIX says to do nothing
+    await _check_no_cycle(unit, source, new_directory, old_path)
+    if exchange:
+        assert target is not None
+        await _check_no_cycle(unit, target, old_directory, new_path)
+        await _exchange(unit, (old_directory, old_name, source), (new_directory, target_name, target))
+    else:
+        if target is not None:
+            await _replace(unit, source, new_directory, target_name, target, new_path)
+        await _move(unit, source, old_directory, old_name, new_directory, target_name)
+    if Kind.DIRECTORY in (source.kind, target.kind if target else 0) or source.kind in (
+        Kind.TABLE,
+        Kind.STREAM,
+    ):
+        _forget_paths(unit)
+    verb = "exchanged" if exchange else "renamed"
+    unit.event(verb, new_path, source.kind, **{"from": old_path, "to": new_path})
+
+
+async def _check_no_cycle(unit: Unit, moved: Entry, into: int, path: str) -> None:
+    if moved.kind != Kind.DIRECTORY:
+        return
+    current = into
+    while current:
+        if current == moved.inode:
+            raise Invalid("a directory cannot be moved into itself", path=path)
+        current = (await unit.inode(current)).parent
+
+
+async def _replace(
+    unit: Unit, source: Entry, directory: int, name: bytes, target: Entry, path: str
+) -> None:
+    """Make room: the target's rules of rename(2)."""
+    if target.volume:
+        raise Invalid("a volume is mounted here", path=path, errno=errno.EBUSY)
+    if target.kind == Kind.DIRECTORY:
+        if source.kind != Kind.DIRECTORY:
+            raise Invalid("is a directory", path=path, errno=errno.EISDIR)
+        await _check_empty(unit, target.inode, path)
+    elif source.kind == Kind.DIRECTORY:
+        raise Invalid("not a directory", path=path, errno=errno.ENOTDIR)
+    elif target.kind != source.kind and {target.kind, source.kind} & {Kind.TABLE, Kind.STREAM}:
+        raise Invalid(
+            f"a {Kind(source.kind).word} cannot replace a {Kind(target.kind).word}", path=path
+        )
+    await _drop_name(unit, directory, name, target)
+
+
+async def _move(
+    unit: Unit, moved: Entry, old_directory: int, old_name: bytes, directory: int, name: bytes
+) -> None:
+    unit.delete(keys.entry(old_directory, old_name))
+    unit.put(keys.entry(directory, name), moved.pack())
+    subdirectories = 1 if moved.kind == Kind.DIRECTORY else 0
+    _grow(unit, await unit.inode(old_directory), -1, -subdirectories)
+    _grow(unit, await unit.inode(directory), 1, subdirectories)
+    await _rename_link(unit, moved.inode, (old_directory, old_name), (directory, name))
+
+
+async def _exchange(
+    unit: Unit, first: tuple[int, bytes, Entry], second: tuple[int, bytes, Entry]
+) -> None:
+    (a_directory, a_name, a), (b_directory, b_name, b) = first, second
+    unit.put(keys.entry(a_directory, a_name), b.pack())
+    unit.put(keys.entry(b_directory, b_name), a.pack())
+    delta = (b.kind == Kind.DIRECTORY) - (a.kind == Kind.DIRECTORY)
+    _grow(unit, await unit.inode(a_directory), 0, delta)
+    _grow(unit, await unit.inode(b_directory), 0, -delta)
+    await _rename_link(unit, a.inode, (a_directory, a_name), (b_directory, b_name))
+    await _rename_link(unit, b.inode, (b_directory, b_name), (a_directory, a_name))
+
+
+async def _rename_link(
+    unit: Unit, number: int, old: tuple[int, bytes], new: tuple[int, bytes]
+) -> None:
+    """The inode's record of its own name follows."""
+    inode = await unit.inode(number)
+    if (inode.parent, inode.name) == old:
+        inode.parent, inode.name = new
+    else:
+        unit.delete(keys.link(number, *old))
+        unit.put(keys.link(number, *new), b"")
+    inode.ctime_ns = unit.now_ns
+    unit.save(inode)
+
+
+# ---------------------------------------------------------------- attributes
+
+
+async def set_attributes(
+    unit: Unit,
+    number: int,
+    *,
+    mode: int | None = None,
+    uid: int | None = None,
+    gid: int | None = None,
+    atime_ns: int | None = None,
+    mtime_ns: int | None = None,
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """chmod(2), chown(2), utimensat(2), and the settings of tables and streams."""
+    inode = await unit.inode(number)
+    facts: dict[str, Any] = {}
+    if mode is not None:
+        inode.mode = mode & 0o7777
+        facts["mode"] = oct(inode.mode)
+    if uid is not None or gid is not None:
+        inode.uid = inode.uid if uid is None else uid
+        inode.gid = inode.gid if gid is None else gid
+        if inode.kind == Kind.FILE and mode is None and inode.mode & 0o111:
+            inode.mode &= ~0o6000  # chown clears set-id bits of programs, as Linux
+        facts["owner"] = f"{inode.uid}:{inode.gid}"
+    if atime_ns is not None:
+        inode.atime_ns = atime_ns
+    if mtime_ns is not None:
+        inode.mtime_ns = mtime_ns
+    if settings:
+        if inode.kind not in (Kind.TABLE, Kind.STREAM):
+            raise Invalid("only tables and streams have settings", kind=Kind(inode.kind).word)
+        inode.settings = {**inode.settings, **settings}
+        facts["settings"] = str(inode.settings)
+    inode.ctime_ns = unit.now_ns
+    unit.save(inode)
+    unit.event("attributes set", await unit.path_of(number), inode.kind, **facts)
+
+
+async def set_xattr(
+    unit: Unit, number: int, name: str, value: bytes, *, create_only: bool, replace_only: bool
+) -> None:
+    """setxattr(2)."""
+    encoded = _check_xattr_name(name)
+    if len(value) > XATTR_VALUE_BYTES_MAX:
+        raise Exhausted(
+            "an extended attribute is too large", bytes_max=XATTR_VALUE_BYTES_MAX, errno=errno.E2BIG
+        )
+    key = keys.xattr(number, encoded)
+    exists = await unit.get(key) is not None
+    if exists and create_only:
+        raise Exists("the attribute exists already", name=name)
+    if not exists and replace_only:
+        raise NotFound("no such attribute", name=name, errno=errno.ENODATA)
+    unit.put(key, value)
+    await _touch(unit, number, "attribute set", name)
+
+
+async def remove_xattr(unit: Unit, number: int, name: str) -> None:
+    key = keys.xattr(number, _check_xattr_name(name))
+    if await unit.get(key) is None:
+        raise NotFound("no such attribute", name=name, errno=errno.ENODATA)
+    unit.delete(key)
+    await _touch(unit, number, "attribute removed", name)
+
+
+async def _touch(unit: Unit, number: int, verb: str, name: str) -> None:
+    inode = await unit.inode(number)
+    inode.ctime_ns = unit.now_ns
+    unit.save(inode)
+    unit.event(verb, await unit.path_of(number), inode.kind, name=name)
+
+
+def _check_xattr_name(name: str) -> bytes:
+    encoded = name.encode("utf-8", "surrogateescape")
+    if not encoded or len(encoded) > XATTR_NAME_BYTES_MAX or b"\x00" in encoded:
+        raise Invalid(
+            "an attribute's name has 1 to 255 bytes and no NUL", name=name, errno=errno.ERANGE
+        )
+    return encoded
+
+
+async def expect_version(unit: Unit, number: int | None, version: int, path: str) -> None:
+    """A transaction's precondition on a node: this version, or 0 for not being there."""
+    inode = await unit.find_inode(number) if number else None
+    found = inode.version if inode is not None else 0
+    if found != version:
+        raise Conflict("a node has changed", path=path, version=found, expected=version)

@@ -1,0 +1,72 @@
+"""The orphan sweep: what has no name any more and is not open goes, in small units."""
+
+from __future__ import annotations
+
+from ..engine.base import scan_all
+from ..keyspace import keys
+from ..keyspace.records import Kind
+from . import filemap, namespace
+from .retention import remove_stream_data
+from .units import SYSTEM, Unit
+from .volumes import Volume
+
+LEASE_S = 60.0
+"""After opening a volume, orphans of before wait so long for clients that still have them open."""
+
+ROWS_PER_UNIT = 2000
+
+
+async def run_once(volume: Volume) -> int:
+    """Sweep what can go; how many orphans went."""
+    swept = 0
+    opened_ns = int(
+        volume.clock.now_ns() - (volume.clock.monotonic() - volume.opened_monotonic_s) * 1e9
+    )
+    lease_over = volume.clock.monotonic() - volume.opened_monotonic_s >= LEASE_S
+    orphans = [pair async for pair in scan_all(volume.storage.engine, *keys.prefix_range(keys.ORPHAN))]
+    for key, since in orphans:
+        number = keys.number_of(key)
+        ours = int.from_bytes(since, "big") >= opened_ns
+        if number in volume.opens or not (ours or lease_over):
+            continue
+        await sweep(volume, number)
+        swept += 1
+    return swept
+
+
+async def sweep(volume: Volume, number: int) -> None:
+    """Remove one orphan with everything it has, in as many units as it takes."""
+    done = False
+    while not done:
+
+        async def work(unit: Unit) -> bool:
+            return await _sweep_some(unit, number)
+
+        done = await volume.run(SYSTEM, work, durable=False)
+
+
+async def _sweep_some(unit: Unit, number: int) -> bool:
+    inode = await unit.find_inode(number)
+    if inode is not None:
+        if number in unit.volume.opens:
+            return True  # somebody opened it again meanwhile
+        assert inode.links == 0 or inode.kind in (Kind.TABLE, Kind.STREAM)
+        if inode.kind == Kind.FILE and not await filemap.remove_some(unit, number):
+            return False
+        if inode.kind == Kind.TABLE and not await _remove_rows(unit, number):
+            return False
+        if inode.kind == Kind.STREAM and not await remove_stream_data(unit, number, ROWS_PER_UNIT):
+            return False
+        await namespace.remove_xattrs(unit, number)
+        unit.delete(keys.statistics(number))
+        unit.forget(number)
+    unit.delete(keys.orphan(number))
+    return True
+
+
+async def _remove_rows(unit: Unit, table: int) -> bool:
+    start, end = keys.prefix_range(keys.rows(table))
+    page = await unit.scan(start, end, limit=ROWS_PER_UNIT)
+    for key, _ in page:
+        unit.delete(key)
+    return not page

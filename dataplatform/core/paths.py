@@ -1,0 +1,157 @@
+"""Names and paths: what is allowed, and the walk along a path within one volume.
+
+The rules are those of POSIX.1-2017 §3.170 and §4.13, except that names are UTF-8 text, and that
+`.` and `..` are not accepted in paths (they are in the targets of symbolic links).
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple, Protocol
+
+from ..base.errors import Invalid, NotFound
+from ..base.limits import (
+    NAME_BYTES_MAX,
+    PATH_BYTES_MAX,
+    PATH_DEPTH_MAX,
+    SYMLINK_FOLLOW_MAX,
+)
+from ..keyspace import keys
+from ..keyspace.records import ROOT_INODE, Entry, Inode, Kind
+
+SNAPSHOT_NAME = ".snapshot"
+"""Reserved in every directory: where snapshots are seen."""
+
+
+class Getter(Protocol):
+    async def get(self, key: bytes) -> bytes | None: ...
+
+
+def check_name(name: str) -> bytes:
+    """The name in bytes. INVALID, saying why, if it cannot be one."""
+    if not name:
+        raise Invalid("a name is empty", errno=errno.ENOENT)
+    if name in (".", ".."):
+        raise Invalid("a name cannot be `.` or `..`", name=name)
+    if "/" in name or "\x00" in name:
+        raise Invalid("a name cannot hold `/` or NUL", name=name)
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError as error:
+        raise Invalid("a name must be UTF-8", name=ascii(name), errno=errno.EILSEQ) from error
+    if len(encoded) > NAME_BYTES_MAX:
+        raise Invalid(
+            "a name is too long",
+            name=name,
+            bytes=len(encoded),
+            bytes_max=NAME_BYTES_MAX,
+            errno=errno.ENAMETOOLONG,
+        )
+    return encoded
+
+
+def check_new_name(name: str) -> bytes:
+    """A name that something may be created under."""
+    if name == SNAPSHOT_NAME:
+        raise Invalid("the name is reserved for snapshots", name=name, errno=errno.EPERM)
+    return check_name(name)
+
+
+def split_path(path: str) -> list[str]:
+    """The names of a path; empty for "/". Empty names (`//`, a trailing `/`) are skipped as in
+    POSIX. INVALID if a name is not allowed or the path is too deep or long."""
+    names = [name for name in path.split("/") if name]
+    if len(names) > PATH_DEPTH_MAX:
+        raise Invalid(
+            "a path is too deep",
+            depth=len(names),
+            depth_max=PATH_DEPTH_MAX,
+            errno=errno.ENAMETOOLONG,
+        )
+    for name in names:
+        check_name(name)
+    if len(path) > PATH_BYTES_MAX or len(path.encode()) > PATH_BYTES_MAX:
+        raise Invalid("a path is too long", bytes_max=PATH_BYTES_MAX, errno=errno.ENAMETOOLONG)
+    return names
+
+
+class Place(NamedTuple):
+    """Where a walk ended.
+
+    `inode` is 0 if the last name does not exist; then `rest` holds the names that are missing
+    below `directory`, the last one included. With `volume` set, the walk has to go on in that
+    volume's root along `rest`; with `absolute` set, from the platform's root along `rest`.
+    """
+
+    directory: int  # holds the last name; 0 for a volume's root
+    name: bytes
+    inode: int
+    kind: int
+    rest: tuple[str, ...] = ()
+    volume: int = 0
+    absolute: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return not self.volume and not self.absolute
+
+
+async def walk(
+    reader: Getter, start: int, names: tuple[str, ...] | list[str], *, follow: bool
+) -> Place:
+    """Go along `names` from the inode `start`, following symbolic links on the way, the last one
+    only if `follow`. Stops at a junction or an absolute link: see `Place`.
+
+    NOT_FOUND with ENOTDIR if a name on the way is no directory; ELOOP after 40 links.
+    """
+    todo = list(reversed(names))
+    place = Place(0, b"", start, Kind.DIRECTORY)
+    links = 0
+    while todo:
+        name = todo.pop()
+        if place.kind != Kind.DIRECTORY:
+            raise NotFound(
+                "a name on the path is not a directory",
+                name=place.name,
+                errno=errno.ENOTDIR,
+            )
+        if name == ".":
+            continue
+        if name == "..":
+            place = await _parent(reader, place)
+            continue
+        encoded = name.encode()
+        value = await reader.get(keys.entry(place.inode, encoded))
+        if value is None:
+            return Place(place.inode, encoded, 0, 0, (name, *reversed(todo)))
+        entry = Entry.unpack(value)
+        if entry.volume and (todo or follow):
+            rest = tuple(reversed(todo))
+            return Place(place.inode, encoded, entry.inode, entry.kind, rest, entry.volume)
+        if entry.kind == Kind.SYMLINK and (todo or follow):
+            links += 1
+            if links > SYMLINK_FOLLOW_MAX:
+                raise Invalid("too many symbolic links on the path", errno=errno.ELOOP)
+            target = await _read_link(reader, entry.inode)
+            todo += [n for n in reversed(target.split("/")) if n]
+            if target.startswith("/"):
+                return Place(0, b"", 0, 0, tuple(reversed(todo)), absolute=True)
+            continue  # from the same directory
+        place = Place(place.inode, encoded, entry.inode, entry.kind)
+    return place
+
+
+async def _read_link(reader: Getter, number: int) -> str:
+    value = await reader.get(keys.inode(number))
+    if value is None:
+        raise NotFound("a symbolic link is gone", inode=number)
+    return Inode.unpack(value).symlink.decode("utf-8", "surrogateescape")
+
+
+async def _parent(reader: Getter, place: Place) -> Place:
+    if place.inode == ROOT_INODE:
+        return place
+    value = await reader.get(keys.inode(place.inode))
+    if value is None:
+        raise NotFound("a directory is gone", inode=place.inode)
+    return Place(0, b"", Inode.unpack(value).parent, Kind.DIRECTORY)

@@ -1,0 +1,251 @@
+"""The platform of one server: its volumes under one namespace, and the clients' sessions.
+
+Volumes are opened on demand and closed when idle. A path is walked volume by volume: a junction in
+one leads to the root of another (D1). The root volume keeps the list of volumes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NamedTuple
+
+from ..base.clock import Clock, Entropy, SystemClock, SystemEntropy
+from ..base.errors import Invalid, NotFound, Unavailable
+from ..base.limits import SYMLINK_FOLLOW_MAX
+from ..engine.base import Storages
+from ..keyspace.records import (
+    ROOT_INODE,
+    ROOT_VOLUME,
+    Inode,
+    Kind,
+    VolumeSettings,
+)
+from . import paths
+from .catalog import Catalog
+from .opens import Opens
+from .volumes import Volume, create_volume, open_volume
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 600.0
+"""A volume that nobody used for so long is closed; it reopens on demand."""
+
+
+class Node(NamedTuple):
+    """Something found: its volume, held in use until `Platform.release`, and its inode as a
+    reader should see it (buffered writes and statistics included)."""
+
+    volume: Volume
+    inode: Inode
+
+
+class NewName(NamedTuple):
+    """Where something is, or could be created: `missing` directories below `directory` come
+    first. `inode` is 0 if there is nothing of that name."""
+
+    volume: Volume
+    directory: int
+    missing: tuple[str, ...]
+    name: str
+    inode: int
+
+
+class Platform:
+    """All volumes of one server. `await Platform.start(...)` makes one."""
+
+    def __init__(
+        self, storages: Storages, cluster: str, clock: Clock, entropy: Entropy
+    ) -> None:
+        self.storages = storages
+        self.cluster = cluster
+        self.clock = clock
+        self.entropy = entropy
+        self.started_ns = clock.now_ns()
+        self.catalog = Catalog(self)
+        self.opens = Opens(self)
+        self._volumes: dict[int, Volume] = {}
+        self._opening: dict[int, asyncio.Future[Volume]] = {}
+        self._closed = False
+
+    @classmethod
+    async def start(
+        cls,
+        storages: Storages,
+        *,
+        cluster: str = "local",
+        clock: Clock | None = None,
+        entropy: Entropy | None = None,
+    ) -> Platform:
+        """Open the root volume, made on the first start, and finish what a crash left half done."""
+        platform = cls(storages, cluster, clock or SystemClock(), entropy or SystemEntropy())
+        if ROOT_VOLUME not in await storages.volumes():
+            storage = await storages.open(ROOT_VOLUME, create=True)
+            await create_volume(storage, ROOT_VOLUME, platform.clock.now_ns(), VolumeSettings())
+            await storage.segments.close()
+            await storage.engine.close()
+        await platform.catalog.recover()
+        return platform
+
+    async def close(self) -> None:
+        """Make everything durable and close every volume."""
+        self._closed = True
+        for volume in list(self._volumes.values()):
+            await self._close(volume)
+        await self.storages.close()
+
+    # ---- volumes
+
+    @property
+    def volumes(self) -> list[Volume]:
+        """Those that are open right now."""
+        return list(self._volumes.values())
+
+    async def acquire(self, volume_id: int) -> Volume:
+        """The volume, opened if need be, in use until `release`. NOT_FOUND."""
+        if self._closed:
+            raise Unavailable("the server is shutting down")
+        volume = self._volumes.get(volume_id)
+        while volume is None:
+            volume = await self._open(volume_id)
+        volume.users += 1
+        volume.used_monotonic_s = self.clock.monotonic()
+        return volume
+
+    def release(self, volume: Volume) -> None:
+        volume.users -= 1
+        assert volume.users >= 0
+
+    async def _open(self, volume_id: int) -> Volume:
+        opening = self._opening.get(volume_id)
+        if opening is not None:
+            return await asyncio.shield(opening)
+        opening = self._opening[volume_id] = asyncio.get_running_loop().create_future()
+        try:
+            storage = await self.storages.open(volume_id)
+            volume = await open_volume(volume_id, storage, self.clock, self.entropy)
+            self._volumes[volume_id] = volume
+            opening.set_result(volume)
+            return volume
+        except BaseException as error:
+            opening.set_exception(error)
+            opening.exception()  # somebody may have waited or not
+            raise
+        finally:
+            del self._opening[volume_id]
+
+    async def _close(self, volume: Volume) -> None:
+        """Close it; meanwhile nobody can reopen it."""
+        closing: asyncio.Future[Volume] = asyncio.get_running_loop().create_future()
+        self._opening[volume.id] = closing
+        del self._volumes[volume.id]
+        try:
+            await volume.close()
+        finally:
+            del self._opening[volume.id]
+            closing.set_exception(Unavailable("the volume was being closed: try again"))
+            closing.exception()
+
+    async def discard(self, volume_id: int) -> None:
+        """Close a volume that is going to be removed. UNAVAILABLE while it is in use."""
+        volume = self._volumes.get(volume_id)
+        if volume is None:
+            return
+        if volume.users or volume.opens:
+            raise Unavailable("the volume is in use", volume=volume_id)
+        await self._close(volume)
+
+    # ---- finding
+
+    async def locate(
+        self, path: str = "", volume: int = 0, inode: int = 0, *, follow: bool = True
+    ) -> Node:
+        """What a path, an inode, or a path relative to an inode names. NOT_FOUND with the path.
+
+        The node's volume is in use until it is given to `release`.
+        """
+        held, place = await self._walk(path, volume, inode, follow=follow)
+        try:
+            if not place.inode:
+                raise NotFound("no such file or directory", path=path)
+            return Node(held, await self.describe(held, place.inode, path or None))
+        except BaseException:
+            self.release(held)
+            raise
+
+    async def locate_name(self, path: str = "", volume: int = 0, inode: int = 0) -> NewName:
+        """Where to create, remove or rename `path`: the directory of its last name, which is not
+        followed. The volume is in use until `release`. INVALID for a root."""
+        if not path.strip("/"):
+            raise Invalid("this is a root: give a path below it", path=path or "/")
+        held, place = await self._walk(path, volume, inode, follow=False)
+        if not place.directory:
+            self.release(held)
+            raise Invalid("this is the root of a volume", path=path)
+        if place.inode:
+            return NewName(held, place.directory, (), place.name.decode(), place.inode)
+        return NewName(held, place.directory, place.rest[:-1], place.rest[-1], 0)
+
+    async def _walk(
+        self, path: str, volume_id: int, inode: int, *, follow: bool
+    ) -> tuple[Volume, paths.Place]:
+        if inode and not volume_id:
+            raise Invalid("an inode needs its volume", inode=inode)
+        names = tuple(paths.split_path(path))
+        held = await self.acquire(volume_id or ROOT_VOLUME)
+        start = inode or ROOT_INODE
+        hops = 0
+        try:
+            if inode and names:
+                await self._check_directory(held, inode)
+            while True:
+                place = await paths.walk(held.storage.engine, start, names, follow=follow)
+                if place.ended:
+                    return held, place
+                hops += 1
+                if hops > SYMLINK_FOLLOW_MAX * 2:
+                    raise Invalid("too many symbolic links on the path", path=path)
+                target = await self.acquire(place.volume or ROOT_VOLUME)
+                self.release(held)
+                held, start, names = target, ROOT_INODE, place.rest
+        except BaseException as error:
+            self.release(held)
+            if isinstance(error, NotFound) and path:
+                raise NotFound(error.message, path=path, errno=error.os_errno) from error
+            raise
+
+    async def _check_directory(self, volume: Volume, number: int) -> None:
+        inode = await volume.find_inode(number)
+        if inode is None:
+            raise NotFound("the directory is gone", volume=volume.id, inode=number)
+        if inode.kind != Kind.DIRECTORY:
+            raise NotFound("not a directory", inode=number, errno=20)
+
+    async def describe(self, volume: Volume, number: int, path: str | None = None) -> Inode:
+        """The inode as a reader should see it. NOT_FOUND."""
+        inode = await volume.find_inode(number)
+        if inode is None:
+            raise NotFound("no such file or directory", path=path, inode=number)
+        return await volume.complete(inode)
+
+    async def path_of(self, volume: Volume, number: int) -> str:
+        """The path from the platform's root of something that has a name."""
+        below = await volume.path_of(number)
+        above = await self.catalog.mount_path(volume.id)
+        return below if above == "/" else above + ("" if below == "/" else below)
+
+    # ---- background
+
+    async def close_idle(self) -> int:
+        """Close volumes that nobody used for a while; how many."""
+        now_s = self.clock.monotonic()
+        idle = [
+            v
+            for v in self._volumes.values()
+            if v.id != ROOT_VOLUME and v.idle and now_s - v.used_monotonic_s > IDLE_S
+        ]
+        for volume in idle:
+            await self._close(volume)
+        return len(idle)
+
+

@@ -1,0 +1,63 @@
+"""Transactions: several operations on one volume as one unit, all or nothing, one commit.
+
+Paths are resolved inside the unit, so an operation sees what the earlier ones did.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable, Sequence
+
+from ..base.errors import Invalid, NotFound
+from ..keyspace.records import Inode
+from . import paths
+from .units import Request, Unit
+from .volumes import Volume
+
+Operation = Callable[[Unit], Awaitable[object]]
+
+OPERATIONS_MAX = 10_000
+"""Operations of one transaction: they run while every other writer of the volume waits."""
+
+
+async def run(
+    volume: Volume, request: Request, operations: Sequence[Operation], *, durable: bool
+) -> int:
+    """Run the operations in order as one unit; the number of its commit."""
+    if len(operations) > OPERATIONS_MAX:
+        raise Invalid("too many operations in one transaction", operations_max=OPERATIONS_MAX)
+    await volume.writeback.flush_all()
+
+    async def work(unit: Unit) -> int:
+        for operation in operations:
+            await operation(unit)
+        return unit.commit if unit.writes else unit.commit - 1
+
+    return await volume.run(request, work, durable=durable)
+
+
+async def resolve(unit: Unit, base: int, path: str, *, follow: bool = True) -> Inode:
+    """What a path relative to `base` names, in this unit. NOT_FOUND, INVALID (EXDEV)."""
+    place = await _walk(unit, base, path, follow=follow)
+    if not place.inode:
+        raise NotFound("no such file or directory", path=path)
+    return await unit.inode(place.inode)
+
+
+async def resolve_name(unit: Unit, base: int, path: str) -> tuple[int, str, tuple[str, ...]]:
+    """(directory, name, directories missing below it) to create, remove or rename `path`."""
+    place = await _walk(unit, base, path, follow=False)
+    if place.inode:
+        if not place.directory:
+            raise Invalid("a path of a transaction names something below its base", path=path)
+        return place.directory, place.name.decode(), ()
+    return place.directory, place.rest[-1], place.rest[:-1]
+
+
+async def _walk(unit: Unit, base: int, path: str, *, follow: bool) -> paths.Place:
+    place = await paths.walk(unit, base, paths.split_path(path), follow=follow)
+    if not place.ended:
+        raise Invalid(
+            "a transaction stays within one volume", path=path, errno=errno.EXDEV
+        )
+    return place

@@ -1,0 +1,341 @@
+"""The unit of work (D4): what one request reads, writes and says about it, committed as a whole.
+
+A unit runs alone in its volume (see `lanes`), so what it reads cannot change under it. It reads
+through its own writes. Nothing it does is seen by anybody until it is committed, and if it raises,
+nothing happened: in-memory state outside the unit may only be changed by callbacks given to
+`on_commit`.
+
+The unit also keeps the accounts that every operation owes: the volume's usage, the directory's
+times, what refers to which segment, and the change row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import Corrupt, Exhausted, NotFound
+from ..base.limits import UNIT_BYTES_MAX
+from ..engine.base import Pair
+from ..keyspace import keys
+from ..keyspace.records import (
+    ChangeRow,
+    Event,
+    Extent,
+    Inode,
+    Kind,
+    Segment,
+    Statistics,
+)
+
+if TYPE_CHECKING:
+    from .volumes import Volume
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Who asks, and by which id (RFC 8881 §2.10.6) a retry is known. Without a session: no id."""
+
+    principal: str = "system"
+    session: bytes | None = None
+    slot: int = 0
+    sequence: int = 0
+
+
+SYSTEM = Request()
+"""The platform itself: background tasks."""
+
+_ABSENT = object()
+
+
+class Unit:
+    """One unit of work. Made by the lane; see the module's text for the rules."""
+
+    __slots__ = (
+        "_callbacks",
+        "_inodes",
+        "_size_bytes",
+        "_statistics",
+        "commit",
+        "engine",
+        "entries_delta",
+        "events",
+        "now_ns",
+        "oldest_change",
+        "quiet",
+        "renames",
+        "request",
+        "segments",
+        "used_bytes_delta",
+        "volume",
+        "writes",
+    )
+
+    def __init__(self, volume: Volume, request: Request) -> None:
+        self.volume = volume
+        self.engine = volume.storage.engine
+        self.request = request
+        self.now_ns = volume.clock.now_ns()
+        self.commit = volume.state.commit + 1  # the number this unit has if it writes anything
+        self.writes: dict[bytes, bytes | None] = {}
+        self.events: list[Event] = []
+        self.used_bytes_delta = 0
+        self.entries_delta = 0
+        self.segments: dict[int, Segment] = {}
+        self.oldest_change: int | None = None  # set by the trim of the change log
+        self.quiet = False  # housekeeping: the keys it touches mean nothing to a mirror
+        self.renames = False  # a name of something that exists changed or went
+        self._inodes: dict[int, Inode] = {}
+        self._statistics: dict[int, Statistics] = {}
+        self._callbacks: list[Callable[[int], None]] = []
+        self._size_bytes = 0
+
+    # ---- keys
+
+    async def get(self, key: bytes) -> bytes | None:
+        found = self.writes.get(key, _ABSENT)
+        if found is not _ABSENT:
+            return found  # type: ignore[return-value]
+        return await self.engine.get(key)
+
+    async def get_many(self, wanted: Sequence[bytes]) -> list[bytes | None]:
+        values = await self.engine.get_many(wanted)
+        if self.writes:
+            for index, key in enumerate(wanted):
+                if key in self.writes:
+                    values[index] = self.writes[key]
+        return values
+
+    async def scan(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        reverse: bool = False,
+        limit: int = 1000,
+        size_bytes: int = 1 << 20,
+    ) -> list[Pair]:
+        """As `Reader.scan`, this unit's writes included. A page may be shorter than asked;
+        the range is exhausted when it is empty."""
+        while True:
+            page = await self.engine.scan(
+                start, end, reverse=reverse, limit=limit, size_bytes=size_bytes
+            )
+            own = [k for k in self.writes if start <= k < end]
+            if not own:
+                return page
+            cut = len(page) >= limit or sum(len(k) + len(v) for k, v in page) >= size_bytes
+            if page and cut:
+                # The page was cut: this unit's keys beyond it belong to later pages.
+                last = page[-1][0]
+                own = [k for k in own if (k >= last if reverse else k <= last)]
+            merged = dict(page)
+            for key in own:
+                value = self.writes[key]
+                if value is None:
+                    merged.pop(key, None)
+                else:
+                    merged[key] = value
+            if merged or not page:
+                return sorted(merged.items(), reverse=reverse)[:limit]
+            # Everything in this page is deleted by this unit: look further.
+            if reverse:
+                end = page[-1][0]
+            else:
+                start = page[-1][0] + b"\x00"
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.writes[key] = value
+        self._size_bytes += len(key) + len(value)
+        if self._size_bytes > UNIT_BYTES_MAX:
+            raise Exhausted(
+                "too much for one unit of work: split it", bytes_max=UNIT_BYTES_MAX
+            )
+
+    def delete(self, key: bytes) -> None:
+        self.writes[key] = None
+
+    # ---- inodes and statistics: read once, written once
+
+    async def find_inode(self, number: int) -> Inode | None:
+        inode = self._inodes.get(number)
+        if inode is None:
+            value = await self.get(keys.inode(number))
+            if value is None:
+                return None
+            inode = self._inodes[number] = Inode.unpack(value)
+        return inode
+
+    async def inode(self, number: int) -> Inode:
+        """The unit's own copy: change it, then `save` it. NOT_FOUND if there is none."""
+        inode = await self.find_inode(number)
+        if inode is None:
+            raise NotFound("no such inode", volume=self.volume.id, inode=number)
+        return inode
+
+    def save(self, inode: Inode) -> None:
+        inode.version = self.commit
+        self._inodes[inode.number] = inode
+        self.put(keys.inode(inode.number), b"")  # packed at the end, when it is final
+
+    def forget(self, number: int) -> None:
+        """Delete the inode."""
+        self._inodes.pop(number, None)
+        self.delete(keys.inode(number))
+
+    async def statistics(self, number: int) -> Statistics:
+        """Of a table or stream: the unit's own copy; `save_statistics` when changed."""
+        found = self._statistics.get(number)
+        if found is None:
+            value = await self.get(keys.statistics(number))
+            found = Statistics.unpack(value) if value is not None else Statistics()
+            self._statistics[number] = found
+        return found
+
+    async def account(self, number: int, *, count: int = 0, size_bytes: int = 0) -> None:
+        """A table or stream grew or shrank: its statistics and the volume's usage."""
+        statistics = await self.statistics(number)
+        statistics.count += count
+        statistics.size_bytes += size_bytes
+        if statistics.count < 0 or statistics.size_bytes < 0:
+            raise Corrupt("a count went below zero: run dp check", inode=number)
+        statistics.mtime_ns = self.now_ns
+        statistics.version = self.commit
+        self.used(size_bytes)
+        self.put(keys.statistics(number), b"")  # packed at the end
+
+    def new_inode_number(self) -> int:
+        number = self.volume.state.next_inode
+        taken = self.writes.get(_NEXT_INODE)
+        if taken is not None:
+            number = int.from_bytes(taken, "big")
+        self.writes[_NEXT_INODE] = (number + 1).to_bytes(8, "big")
+        return number
+
+    def new_producer_id(self) -> int:
+        number = self.volume.state.next_producer
+        taken = self.writes.get(_NEXT_PRODUCER)
+        if taken is not None:
+            number = int.from_bytes(taken, "big")
+        self.writes[_NEXT_PRODUCER] = (number + 1).to_bytes(8, "big")
+        return number
+
+    def used(self, size_bytes: int, entries: int = 0) -> None:
+        """The volume holds so much more (or less). EXHAUSTED over the quota."""
+        self.used_bytes_delta += size_bytes
+        self.entries_delta += entries
+        quota = self.volume.settings.quota_bytes
+        if quota and size_bytes > 0:
+            wanted = self.volume.state.used_bytes + self.used_bytes_delta
+            if wanted > quota:
+                raise Exhausted(
+                    "the volume's quota is used up: remove data or raise it with `dp volume set`",
+                    volume=self.volume.id,
+                    quota_bytes=quota,
+                    used_bytes=self.volume.state.used_bytes,
+                    errno=_EDQUOT,
+                )
+
+    # ---- segments: who refers to what
+
+    async def _segment(self, number: int) -> Segment:
+        segment = self.segments.get(number)
+        if segment is None:
+            value = await self.get(keys.segment(number))
+            segment = Segment.unpack(value) if value is not None else Segment()
+            self.segments[number] = segment
+        return segment
+
+    async def refer(self, extent: Extent, key: bytes, length: int, *, fresh: bool) -> None:
+        """The value of `key` refers to `length` uncompressed bytes of the extent from now on.
+
+        `fresh`: the extent was never committed before, so its segment grows.
+        """
+        segment = await self._segment(extent.segment)
+        if fresh:
+            segment.total_bytes += extent.length
+        segment.live_bytes += length
+        self.put(keys.reference(extent.segment, key), b"")
+
+    async def unrefer(self, extent: Extent, key: bytes, length: int) -> None:
+        """The value of `key` no longer refers to those bytes."""
+        segment = await self._segment(extent.segment)
+        segment.live_bytes -= length
+        self.delete(keys.reference(extent.segment, key))
+
+    # ---- what happened
+
+    def event(self, verb: str, path: str, kind: int | str, **facts: Any) -> None:
+        word = kind if isinstance(kind, str) else Kind(kind).word
+        self.events.append(Event(verb, path, word, facts))
+
+    async def path_of(self, number: int) -> str:
+        """Path from the volume's root, by way of the inode's first name; for events and errors."""
+        path = self.volume.paths.get(number)
+        if path is not None:
+            return path
+        names: list[str] = []
+        current = number
+        while True:
+            inode = await self.find_inode(current)
+            if inode is None or inode.links == 0:
+                return f"(inode {number})"
+            if inode.parent == 0:
+                break
+            names.append(inode.name.decode("utf-8", "replace"))
+            current = inode.parent
+        path = "/" + "/".join(reversed(names))
+        # Only what this unit did not name itself: it may yet fail.
+        if not self.renames and number < self.volume.state.next_inode:
+            self.volume.paths.remember(number, path, self._inodes[number].kind)
+        return path
+
+    def on_commit(self, callback: Callable[[int], None]) -> None:
+        """Called with the engine's ticket, right after the commit and before any other unit."""
+        self._callbacks.append(callback)
+
+    # ---- for the lane
+
+    def seal(self) -> dict[bytes, bytes | None]:
+        """Pack what is left and add the change row; the batch to commit."""
+        writes = self.writes
+        writes.pop(_NEXT_INODE, None)
+        writes.pop(_NEXT_PRODUCER, None)
+        for number, inode in self._inodes.items():
+            key = keys.inode(number)
+            if writes.get(key) is not None:
+                writes[key] = inode.pack()
+        for number, statistics in self._statistics.items():
+            key = keys.statistics(number)
+            if writes.get(key) is not None:
+                writes[key] = statistics.pack()
+        for number, segment in self.segments.items():
+            if segment.live_bytes < 0:
+                raise Corrupt("a segment's account is wrong: run dp check", segment=number)
+            writes[keys.segment(number)] = segment.pack()
+        touched = [] if self.quiet else list(writes)
+        row = ChangeRow(self.now_ns, self.request.principal, self.events, touched)
+        writes[keys.change(self.commit)] = row.pack()
+        return writes
+
+    def counters(self) -> tuple[int, int]:
+        """(next inode, next producer) once this unit is committed."""
+        state = self.volume.state
+        inode = self.writes.get(_NEXT_INODE)
+        producer = self.writes.get(_NEXT_PRODUCER)
+        return (
+            int.from_bytes(inode, "big") if inode else state.next_inode,
+            int.from_bytes(producer, "big") if producer else state.next_producer,
+        )
+
+    def committed(self, ticket: int) -> None:
+        for callback in self._callbacks:
+            callback(ticket)
+
+
+# Counters handed out within a unit: pseudo keys that never reach the engine.
+_NEXT_INODE = b"\x00next inode"
+_NEXT_PRODUCER = b"\x00next producer"
+
+_EDQUOT = 122

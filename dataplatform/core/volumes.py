@@ -1,0 +1,188 @@
+"""An open volume: one line of commits and everything that is kept in memory beside it.
+
+Whatever lives here is either exact (changed only by commits) or can be thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ..base.clock import Clock, Entropy
+from ..base.errors import Corrupt
+from ..engine.base import Storage
+from ..keyspace import keys
+from ..keyspace.records import (
+    ROOT_INODE,
+    Entry,
+    Inode,
+    Kind,
+    Statistics,
+    VolumeSettings,
+    VolumeState,
+)
+from .groups import Coordinator
+from .lanes import Lane
+from .partitions import Partitions
+from .replies import Replies
+from .segments import Holds, drop_unknown
+from .signals import Signal
+from .units import SYSTEM, Request, Unit
+from .writeback import Writeback
+
+T = TypeVar("T")
+
+
+class Paths:
+    """Paths of directories, tables and streams, until one of those is renamed or removed."""
+
+    _REMEMBERED = frozenset((Kind.DIRECTORY, Kind.TABLE, Kind.STREAM))
+    _MAX = 100_000
+
+    def __init__(self) -> None:
+        self._paths: dict[int, str] = {ROOT_INODE: "/"}
+
+    def get(self, number: int) -> str | None:
+        return self._paths.get(number)
+
+    def remember(self, number: int, path: str, kind: int) -> None:
+        if kind in self._REMEMBERED and len(self._paths) < self._MAX:
+            self._paths[number] = path
+
+    def clear(self) -> None:
+        self._paths = {ROOT_INODE: "/"}
+
+
+class Volume:
+    """One open volume. Made by `open_volume`."""
+
+    def __init__(
+        self,
+        volume_id: int,
+        storage: Storage,
+        clock: Clock,
+        entropy: Entropy,
+        state: VolumeState,
+        settings: VolumeSettings,
+    ) -> None:
+        self.id = volume_id
+        self.storage = storage
+        self.clock = clock
+        self.entropy = entropy
+        self.state = state
+        self.settings = settings
+        self.opened_monotonic_s = clock.monotonic()
+        self.paths = Paths()
+        self.changed = Signal()  # a commit became durable
+        self.replies = Replies(storage.engine)
+        self.lane = Lane(self)
+        self.opens: dict[int, int] = {}  # inode -> how many sessions hold it open
+        self.holds = Holds(storage.segments)
+        self.writeback = Writeback(self)
+        self.partitions = Partitions(self)
+        self.groups = Coordinator(self)
+        self.users = 0  # calls under way; see Platform.acquire
+        self.used_monotonic_s = self.opened_monotonic_s
+
+    async def run(
+        self, request: Request, work: Callable[[Unit], Awaitable[T]], *, durable: bool
+    ) -> T:
+        """One unit of work; see `Lane.run`."""
+        return await self.lane.run(request, work, durable=durable)
+
+    async def find_inode(self, number: int) -> Inode | None:
+        """As committed; `writeback` may hold newer times and size of a file."""
+        value = await self.storage.engine.get(keys.inode(number))
+        return Inode.unpack(value) if value is not None else None
+
+    async def complete(self, inode: Inode) -> Inode:
+        """The inode as a reader should see it: buffered writes, statistics of tables and streams."""
+        if inode.kind == Kind.FILE:
+            return self.writeback.apply(inode)
+        if inode.kind in (Kind.TABLE, Kind.STREAM):
+            value = await self.storage.engine.get(keys.statistics(inode.number))
+            if value is not None:
+                statistics = Statistics.unpack(value)
+                inode.size = statistics.count
+                inode.used_bytes = statistics.size_bytes
+                inode.mtime_ns = max(inode.mtime_ns, statistics.mtime_ns)
+                inode.version = max(inode.version, statistics.version)
+        return inode
+
+    async def find_entry(self, directory: int, name: bytes) -> Entry | None:
+        value = await self.storage.engine.get(keys.entry(directory, name))
+        return Entry.unpack(value) if value is not None else None
+
+    async def path_of(self, number: int) -> str:
+        """Path from this volume's root of something that has a name."""
+        return await Unit(self, SYSTEM).path_of(number)
+
+    @property
+    def idle(self) -> bool:
+        return not self.users and not self.opens and not self.groups.active
+
+    async def sync(self) -> None:
+        """Everything acknowledged so far, buffered file writes included, is durable after this."""
+        await self.writeback.flush_all()
+        await self.lane.durable()
+
+    async def close(self) -> None:
+        """Make everything durable and close the storage. Waiting fetches end."""
+        self.partitions.close()
+        try:
+            if self.lane.broken is None:
+                await self.sync()
+        finally:
+            await asyncio.shield(self._close_storage())
+
+    async def _close_storage(self) -> None:
+        await self.storage.segments.close()
+        await self.storage.engine.close()
+
+
+async def create_volume(
+    storage: Storage, volume_id: int, now_ns: int, settings: VolumeSettings
+) -> None:
+    """Write what an empty volume holds, durably. Repeating it after a crash is fine."""
+    if await storage.engine.get(keys.STATE_KEY) is not None:
+        return
+    root = Inode(
+        number=ROOT_INODE,
+        kind=Kind.DIRECTORY,
+        mode=0o755,
+        uid=0,
+        gid=0,
+        links=2,
+        atime_ns=now_ns,
+        mtime_ns=now_ns,
+        ctime_ns=now_ns,
+        birth_ns=now_ns,
+    )
+    settings.created_ns = now_ns
+    ticket = await storage.engine.commit(
+        {
+            keys.STATE_KEY: VolumeState().pack(),
+            keys.SETTINGS_KEY: settings.pack(),
+            keys.inode(ROOT_INODE): root.pack(),
+        }
+    )
+    await storage.engine.durable(ticket)
+
+
+async def open_volume(
+    volume_id: int, storage: Storage, clock: Clock, entropy: Entropy
+) -> Volume:
+    """CORRUPT if the storage does not hold a volume."""
+    state, settings = await storage.engine.get_many([keys.STATE_KEY, keys.SETTINGS_KEY])
+    if state is None or settings is None:
+        raise Corrupt("the volume has no state: it was never finished", volume=volume_id)
+    await drop_unknown(storage)
+    return Volume(
+        volume_id,
+        storage,
+        clock,
+        entropy,
+        VolumeState.unpack(state),
+        VolumeSettings.unpack(settings),
+    )

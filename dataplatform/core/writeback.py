@@ -1,0 +1,273 @@
+"""Buffered file writes: durable at fsync, and within a second otherwise (D5), as on a local disk.
+
+A write that nobody has synced yet lives here: small ones as bytes, large ones already in a segment,
+and the file's map is changed when they are flushed: one unit for many writes, neighbours joined,
+and, above all, an extent's bytes are synced before the commit that names them (D3).
+
+Every reader of a file's bytes, size or times looks here too (`overlay`, `apply`). Every unit that
+works on a file's data is preceded by `flush` of that file, so acknowledged writes come first.
+
+What a killed server loses of this is what a crashed machine loses of its page cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from ..base.errors import Invalid, NotFound, PlatformError
+from ..base.limits import EXTENT_BYTES_MIN, FILE_BYTES_MAX, MIB
+from ..keyspace.records import Extent, Inode, Kind, Piece
+from . import extents, filemap
+from .units import Request, Unit
+
+if TYPE_CHECKING:
+    from .volumes import Volume
+
+log = logging.getLogger(__name__)
+
+PENDING_BYTES_MAX = 32 * MIB
+"""Bytes held in memory per volume before writers wait for a flush."""
+
+UNSYNCED_BYTES_MAX = 256 * MIB
+"""Bytes in segments that no commit names yet, per volume, before writers wait for a flush."""
+
+FLUSH_PIECES_MAX = 4000
+FLUSH_BYTES_MAX = 8 * MIB
+"""Buffered pieces and bytes of one file before it is flushed, so that one unit holds them."""
+
+AGE_S = 0.5
+"""Flushed when older, by `run_once` every half second: durable within a second or so."""
+
+
+class Pending:
+    """What was written to one file and not flushed yet."""
+
+    __slots__ = ("memory_bytes", "mtime_ns", "pieces", "request", "segment_bytes", "since_s", "size")
+
+    def __init__(self, request: Request, since_s: float) -> None:
+        self.pieces: list[Piece] = []
+        self.size = 0  # the end of the furthest write
+        self.mtime_ns = 0
+        self.memory_bytes = 0
+        self.segment_bytes = 0
+        self.request = Request(request.principal)
+        self.since_s = since_s
+
+    def add(self, piece: Piece) -> None:
+        filemap.overlay(self.pieces, piece)
+        self.size = max(self.size, piece.end)
+        if piece.data is not None:
+            self.memory_bytes += piece.length
+        else:
+            self.segment_bytes += piece.length
+
+
+class Writeback:
+    """The buffered writes of one volume."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._pending: dict[int, Pending] = {}
+        self._flushing: dict[int, tuple[Pending, asyncio.Future[None]]] = {}
+        self.memory_bytes = 0
+        self.segment_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._pending or self._flushing)
+
+    # ---- writing
+
+    async def write(
+        self, request: Request, number: int, offset: int, data: bytes | memoryview
+    ) -> int:
+        """Take a write; the file's new size. Not durable. NOT_FOUND, INVALID, EXHAUSTED."""
+        volume = self._volume
+        if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
+            raise Invalid("the offset is beyond the largest file", offset=offset, errno=27)
+        inode = await volume.find_inode(number)
+        if inode is None:
+            raise NotFound("no such file", inode=number)
+        if inode.kind != Kind.FILE:
+            is_directory = inode.kind == Kind.DIRECTORY
+            raise Invalid("not a file", inode=number, errno=21 if is_directory else 22)
+        if not data:
+            return self.size_of(inode)
+        with volume.holds.append():
+            for piece in await self._pieces(offset, data):
+                self._take(request, number, piece)
+        pending = self._pending[number]
+        if len(pending.pieces) > FLUSH_PIECES_MAX or pending.memory_bytes > FLUSH_BYTES_MAX:
+            await self.flush(number)
+        elif self.memory_bytes > PENDING_BYTES_MAX or self.segment_bytes > UNSYNCED_BYTES_MAX:
+            await self.flush_all()
+        return max(self.size_of(inode), offset + len(data))
+
+    async def _pieces(self, offset: int, data: bytes | memoryview) -> list[Piece]:
+        if len(data) < EXTENT_BYTES_MIN:
+            return [Piece(offset, len(data), bytes(data))]
+        written = await extents.append_many(
+            self._volume.storage.segments,
+            memoryview(data),
+            extents.FILE_EXTENT_BYTES_MAX,
+            compression=self._volume.settings.compression,
+        )
+        return pieces_of(offset, written)
+
+    def _take(self, request: Request, number: int, piece: Piece) -> None:
+        pending = self._pending.get(number)
+        if pending is None:
+            pending = Pending(request, self._volume.clock.monotonic())
+            self._pending[number] = pending
+        memory, segment = pending.memory_bytes, pending.segment_bytes
+        pending.add(piece)
+        pending.mtime_ns = self._volume.clock.now_ns()
+        self.memory_bytes += pending.memory_bytes - memory
+        self.segment_bytes += pending.segment_bytes - segment
+
+    def lowest_segment(self) -> int | None:
+        """The lowest segment that a buffered write refers to: it must not be deleted."""
+        layers = [*self._pending.values(), *(f[0] for f in self._flushing.values())]
+        named = (p.extent.segment for layer in layers for p in layer.pieces if p.extent)
+        return min(named, default=None)
+
+    # ---- reading what is not flushed
+
+    def _layers(self, number: int) -> list[Pending]:
+        layers = []
+        flushing = self._flushing.get(number)
+        if flushing is not None:
+            layers.append(flushing[0])
+        pending = self._pending.get(number)
+        if pending is not None:
+            layers.append(pending)
+        return layers
+
+    def overlay(self, number: int, pieces: list[Piece], start: int, end: int) -> list[Piece]:
+        """Committed pieces with the buffered ones laid over, cut to [start, end)."""
+        result = filemap.within(pieces, start, end)
+        for layer in self._layers(number):
+            for piece in filemap.within(layer.pieces, start, end):
+                filemap.overlay(result, piece)
+        return result
+
+    def size_of(self, inode: Inode) -> int:
+        return max([inode.size, *(layer.size for layer in self._layers(inode.number))])
+
+    def apply(self, inode: Inode) -> Inode:
+        """Size and times as a reader should see them, put into this copy of the inode."""
+        for layer in self._layers(inode.number):
+            inode.size = max(inode.size, layer.size)
+            inode.mtime_ns = max(inode.mtime_ns, layer.mtime_ns)
+            inode.ctime_ns = max(inode.ctime_ns, layer.mtime_ns)
+        return inode
+
+    # ---- flushing
+
+    async def flush(self, number: int) -> None:
+        """Commit what is buffered for one file (not durable yet: see `Lane.durable`)."""
+        while True:
+            under_way = self._flushing.get(number)
+            if under_way is not None:
+                await asyncio.shield(under_way[1])
+                continue
+            pending = self._pending.pop(number, None)
+            if pending is None:
+                return
+            await self._flush(number, pending)
+
+    async def _flush(self, number: int, pending: Pending) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushing[number] = (pending, done)
+        try:
+            await self._commit(number, pending)
+        except BaseException:
+            # Nothing is lost by a failed flush: newer writes go over the older ones again.
+            newer = self._pending.get(number)
+            if newer is not None:
+                for piece in newer.pieces:
+                    filemap.overlay(pending.pieces, piece)
+                pending.size = max(pending.size, newer.size)
+                pending.mtime_ns = newer.mtime_ns
+                pending.memory_bytes += newer.memory_bytes
+                pending.segment_bytes += newer.segment_bytes
+            self._pending[number] = pending
+            raise
+        else:
+            self.memory_bytes -= pending.memory_bytes
+            self.segment_bytes -= pending.segment_bytes
+        finally:
+            del self._flushing[number]
+            done.set_result(None)
+
+    async def _commit(self, number: int, pending: Pending) -> None:
+        volume = self._volume
+        with volume.holds.append():
+            await self._commit_pieces(number, pending)
+
+    async def _commit_pieces(self, number: int, pending: Pending) -> None:
+        volume = self._volume
+        pieces = await self._bulk(filemap.join(pending.pieces))
+        if any(p.extent is not None for p in pieces):
+            await volume.storage.segments.sync()
+
+        async def work(unit: Unit) -> None:
+            inode = await unit.find_inode(number)
+            if inode is None:  # removed meanwhile: nobody can read it any more
+                return
+            await filemap.write(unit, inode, pieces)
+            inode.size = max(inode.size, pending.size)
+            inode.mtime_ns = max(inode.mtime_ns, pending.mtime_ns)
+            inode.ctime_ns = max(inode.ctime_ns, pending.mtime_ns)
+            unit.save(inode)
+            unit.event(
+                "written",
+                await unit.path_of(number),
+                inode.kind,
+                offset=pieces[0].offset,
+                length=sum(p.length for p in pieces),
+            )
+
+        await volume.run(pending.request, work, durable=False)
+
+    async def _bulk(self, pieces: list[Piece]) -> list[Piece]:
+        """Move runs of small writes that are bulk by now to a segment."""
+        result: list[Piece] = []
+        for piece in pieces:
+            if piece.data is None or piece.length < EXTENT_BYTES_MIN:
+                result.append(piece)
+            else:
+                result += await self._pieces(piece.offset, piece.data)
+        return result
+
+    async def flush_all(self) -> None:
+        await self._flush_each(list(self._pending) + list(self._flushing))
+
+    async def _flush_each(self, numbers: list[int]) -> None:
+        first_error: PlatformError | None = None
+        for number in numbers:
+            try:
+                await self.flush(number)
+            except PlatformError as error:
+                first_error = first_error or error
+        if first_error is not None:
+            raise first_error
+
+    async def run_once(self) -> None:
+        """Flush what is older than half a second."""
+        now_s = self._volume.clock.monotonic()
+        old = [n for n, p in self._pending.items() if now_s - p.since_s >= AGE_S]
+        try:
+            await self._flush_each(old)
+        except PlatformError as error:
+            log.error("buffered writes of volume %d cannot be stored: %s", self._volume.id, error)
+
+
+def pieces_of(offset: int, written: list[Extent]) -> list[Piece]:
+    """Consecutive extents as pieces of a file from `offset` on."""
+    pieces = []
+    for extent in written:
+        pieces.append(Piece(offset, extent.length, None, extent, 0))
+        offset += extent.length
+    return pieces

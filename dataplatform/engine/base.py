@@ -1,0 +1,202 @@
+"""The seam: what the core asks of a storage engine, and nothing more (D2).
+
+An `Engine` is one ordered map from bytes to bytes, for one volume. The write lane above it gives
+order, so there is no read-modify-write here, and there is exactly one writer at a time.
+
+Invariants that every engine keeps, held by `tests/contract/engine.py`:
+
+- A batch is applied whole or not at all, also across a crash.
+- Batches become durable in the order in which they were committed: what survives a crash is a
+  prefix of the commits.
+- After `commit` returns, every later read sees the batch.
+- After `durable(ticket)` returns, that batch and every earlier one survive SIGKILL and power loss.
+  Many waiters cost one sync.
+- After a failed commit or sync the engine is broken: it answers UNAVAILABLE to every further
+  commit and durable until it is reopened, because nobody can know what the disk kept.
+
+A `SegmentStore` keeps bulk bytes in append-only segments which are immutable once sealed (D3).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import NamedTuple
+
+Pair = tuple[bytes, bytes]
+Batch = Mapping[bytes, bytes | None]
+"""What to write: a value to put, None to delete. Keys are distinct by construction."""
+
+Ticket = int
+"""Grows with every commit of one open engine; `durable(t)` covers all tickets up to t."""
+
+
+class Reader(abc.ABC):
+    """Reads of an ordered map."""
+
+    @abc.abstractmethod
+    async def get(self, key: bytes) -> bytes | None:
+        """The value, or None."""
+
+    @abc.abstractmethod
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values in the order of the keys."""
+
+    @abc.abstractmethod
+    async def scan(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        reverse: bool = False,
+        limit: int = 1000,
+        size_bytes: int = 1 << 20,
+    ) -> list[Pair]:
+        """One page of the half-open range [start, end), ascending, or descending from its end.
+
+        At most `limit` pairs, and no further pair once keys and values reach `size_bytes` (a page
+        of a non-empty range holds at least one pair). A page below both bounds is the last one.
+        """
+
+
+async def scan_all(
+    reader: Reader, start: bytes, end: bytes, *, reverse: bool = False
+) -> AsyncIterator[Pair]:
+    """Every pair of the range, page by page. Not one moment unless `reader` is a `View`."""
+    while True:
+        page = await reader.scan(start, end, reverse=reverse)
+        for pair in page:
+            yield pair
+        if not page:
+            return
+        if reverse:
+            end = page[-1][0]
+        else:
+            start = page[-1][0] + b"\x00"
+
+
+class View(Reader):
+    """A consistent picture at one moment. Close it: it pins memory and files."""
+
+    @abc.abstractmethod
+    def close(self) -> None: ...
+
+
+class Engine(Reader):
+    """One open database with one writer. Opening and closing are the opener's: see `Engines`."""
+
+    @abc.abstractmethod
+    async def view(self) -> View: ...
+
+    @abc.abstractmethod
+    async def commit(self, batch: Batch) -> Ticket:
+        """Apply atomically and in order; visible at once, durable when the ticket is."""
+
+    @abc.abstractmethod
+    async def durable(self, ticket: Ticket) -> None:
+        """Wait until the commit is durable; concurrent waiters share one sync."""
+
+    @property
+    @abc.abstractmethod
+    def durable_ticket(self) -> Ticket:
+        """The highest ticket known to be durable."""
+
+    @abc.abstractmethod
+    async def checkpoint(self, name: str) -> None:
+        """Pin everything committed so far under a name; instant, survives restarts."""
+
+    @abc.abstractmethod
+    async def open_checkpoint(self, name: str) -> View:
+        """Read a checkpoint; NOT_FOUND if there is none of that name."""
+
+    @abc.abstractmethod
+    async def delete_checkpoint(self, name: str) -> None: ...
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Make everything durable and let go. Further calls answer UNAVAILABLE."""
+
+
+class Location(NamedTuple):
+    """Where an appended piece of bytes lies."""
+
+    segment: int
+    offset: int
+    length: int
+
+
+class SegmentStore(abc.ABC):
+    """Append-only segments of one volume. Segment numbers grow and are never used again.
+
+    One segment at a time is open for appending; it is sealed when it is full, on `seal`, and when
+    the store is reopened (what a crash tore is never appended to again).
+    """
+
+    @abc.abstractmethod
+    async def append(self, data: bytes | memoryview) -> Location:
+        """Append to the open segment. Readable at once, durable only after `sync`."""
+
+    @abc.abstractmethod
+    async def sync(self) -> None:
+        """Make every completed append durable; concurrent callers share one sync.
+
+        After a failed sync the store is broken, as an engine is.
+        """
+
+    @abc.abstractmethod
+    async def read(self, location: Location) -> bytes:
+        """Exactly `length` bytes; CORRUPT if the segment is missing or shorter."""
+
+    @abc.abstractmethod
+    async def seal(self) -> None:
+        """Sync and end the open segment, if any."""
+
+    @abc.abstractmethod
+    async def sizes(self) -> dict[int, int]:
+        """Stored bytes of every segment, the open one included."""
+
+    @property
+    @abc.abstractmethod
+    def open_segment(self) -> int | None:
+        """The segment that appends go to, if there is one."""
+
+    @abc.abstractmethod
+    async def delete(self, segment: int) -> None:
+        """Remove a sealed segment; a missing one is no error."""
+
+    @abc.abstractmethod
+    async def close(self) -> None: ...
+
+
+class Storage(NamedTuple):
+    """What one open volume stands on."""
+
+    engine: Engine
+    segments: SegmentStore
+
+
+class Storages(abc.ABC):
+    """Where the databases of many volumes live: one data directory, or one bucket prefix.
+
+    Opening one holds it exclusively: a second process is refused with UNAVAILABLE, or fences the
+    first (object stores), and a newer format is refused with INVALID.
+    """
+
+    kind: str
+    """"memory", "rocks" or "slate"."""
+
+    @abc.abstractmethod
+    async def volumes(self) -> list[int]:
+        """The volumes that exist here, whole or half-made."""
+
+    @abc.abstractmethod
+    async def open(self, volume: int, *, create: bool = False) -> Storage:
+        """NOT_FOUND without `create` if there is none."""
+
+    @abc.abstractmethod
+    async def remove(self, volume: int) -> None:
+        """Delete a closed volume's bytes for good."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Close whatever is open, then let go of the directory or prefix."""

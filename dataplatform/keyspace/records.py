@@ -1,0 +1,376 @@
+"""Stored records: what the values of the key table are. On disk: fields are only ever added last.
+
+Small records are MessagePack arrays in the order of their fields; a shorter array, written before
+a field was added, is filled up with the defaults. Values read millions of times (entries, pieces,
+rows, batches) have a fixed binary head instead.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from struct import Struct
+from struct import error as StructError
+from typing import Any, NamedTuple, TypeVar
+
+import msgpack
+
+from ..base.errors import Corrupt
+
+R = TypeVar("R", bound="Record")
+
+ROOT_INODE = 1
+"""Every volume's root directory."""
+
+ROOT_VOLUME = 1
+
+
+class Kind(enum.IntEnum):
+    """What an inode is. Values are stored, and equal those of the API."""
+
+    FILE = 1
+    DIRECTORY = 2
+    SYMLINK = 3
+    TABLE = 4
+    STREAM = 5
+    FIFO = 6
+    SOCKET = 7
+    CHARACTER_DEVICE = 8
+    BLOCK_DEVICE = 9
+
+    @property
+    def word(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+def unpack(data: bytes, what: str) -> Any:
+    try:
+        return msgpack.unpackb(data, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise Corrupt(f"a stored {what} cannot be read", reason=error) from error
+
+
+class Record:
+    """A dataclass stored as a MessagePack array of its fields."""
+
+    __slots__ = ()
+
+    def pack(self) -> bytes:
+        cls = type(self)
+        values = cls.__dict__.get("_values") or cls._prepare()
+        return msgpack.packb(values(self))  # type: ignore[no-any-return]
+
+    @classmethod
+    def unpack(cls: type[R], data: bytes) -> R:
+        values = unpack(data, cls.__name__)
+        try:
+            return cls(*values)
+        except TypeError as error:
+            raise Corrupt(f"a stored {cls.__name__} cannot be read", reason=error) from error
+
+    @classmethod
+    def _prepare(cls) -> Any:
+        """One C call that takes all fields, in order; made once per class."""
+        values = attrgetter(*(f.name for f in fields(cls)))  # type: ignore[arg-type]
+        cls._values = values  # type: ignore[attr-defined]
+        return values
+
+
+@dataclass(slots=True)
+class Inode(Record):
+    """One file, directory, symbolic link, table, stream or special node."""
+
+    number: int
+    kind: int
+    mode: int  # 07777
+    uid: int
+    gid: int
+    links: int = 1  # names that point here; a directory: 2 + its subdirectories; 0: orphan
+    size: int = 0  # bytes of a file or link target; entries of a directory
+    used_bytes: int = 0  # bytes of a file's pieces: what it takes, without holes
+    atime_ns: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    birth_ns: int = 0
+    rdev: int = 0
+    parent: int = 0  # the directory of its first name; 0 for a volume's root
+    name: bytes = b""  # its first name there: path_of() walks these
+    version: int = 0  # commit that last changed it
+    symlink: bytes = b""  # target of a symbolic link
+    volume: int = 0  # not 0: a junction, where this volume is mounted
+    settings: dict[str, Any] = field(default_factory=dict)  # of a table or stream
+
+    @property
+    def is_directory(self) -> bool:
+        return self.kind == Kind.DIRECTORY
+
+
+class Entry(NamedTuple):
+    """What a name in a directory points at."""
+
+    inode: int
+    kind: int
+    volume: int = 0  # not 0: a junction to that volume's root
+
+    def pack(self) -> bytes:
+        return _ENTRY.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Entry:
+        try:
+            return cls._make(_ENTRY.unpack(data))
+        except StructError as error:
+            raise Corrupt("a stored directory entry cannot be read") from error
+
+
+_ENTRY = Struct(">QBQ")
+
+
+@dataclass(slots=True)
+class VolumeState(Record):
+    """Counters of a volume; rewritten by every commit."""
+
+    commit: int = 0  # the last commit
+    next_inode: int = ROOT_INODE + 1
+    next_producer: int = 1
+    used_bytes: int = 0  # of everything that has a name
+    entries: int = 0  # inodes that have a name, the root not counted
+    oldest_change: int = 1  # change rows before this commit were trimmed
+
+
+@dataclass(slots=True)
+class VolumeSettings(Record):
+    quota_bytes: int = 0  # 0: none
+    compression: str = "none"  # of file extents: lz4 or none
+    created_ns: int = 0
+
+
+class VolumePhase(enum.IntEnum):
+    """A volume spans two databases, so making and removing one takes steps. Stored."""
+
+    CREATING = 1
+    READY = 2
+    REMOVING = 3
+
+
+@dataclass(slots=True)
+class VolumeRecord(Record):
+    """The root volume's list of volumes."""
+
+    volume: int
+    phase: int
+    parent_volume: int  # where it is mounted: volume, directory, name, and the junction's inode
+    directory: int
+    name: bytes
+    junction: int = 0
+    created_ns: int = 0
+
+
+class Extent(NamedTuple):
+    """Bytes in a segment. `flags`: EXTENT_LZ4."""
+
+    segment: int
+    offset: int
+    stored_length: int
+    length: int  # before compression
+    checksum: int  # crc32c of the stored bytes
+    flags: int = 0
+
+
+EXTENT_LZ4 = 1
+_EXTENT = Struct(">QQIIIB")
+EXTENT_BYTES = _EXTENT.size
+
+
+class Piece(NamedTuple):
+    """A range of a file: either bytes, or a part of an extent. Pieces never overlap."""
+
+    offset: int  # in the file (from the key)
+    length: int
+    data: bytes | None = None
+    extent: Extent | None = None
+    skip: int = 0  # where in the extent's uncompressed bytes the range starts
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+    def cut(self, start: int, end: int) -> Piece:
+        """The part within [start, end) of the file; the piece itself if it lies inside."""
+        start, end = max(start, self.offset), min(end, self.end)
+        assert start < end
+        if start == self.offset and end == self.end:
+            return self
+        skip = start - self.offset
+        if self.data is not None:
+            return Piece(start, end - start, self.data[skip : end - self.offset])
+        return Piece(start, end - start, None, self.extent, self.skip + skip)
+
+    def pack(self) -> bytes:
+        if self.data is not None:
+            return b"\x00" + self.data
+        assert self.extent is not None
+        return _PIECE_HEAD.pack(1, self.length, self.skip) + _EXTENT.pack(*self.extent)
+
+    @classmethod
+    def unpack(cls, offset: int, value: bytes) -> Piece:
+        if value[:1] == b"\x00":
+            return cls(offset, len(value) - 1, value[1:])
+        try:
+            tag, length, skip = _PIECE_HEAD.unpack_from(value)
+            extent = Extent._make(_EXTENT.unpack_from(value, _PIECE_HEAD.size))
+        except StructError as error:
+            raise Corrupt("a stored piece of a file cannot be read", offset=offset) from error
+        if tag != 1:
+            raise Corrupt("a stored piece of a file has an unknown form", offset=offset)
+        return cls(offset, length, None, extent, skip)
+
+
+_PIECE_HEAD = Struct(">BII")
+
+
+@dataclass(slots=True)
+class Statistics(Record):
+    """Of a table: rows and their bytes. Of a stream: records and their stored bytes."""
+
+    count: int = 0
+    size_bytes: int = 0
+    mtime_ns: int = 0
+    version: int = 0
+
+
+ROW_HEAD = Struct(">BBQBQ")
+"""The head of a stored row: MessagePack's marks for an array of three, an unsigned 64-bit version
+and an unsigned 64-bit expiry in ms (0: never); the map of columns follows as MessagePack. So a
+stored row is itself one MessagePack object, and goes to clients as it is."""
+
+
+def pack_row(version: int, expires_ms: int, columns: bytes) -> bytes:
+    """`columns` is a packed MessagePack map."""
+    return ROW_HEAD.pack(0x93, 0xCF, version, 0xCF, expires_ms) + columns
+
+
+def row_head(value: bytes) -> tuple[int, int]:
+    """(version, expires_ms) of a stored row."""
+    try:
+        _, _, version, _, expires_ms = ROW_HEAD.unpack_from(value)
+    except StructError as error:
+        raise Corrupt("a stored row cannot be read") from error
+    return version, expires_ms
+
+
+def row_columns(value: bytes) -> bytes:
+    """The packed map of columns."""
+    return value[ROW_HEAD.size :]
+
+
+@dataclass(slots=True)
+class Topic(Record):
+    """A topic of a stream. Its id, not its name, stands in keys."""
+
+    id: int
+    partitions: int
+    created_ns: int = 0
+
+
+@dataclass(slots=True)
+class Partition(Record):
+    """The ends of a partition."""
+
+    start_offset: int = 0  # the oldest record kept
+    next_offset: int = 0
+    size_bytes: int = 0  # of the stored batches
+    max_timestamp_ms: int = -1  # of all records ever appended
+
+
+class StoredBatch(NamedTuple):
+    """A Kafka RecordBatch v2, as its producer sent it apart from the base offset (D7)."""
+
+    records: int
+    length: int  # bytes of the batch
+    max_timestamp_ms: int  # of this and all earlier batches: grows, so time can be searched
+    append_time_ms: int
+    data: bytes | None = None
+    extent: Extent | None = None
+
+    def pack(self) -> bytes:
+        head = _BATCH_HEAD.pack(
+            0 if self.data is not None else 1,
+            self.records,
+            self.length,
+            self.max_timestamp_ms,
+            self.append_time_ms,
+        )
+        if self.data is not None:
+            return head + self.data
+        assert self.extent is not None
+        return head + _EXTENT.pack(*self.extent)
+
+    @classmethod
+    def unpack(cls, value: bytes) -> StoredBatch:
+        try:
+            tag, records, length, max_timestamp_ms, append_time_ms = _BATCH_HEAD.unpack_from(value)
+            if tag == 0:
+                return cls(
+                    records, length, max_timestamp_ms, append_time_ms, value[_BATCH_HEAD.size :]
+                )
+            extent = Extent._make(_EXTENT.unpack_from(value, _BATCH_HEAD.size))
+        except StructError as error:
+            raise Corrupt("a stored record batch cannot be read") from error
+        return cls(records, length, max_timestamp_ms, append_time_ms, None, extent)
+
+
+_BATCH_HEAD = Struct(">BIIqq")
+
+
+@dataclass(slots=True)
+class Producer(Record):
+    """What a partition remembers of an idempotent producer (KIP-98): its last five batches."""
+
+    epoch: int
+    batches: list[list[int]]  # [first sequence, last sequence, base offset, append_time_ms]
+    time_ns: int = 0
+
+
+@dataclass(slots=True)
+class GroupOffset(Record):
+    offset: int  # of the next record to read
+    metadata: str = ""
+    time_ns: int = 0
+
+
+@dataclass(slots=True)
+class Segment(Record):
+    """What refers to a segment, counted in uncompressed bytes."""
+
+    total_bytes: int = 0  # of every extent ever committed in it
+    live_bytes: int = 0  # of what pieces and batches refer to now
+
+
+@dataclass(slots=True)
+class StoredReply(Record):
+    """The last write of a client's slot, kept so that a retry changes nothing."""
+
+    sequence: int
+    time_ns: int
+    result: Any = None
+
+
+class Event(NamedTuple):
+    """Something that happened, in words a user understands."""
+
+    verb: str  # created, removed, renamed, written, row put, records appended, …
+    path: str  # from the volume's root
+    kind: str
+    facts: dict[str, Any]
+
+
+@dataclass(slots=True)
+class ChangeRow(Record):
+    """One commit (D4): who, when, what in words, and which keys."""
+
+    time_ns: int
+    principal: str
+    events: list[Any]  # of Event, as arrays
+    keys: list[bytes]

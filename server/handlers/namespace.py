@@ -1,0 +1,215 @@
+"""Namespace.*: unpack, one core call, pack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dataplatform.api import platform_pb2 as pb
+from dataplatform.base.errors import Invalid
+from dataplatform.core import files, listing, namespace
+from dataplatform.core.namespace import Attributes
+from dataplatform.core.platform import NewName
+from dataplatform.core.units import Unit
+from dataplatform.keyspace.records import Kind
+
+from ..dispatch import Call, rpc
+from ..packing import attributes_of, node_message, settings_of
+
+
+@rpc("Namespace.Stat")
+async def stat(call: Call, message: pb.StatRequest, data: Any) -> pb.Node:
+    node = await call.node(message.target, follow=message.follow)
+    return node_message(node)
+
+
+@rpc("Namespace.List")
+async def list_(call: Call, message: pb.ListRequest, data: Any) -> pb.ListReply:
+    node = await call.node(message.target)
+    page = await listing.page(node, message.after, message.limit)
+    return pb.ListReply(
+        nodes=[node_message(n, name=n.inode.name.decode()) for n in page.nodes], end=page.end
+    )
+
+
+@rpc("Namespace.Create")
+async def create(call: Call, message: pb.CreateRequest, data: Any) -> pb.Node:
+    at = await call.new_name(message.target, parents=message.parents)
+    new = attributes_of(message)
+
+    async def work(unit: Unit) -> int:
+        directory = await namespace.make_parents(unit, at.directory, at.missing, new)
+        return await namespace.create(unit, directory, at.name, new, exist_ok=message.exist_ok)
+
+    number = await at.volume.run(
+        call.request(message), work, durable=call.durable(message, customary=_synced(new.kind))
+    )
+    if message.open:
+        call.platform.opens.open(call.session.id, at.volume, number)
+    return await call.describe(at.volume, number)
+
+
+def _synced(kind: int) -> bool:
+    """Tables and streams are there for good when their creation is acknowledged; what POSIX knows
+    is durable at fsync (D5)."""
+    return kind in (Kind.TABLE, Kind.STREAM)
+
+
+@rpc("Namespace.Link")
+async def link(call: Call, message: pb.LinkRequest, data: Any) -> pb.Node:
+    existing = await call.node(message.existing, follow=False)
+    at = await call.new_name(message.target)
+    call.same_volume(existing.volume, at.volume)
+    await existing.volume.writeback.flush(existing.inode.number)
+
+    async def work(unit: Unit) -> int:
+        return await namespace.link(unit, existing.inode.number, at.directory, at.name)
+
+    number = await at.volume.run(
+        call.request(message), work, durable=call.durable(message, customary=False)
+    )
+    return await call.describe(at.volume, number)
+
+
+@rpc("Namespace.Remove")
+async def remove(call: Call, message: pb.RemoveRequest, data: Any) -> pb.Empty:
+    at = await call.new_name(message.target, parents=message.missing_ok)
+    expect = message.expect
+
+    async def work(unit: Unit) -> None:
+        if at.missing:
+            return  # missing_ok: not even its directory is there
+        await namespace.remove(
+            unit,
+            at.directory,
+            at.name.encode(),
+            directories=expect != pb.RemoveRequest.NOT_DIRECTORY,
+            others=expect != pb.RemoveRequest.EMPTY_DIRECTORY,
+            missing_ok=message.missing_ok,
+        )
+
+    await at.volume.run(
+        call.request(message), work, durable=call.durable(message, customary=False)
+    )
+    return pb.Empty()
+
+
+@rpc("Namespace.Rename")
+async def rename(call: Call, message: pb.RenameRequest, data: Any) -> pb.Empty:
+    source = await call.new_name(message.source)
+    target = await call.new_name(message.target)
+    call.same_volume(source.volume, target.volume)
+    await _flush(source)
+
+    async def work(unit: Unit) -> None:
+        await namespace.rename(
+            unit,
+            source.directory,
+            source.name.encode(),
+            target.directory,
+            target.name,
+            no_replace=message.no_replace,
+            exchange=message.exchange,
+        )
+
+    await source.volume.run(
+        call.request(message), work, durable=call.durable(message, customary=False)
+    )
+    return pb.Empty()
+
+
+async def _flush(source: NewName) -> None:
+    """A new file's bytes go before its new name: replacing by rename never shows an empty file."""
+    if source.inode:
+        await source.volume.writeback.flush(source.inode)
+
+
+@rpc("Namespace.SetAttributes")
+async def set_attributes(call: Call, message: pb.SetAttributesRequest, data: Any) -> pb.Node:
+    node = await call.node(message.target, follow=message.follow)
+    volume, number = node.volume, node.inode.number
+    durable = call.durable(message, customary=False)
+    optional = {
+        name: getattr(message, name)
+        for name in ("mode", "uid", "gid", "atime_ns", "mtime_ns")
+        if message.HasField(name)
+    }
+    settings = settings_of(node.inode.kind, message)
+    if settings is not None:
+        optional["settings"] = settings
+    if message.HasField("size"):
+        if optional:
+            raise Invalid("set a size alone: other attributes go in a request of their own")
+        await files.truncate(volume, call.request(message), number, message.size, durable=durable)
+        return await call.describe(volume, number)
+    await volume.writeback.flush(number)
+
+    async def work(unit: Unit) -> None:
+        await namespace.set_attributes(unit, number, **optional)
+
+    await volume.run(call.request(message), work, durable=durable)
+    return await call.describe(volume, number)
+
+
+@rpc("Namespace.GetXattr")
+async def get_xattr(call: Call, message: pb.XattrRequest, data: Any) -> pb.XattrReply:
+    node = await call.node(message.target, follow=message.follow)
+    value = await listing.xattr(node, message.name)
+    return pb.XattrReply(value=value)
+
+
+@rpc("Namespace.ListXattrs")
+async def list_xattrs(call: Call, message: pb.XattrRequest, data: Any) -> pb.XattrReply:
+    node = await call.node(message.target, follow=message.follow)
+    return pb.XattrReply(names=await listing.xattr_names(node))
+
+
+@rpc("Namespace.SetXattr")
+async def set_xattr(call: Call, message: pb.XattrRequest, data: Any) -> pb.Empty:
+    node = await call.node(message.target, follow=message.follow)
+
+    async def work(unit: Unit) -> None:
+        await namespace.set_xattr(
+            unit,
+            node.inode.number,
+            message.name,
+            message.value,
+            create_only=message.create,
+            replace_only=message.replace,
+        )
+
+    await node.volume.run(
+        call.request(message), work, durable=call.durable(message, customary=False)
+    )
+    return pb.Empty()
+
+
+@rpc("Namespace.RemoveXattr")
+async def remove_xattr(call: Call, message: pb.XattrRequest, data: Any) -> pb.Empty:
+    node = await call.node(message.target, follow=message.follow)
+
+    async def work(unit: Unit) -> None:
+        await namespace.remove_xattr(unit, node.inode.number, message.name)
+
+    await node.volume.run(
+        call.request(message), work, durable=call.durable(message, customary=False)
+    )
+    return pb.Empty()
+
+
+@rpc("Namespace.Usage")
+async def usage(call: Call, message: pb.StatRequest, data: Any) -> pb.UsageReply:
+    node = await call.node(message.target)
+    state, settings = node.volume.state, node.volume.settings
+    quota = settings.quota_bytes
+    return pb.UsageReply(
+        used_bytes=state.used_bytes,
+        entries=state.entries,
+        quota_bytes=quota,
+        available_bytes=max(0, quota - state.used_bytes) if quota else 0,
+    )
+
+
+@rpc("Namespace.Path")
+async def path(call: Call, message: pb.StatRequest, data: Any) -> pb.PathReply:
+    node = await call.node(message.target)
+    return pb.PathReply(path=await call.platform.path_of(node.volume, node.inode.number))

@@ -1,0 +1,110 @@
+"""Tables.*: unpack, one core call, pack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dataplatform.api import platform_pb2 as pb
+from dataplatform.base.errors import Invalid
+from dataplatform.core import tables
+from dataplatform.keyspace.records import Kind
+
+from ..dispatch import Call, rpc
+from ..packing import node_message
+
+
+@rpc("Tables.Put")
+async def put(call: Call, message: pb.PutRequest, data: Any) -> pb.VersionReply:
+    volume, table = await call.reference(message.table)
+    if_version = message.if_version if message.HasField("if_version") else None
+    version = await volume.run(
+        call.request(message),
+        lambda unit: tables.put(
+            unit, table, message.key, bytes(data), if_version=if_version, replace=message.replace
+        ),
+        durable=call.durable(message, customary=True),
+    )
+    return pb.VersionReply(version=version)
+
+
+@rpc("Tables.PutMany")
+async def put_many(call: Call, message: pb.PutManyRequest, data: Any) -> pb.VersionReply:
+    volume, table = await call.reference(message.table)
+    version = await volume.run(
+        call.request(message),
+        lambda unit: tables.put_many(unit, table, bytes(data), replace=message.replace),
+        durable=call.durable(message, customary=True),
+    )
+    return pb.VersionReply(version=version)
+
+
+@rpc("Tables.Get")
+async def get(call: Call, message: pb.GetRequest, data: Any) -> tuple[pb.RowsReply, bytes]:
+    volume, table = await call.reference(message.table)
+    page = await tables.get_many(volume, table, message.keys, message.columns)
+    return pb.RowsReply(end=True), page
+
+
+@rpc("Tables.Delete")
+async def delete(call: Call, message: pb.DeleteRequest, data: Any) -> pb.DeleteReply:
+    volume, table = await call.reference(message.table)
+    if_version = message.if_version if message.HasField("if_version") else None
+    existed = await volume.run(
+        call.request(message),
+        lambda unit: tables.delete(
+            unit, table, message.key, message.columns, if_version=if_version
+        ),
+        durable=call.durable(message, customary=True),
+    )
+    return pb.DeleteReply(existed=existed)
+
+
+@rpc("Tables.Increment")
+async def increment(call: Call, message: pb.IncrementRequest, data: Any) -> pb.IncrementReply:
+    amount = message.WhichOneof("amount")
+    if amount is None:
+        raise Invalid("an increment needs an amount", column=message.column)
+    volume, table = await call.reference(message.table)
+    version, value = await volume.run(
+        call.request(message),
+        lambda unit: tables.increment(
+            unit, table, message.key, message.column, getattr(message, amount)
+        ),
+        durable=call.durable(message, customary=True),
+    )
+    if isinstance(value, int):
+        return pb.IncrementReply(version=version, integer=value)
+    return pb.IncrementReply(version=version, real=value)
+
+
+@rpc("Tables.Scan")
+async def scan(call: Call, message: pb.ScanRequest, data: Any) -> tuple[pb.RowsReply, bytes]:
+    volume, table = await call.reference(message.table)
+    page = await tables.scan(
+        volume,
+        table,
+        start=message.start,
+        end=message.end if message.HasField("end") else None,
+        columns=message.columns,
+        where=message.where,
+        limit=message.limit,
+        reverse=message.reverse,
+    )
+    return pb.RowsReply(end=page.end, next=page.next), page.data
+
+
+@rpc("Tables.Info")
+async def info(call: Call, message: pb.StatRequest, data: Any) -> pb.TableInfoReply:
+    node = await call.node(message.target)
+    volume, inode = node
+    path = await volume.path_of(inode.number)
+    if inode.kind != Kind.TABLE:
+        raise Invalid("not a table", path=path)
+    statistics = await tables.statistics(volume, inode.number)
+    return pb.TableInfoReply(
+        node=node_message(node),
+        rows=statistics.count,
+        size_bytes=statistics.size_bytes,
+        options=pb.TableOptions(ttl_ms=inode.settings.get("ttl_ms", 0)),
+        path=path,
+    )

@@ -1,0 +1,108 @@
+"""Between API messages and what the core speaks of: only translation, no meaning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dataplatform.api import platform_pb2 as pb
+from dataplatform.core.catalog import Description
+from dataplatform.core.namespace import Attributes
+from dataplatform.core.platform import Node
+from dataplatform.keyspace.records import Inode, Kind, VolumeSettings
+
+_DEFAULT_MODES = {Kind.DIRECTORY: 0o755}
+
+
+def node_message(node: Node, *, name: str = "") -> pb.Node:
+    inode: Inode = node.inode
+    return pb.Node(
+        volume=node.volume.id,
+        inode=inode.number,
+        kind=inode.kind,  # type: ignore[arg-type]
+        mode=inode.mode,
+        uid=inode.uid,
+        gid=inode.gid,
+        links=inode.links,
+        size=inode.size,
+        atime_ns=inode.atime_ns,
+        mtime_ns=inode.mtime_ns,
+        ctime_ns=inode.ctime_ns,
+        birth_ns=inode.birth_ns,
+        rdev=inode.rdev,
+        symlink=inode.symlink.decode("utf-8", "surrogateescape"),
+        version=inode.version,
+        name=name,
+        used_bytes=inode.used_bytes,
+        volume_root=bool(inode.volume) or (inode.parent == 0 and inode.is_directory),
+    )
+
+
+def attributes_of(message: pb.CreateRequest | pb.WriteFileRequest) -> Attributes:
+    """What a new inode starts with. A mode of 0 means the customary one; chmod sets a real 0."""
+    kind = message.kind if isinstance(message, pb.CreateRequest) else Kind.FILE
+    new = Attributes(
+        kind=kind,
+        mode=message.mode or _DEFAULT_MODES.get(Kind(kind), 0o644) if kind else 0,
+        uid=message.uid,
+        gid=message.gid,
+    )
+    if isinstance(message, pb.CreateRequest):
+        new.rdev = message.rdev
+        new.symlink = message.symlink
+        new.settings = settings_of(kind, message) or {}
+    return new
+
+
+def settings_of(
+    kind: int, message: pb.CreateRequest | pb.SetAttributesRequest
+) -> dict[str, Any] | None:
+    """The stored settings that a message gives to a table or stream."""
+    if message.HasField("stream") and kind == Kind.STREAM:
+        options = message.stream
+        return {
+            "partitions": options.partitions or 1,
+            "ttl_ms": options.ttl_ms,
+            "compression": options.compression or "lz4",
+            "bytes_max": options.bytes_max,
+        }
+    if message.HasField("table") and kind == Kind.TABLE:
+        return {"ttl_ms": message.table.ttl_ms}
+    if kind == Kind.STREAM and isinstance(message, pb.CreateRequest):
+        return {"partitions": 1, "ttl_ms": 0, "compression": "lz4", "bytes_max": 0}
+    return None
+
+
+def stream_options(inode: Inode) -> pb.StreamOptions:
+    settings = inode.settings
+    return pb.StreamOptions(
+        partitions=settings.get("partitions", 1),
+        ttl_ms=settings.get("ttl_ms", 0),
+        compression=settings.get("compression", "lz4"),
+        bytes_max=settings.get("bytes_max", 0),
+    )
+
+
+def volume_settings(message: pb.VolumeSettings, old: VolumeSettings) -> VolumeSettings:
+    """The old settings with what the message sets."""
+    return VolumeSettings(
+        quota_bytes=message.quota_bytes if message.HasField("quota_bytes") else old.quota_bytes,
+        compression=message.compression if message.HasField("compression") else old.compression,
+        created_ns=old.created_ns,
+    )
+
+
+def volume_message(described: Description) -> pb.VolumeInfo:
+    return pb.VolumeInfo(
+        volume=described.id,
+        path=described.path,
+        commit=described.commit,
+        used_bytes=described.used_bytes,
+        entries=described.entries,
+        settings=pb.VolumeSettings(
+            quota_bytes=described.settings.quota_bytes,
+            compression=described.settings.compression,
+        ),
+        created_ns=described.settings.created_ns,
+        open=described.is_open,
+        state=described.state,
+    )
