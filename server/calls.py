@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid, NotFound
@@ -11,26 +11,25 @@ from dataplatform.core.platform import NewName, Node, Platform
 from dataplatform.core.units import Request
 from dataplatform.core.volumes import Volume
 
+from .facts import ServerFacts
 from .packing import node_message
-
-if TYPE_CHECKING:
-    from .sessions import Session
+from .sessions import SESSION_BYTES, Session
 
 
 class Call:
     """What a handler works with. `end` lets go of every volume that was found through it."""
 
-    __slots__ = ("_held", "platform", "session")
+    __slots__ = ("_held", "platform", "server", "session")
 
-    def __init__(self, platform: Platform, session: Session) -> None:
+    def __init__(self, platform: Platform, session: Session, server: ServerFacts) -> None:
         self.platform = platform
         self.session = session
+        self.server = server
         self._held: list[Volume] = []
 
     def end(self) -> None:
-        for volume in self._held:
-            self.platform.release(volume)
-        self._held.clear()
+        while self._held:
+            self.platform.release(self._held.pop())
 
     def release(self, volume: Volume) -> None:
         """Let go of one volume early."""
@@ -44,20 +43,24 @@ class Call:
         if not message.HasField("request"):
             return Request(self.session.principal)
         given = message.request
+        if len(given.session) != SESSION_BYTES:
+            raise Invalid("the session of a request id is not 16 bytes", length=len(given.session))
         return Request(self.session.principal, given.session, given.slot, given.sequence)
 
     def durable(self, message: Any, *, customary: bool) -> bool:
         """Whether the reply waits until the change is durable (D5)."""
         wanted = message.durability
-        return customary if wanted == pb.CUSTOMARY else bool(wanted == pb.DURABLE)
+        if wanted == pb.CUSTOMARY:
+            return customary
+        if wanted not in (pb.DURABLE, pb.LAZY):
+            raise Invalid("unknown durability", durability=wanted)
+        return bool(wanted == pb.DURABLE)
 
     # ---- what the targets name
 
     async def node(self, target: pb.Target, *, follow: bool = True) -> Node:
         """What the target names. NOT_FOUND."""
-        node = await self.platform.locate(
-            target.path, target.volume, target.inode, follow=follow
-        )
+        node = await self.platform.locate(target.path, target.volume, target.inode, follow=follow)
         self._held.append(node.volume)
         return node
 
@@ -69,6 +72,12 @@ class Call:
             return volume, target.inode
         node = await self.node(target)
         return node.volume, node.inode.number
+
+    async def volume(self, volume_id: int) -> Volume:
+        """The volume, in use until the call ends. NOT_FOUND."""
+        volume = await self.platform.acquire(volume_id)
+        self._held.append(volume)
+        return volume
 
     async def new_name(self, target: pb.Target, *, parents: bool = False) -> NewName:
         """Where to create, remove or rename. NOT_FOUND if directories are missing and not
@@ -85,9 +94,7 @@ class Call:
 
     def same_volume(self, first: Volume, second: Volume) -> None:
         if first is not second:
-            raise Invalid(
-                "the two are in different volumes: copy instead", errno=errno.EXDEV
-            )
+            raise Invalid("the two are in different volumes: copy instead", errno=errno.EXDEV)
 
     async def describe(self, volume: Volume, number: int) -> pb.Node:
         """The node as it is now."""

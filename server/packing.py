@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
+from dataplatform.base.errors import Invalid
 from dataplatform.core.catalog import Description
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import Node
+from dataplatform.core.streams import Part
 from dataplatform.keyspace.records import Inode, Kind, VolumeSettings
 
 _DEFAULT_MODES = {Kind.DIRECTORY: 0o755}
@@ -106,3 +108,16 @@ def volume_message(described: Description) -> pb.VolumeInfo:
         open=described.is_open,
         state=described.state,
     )
+
+
+def append_parts(message: pb.AppendRequest, data: bytes | memoryview) -> list[Part]:
+    """The parts of an append, each with its bytes. INVALID if lengths and bytes do not agree."""
+    view = memoryview(data)
+    parts = []
+    at = 0
+    for part in message.parts:
+        parts.append(Part(part.topic, part.partition, view[at : at + part.length]))
+        at += part.length
+    if at != len(view):
+        raise Invalid("the lengths of the parts do not add up", lengths=at, bytes=len(view))
+    return parts

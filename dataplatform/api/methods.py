@@ -15,6 +15,9 @@ from . import platform_pb2 as pb
 
 BULK_FIELD = "data"
 
+_RULE: Any = pb.rule
+"""The generated stub does not know that this is an extension of MethodOptions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -34,7 +37,7 @@ def _methods() -> dict[str, Method]:
     table: dict[str, Method] = {}
     for service in pb.DESCRIPTOR.services_by_name.values():
         for rpc in service.methods:
-            rule = rpc.GetOptions().Extensions[pb.rule]
+            rule: pb.MethodRule = rpc.GetOptions().Extensions[_RULE]
             assert rule.number, f"{rpc.full_name} has no number"
             name = f"{service.name}.{rpc.name}"
             table[name] = Method(

@@ -76,8 +76,8 @@ class PlatformError(Exception):
         Exception.__init__(self, self.message)
         # OSError's constructor would reinterpret the arguments; its fields are set instead.
         if isinstance(self, OSError):
-            self.errno = self.os_errno
-            self.strerror = self.message
+            for name, value in (("errno", self.os_errno), ("strerror", self.message)):
+                setattr(self, name, value)
 
     @property
     def os_errno(self) -> int:

@@ -24,7 +24,7 @@ from .runtime import Holder, Runtime
 from .slots import Slots
 
 PATIENCE_S = 30.0
-"""How long a request is repeated, unless the caller says otherwise: a server's restart takes less."""
+"""How long a request is repeated unless told otherwise: a server's restart takes less."""
 
 FIRST_PATIENCE_S = 3.0
 """For the first connection: a name typed wrong should not take long to be noticed."""
@@ -42,7 +42,15 @@ OPEN = METHODS["Files.Open"]
 class Pending:
     """A request under way. Awaiting it gives the reply, after as many attempts as it takes."""
 
-    __slots__ = ("_awaitable", "_channel", "_data", "_message", "_method")
+    __slots__ = (
+        "_awaitable",
+        "_channel",
+        "_data",
+        "_is_numbered",
+        "_message",
+        "_method",
+        "connection",
+    )
 
     def __init__(
         self,
@@ -51,7 +59,11 @@ class Pending:
         message: Any,
         data: Data,
         awaitable: Awaitable[Reply] | None,
+        connection: Connection | None,
+        is_numbered: bool,
     ) -> None:
+        self.connection = connection  # on which it was sent; None: it will be when it is awaited
+        self._is_numbered = is_numbered
         self._channel = channel
         self._method = method
         self._message = message
@@ -63,7 +75,9 @@ class Pending:
 
     async def _reply(self) -> Reply:
         awaitable, self._awaitable = self._awaitable, None
-        return await self._channel.finish(self._method, self._message, self._data, awaitable)
+        return await self._channel.finish(
+            self._method, self._message, self._data, awaitable, is_numbered=self._is_numbered
+        )
 
     def done(self) -> bool:
         """Whether the reply is known to be there (False also means: not known)."""
@@ -113,10 +127,12 @@ class Channel:
         *,
         patience_s: float | None = None,
         timeout_s: float | None = None,
+        is_numbered: bool = True,
     ) -> Reply:
         """Send and wait for the reply, and for the server if need be. `timeout_s` is for one
-        attempt, `patience_s` for all."""
-        if method.read_only:
+        attempt, `patience_s` for all. A write that is safe to repeat by other means than a request
+        id is not `is_numbered`."""
+        if method.read_only or not is_numbered:
             return await self._persist(method, message, data, patience_s, timeout_s)
         request = await self._slots.take()
         message.request.CopyFrom(request)
@@ -133,25 +149,48 @@ class Channel:
             await self._slots.give_back(request.slot, is_answered=is_answered)
         return reply
 
-    async def start(self, method: Method, message: Any, data: Data = b"") -> Pending:
+    async def start(
+        self,
+        method: Method,
+        message: Any,
+        data: Data = b"",
+        *,
+        after: Pending | None = None,
+        is_numbered: bool = True,
+    ) -> Pending:
         """Send now, in the order of the calls; await the reply later. `message` and `data` must not
-        change before. A write that is started must be awaited."""
-        if not method.read_only:
+        change before. A write that is started must be awaited.
+
+        `after`: if that one went out on another connection, which then is lost, do not overtake its
+        repetition; send when the reply is awaited.
+        """
+        is_numbered = is_numbered and not method.read_only
+        if is_numbered:
             message.request.CopyFrom(await self._slots.take())
         awaitable: Awaitable[Reply] | None = None
+        used: Connection | None = None
         try:
             connection = await self._connected(self.runtime.holder())
-            awaitable = connection.start(method, message, data)
-            await connection.drain()
+            if after is None or after.connection is connection:
+                awaitable = connection.start(method, message, data)
+                used = connection
+                await connection.drain()
         except Unavailable:
             pass  # awaiting it will repeat it
         except BaseException:
-            await self._settle(method, message, is_answered=awaitable is None)
+            if is_numbered:
+                await self._slots.give_back(message.request.slot, is_answered=awaitable is None)
             raise
-        return Pending(self, method, message, data, awaitable)
+        return Pending(self, method, message, data, awaitable, used, is_numbered)
 
     async def finish(
-        self, method: Method, message: Any, data: Data, awaitable: Awaitable[Reply] | None
+        self,
+        method: Method,
+        message: Any,
+        data: Data,
+        awaitable: Awaitable[Reply] | None,
+        *,
+        is_numbered: bool,
     ) -> Reply:
         """The reply of what `start` began. For `Pending`."""
         is_answered = False
@@ -170,12 +209,9 @@ class Channel:
             is_answered = True
             raise
         finally:
-            await self._settle(method, message, is_answered=is_answered)
+            if is_numbered:
+                await self._slots.give_back(message.request.slot, is_answered=is_answered)
         return reply
-
-    async def _settle(self, method: Method, message: Any, *, is_answered: bool) -> None:
-        if not method.read_only:
-            await self._slots.give_back(message.request.slot, is_answered=is_answered)
 
     async def _persist(
         self,

@@ -66,9 +66,7 @@ class FileOperations(NamespaceOperations):
         parsed = Mode.parse(mode, buffering)
         if parsed.text:
             raise Invalid("aio opens files in binary modes only, add a b", mode=mode)
-        return Entering(
-            lambda: self.open_handle(path, parsed, permissions, gather=buffering != 0)
-        )
+        return Entering(lambda: self.open_handle(path, parsed, permissions, gather=buffering != 0))
 
     async def open_handle(
         self, path: Path, mode: Mode, permissions: int = 0o644, *, gather: bool = True
@@ -188,9 +186,7 @@ class FileOperations(NamespaceOperations):
         except NotFound:
             return None
 
-    async def _copy_tree(
-        self, source: str, to: str, progress: Callable[[int], None] | None
-    ) -> int:
+    async def _copy_tree(self, source: str, to: str, progress: Callable[[int], None] | None) -> int:
         copied = 0
         async for directory, _, others in self.walk(source):
             place = to + directory[len(source.rstrip("/")) :]

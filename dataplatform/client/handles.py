@@ -1,10 +1,10 @@
 """An open file: reads ahead, gathers writes, and keeps several requests under way.
 
 Bytes travel in calls of `CALL_BYTES`. Written bytes are gathered into such calls, which go out
-without waiting for the ones before, at most `WRITES_UNDER_WAY` at a time and never two that overlap;
-their errors surface at the next write, flush or close. A read in sequence asks for more and more
-ahead of time, up to `AHEAD_BYTES_MAX`. Reading sees what this handle has written: gathered bytes are
-sent before. What others write is seen by the next read that asks the server.
+without waiting for the ones before, at most `WRITES_UNDER_WAY` at a time and never two that
+overlap; their errors surface at the next write, flush or close. A read in sequence asks for more
+and more ahead of time, up to `AHEAD_BYTES_MAX`. Reading sees what this handle has written: gathered
+bytes are sent before. What others write is seen by the next read that asks the server.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Rows of local files: CSV, JSON Lines, Parquet.
 
 CSV has no types, so each value decides for itself: empty is null; `true` and `false` are bools;
-digits, with a sign but without leading zeros, are an int if it fits 64 bits; what Python's `float`
-reads, except `nan` and `inf` in words and leading zeros, is a float; all else is a str. So "007" stays
-"007", and a column may hold several types; pass a JSON Lines file where that matters.
+digits, with a sign but without leading zeros, are an int if it fits 64 bits; digits with a point or
+an exponent, again without leading zeros, are a float; all else is a str. So "007" stays "007", and
+a column may hold several types; pass a JSON Lines file where that matters.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def csv_value(text: str) -> str | int | float | bool | None:
 def read_rows(file: File, key: str, format: str | None = None) -> Rows:
     """Row keys and columns. `key` names one column, or several, separated by commas."""
     name = _name(file)
-    kind = format or FORMATS.get(os.path.splitext(name)[1].lower())
-    if kind not in FORMATS.values():
+    kind = format or FORMATS.get(os.path.splitext(name)[1].lower(), "")
+    reader = {"csv": _csv, "jsonl": _json_lines, "parquet": _parquet}.get(kind)
+    if reader is None:
         raise Invalid("format is csv, jsonl or parquet", file=name, format=kind)
     keys = [part.strip() for part in key.split(",")]
-    reader = {"csv": _csv, "jsonl": _json_lines, "parquet": _parquet}[kind]
     for number, columns in enumerate(reader(file), 1):
         yield _key_of(columns, keys, name, number), columns
 
@@ -133,10 +133,10 @@ def _json_lines(file: File) -> Iterator[dict[str, Any]]:
 
 
 def _parquet(file: File) -> Iterator[dict[str, Any]]:
-    pyarrow()
-    import pyarrow.parquet
+    pyarrow()  # or say what to install
+    from pyarrow.parquet import ParquetFile
 
-    with pyarrow.parquet.ParquetFile(file) as parquet:
+    with ParquetFile(file) as parquet:
         for batch in parquet.iter_batches(PARQUET_ROWS):
             yield from map(_plain, batch.to_pylist())
 

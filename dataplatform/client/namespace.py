@@ -290,9 +290,7 @@ class NamespaceOperations(Operations):
     async def truncate(self, path: Path, size: int) -> Stat:
         if size < 0:
             raise Invalid("a size is not negative", path=text(path), size=size)
-        return await self._set(
-            pb.SetAttributesRequest(target=target(path), follow=True, size=size)
-        )
+        return await self._set(pb.SetAttributesRequest(target=target(path), follow=True, size=size))
 
     # ------------------------------------------------------------------- extended attributes
 

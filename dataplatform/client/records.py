@@ -23,7 +23,7 @@ fast level: aiokafka would take level 9, which is forty times slower, and anothe
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,7 +44,6 @@ _ATTRIBUTES = 21
 _LENGTHS = struct.Struct(">qi")
 _COMPRESSION_MASK = 0x07
 _LZ4 = 3
-COMPRESSIONS = ("none", "lz4")
 RECORD_OVERHEAD_BYTES = 30
 """At most, of framing beside key, value and headers (aiokafka counts 21 and three lengths)."""
 
@@ -108,7 +107,7 @@ class BatchBuilder:
         self.count += 1
         return True
 
-    def add_many(self, timestamp: int, values: Iterator[bytes | None]) -> bytes | None | bool:
+    def add_many(self, timestamp: int, values: Iterator[bytes | None]) -> bytes | bool | None:
         """Values without keys until the batch is full. True at the end of `values`, otherwise the
         value that did not fit."""
         append, count = self.append, self.count
@@ -154,7 +153,8 @@ def _compressed(batch: bytearray) -> bytes | bytearray:
     struct.pack_into(">h", header, _ATTRIBUTES, attributes | _LZ4)
     checked_part = bytes(header[_ATTRIBUTES:]) + packed
     struct.pack_into(">I", header, _CRC, calc_crc32c(checked_part))
-    return bytes(header[:_ATTRIBUTES]) + checked_part
+    whole: bytes = bytes(header[:_ATTRIBUTES]) + checked_part
+    return whole
 
 
 def encode_one(
@@ -168,12 +168,6 @@ def encode_one(
     builder = BatchBuilder(1)
     builder.add(timestamp, key, value, headers)
     return builder.build(compression)
-
-
-def check_compression(compression: str) -> str:
-    if compression not in COMPRESSIONS:
-        raise Invalid("compression is lz4 or none", compression=compression)
-    return compression
 
 
 # ----------------------------------------------------------------------------------- decoding
@@ -244,10 +238,3 @@ def _checked(view: memoryview, topic: str, partition: int) -> Any:
         struct.pack_into(">h", header, _ATTRIBUTES, attributes & ~_COMPRESSION_MASK)
         raw = bytes(header) + lz4.frame.decompress(view[HEADER_BYTES:])
     return DefaultRecordBatch(raw)
-
-
-def encode_many(values: Iterable[bytes | None], timestamp: int, **state: Any) -> Any:
-    """A batch of values without keys, for tests and measurements."""
-    builder = BatchBuilder(1 << 31 - 1)
-    builder.add_many(timestamp, iter(values))
-    return builder.build(**state)

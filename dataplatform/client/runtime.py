@@ -2,11 +2,11 @@
 
 Operations are coroutines that wait through a `Runtime`. Under `AsyncRuntime` they suspend, as usual
 in an event loop. Under `BlockingRuntime` every wait blocks the thread instead, so that a coroutine
-never suspends and `run` can drive it with a single `send(None)`: no event loop, no hand-over between
-threads. Background work is a task in the one, a daemon thread in the other.
+never suspends and `run` can drive it with a single `send(None)`: no event loop, no hand-over
+between threads. Background work is a task in the one, a daemon thread in the other.
 
-Between two waits a coroutine of the asynchronous runtime is alone. Under the blocking one it is not:
-state that a producer or consumer shares with its background work is touched only inside
+Between two waits a coroutine of the asynchronous runtime is alone. Under the blocking one it is
+not: state that a producer or consumer shares with its background work is touched only inside
 `async with condition`, and nothing but `condition.wait` is awaited in there.
 """
 
@@ -16,12 +16,12 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from ..api import platform_pb2 as pb
-from ..base.errors import Internal, Unavailable
+from ..base.errors import Internal
 from ..transport.addresses import Address
 from ..transport.connections import AsyncConnection, BlockingConnection, Connection
 
@@ -132,7 +132,7 @@ class _Clock:
 
 
 class _AsyncCondition:
-    """A condition of one event loop. There is nothing to lock: see the module's second paragraph."""
+    """A condition of one event loop. There is nothing to lock: see the module's docstring."""
 
     def __init__(self) -> None:
         self._waiters: list[asyncio.Future[None]] = []
@@ -273,7 +273,7 @@ class BlockingRuntime(_Clock):
         self._threads = threading.local()
 
     async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        time.sleep(seconds)  # noqa: ASYNC251 - blocking is what it is for
 
     def lock(self) -> Lock:
         return _BlockingLock()

@@ -213,9 +213,7 @@ class Table:
     ) -> AsyncIterator[list[Row]]:
         if limit is not None and limit <= 0:
             return
-        request = scan_request(
-            self._target, prefix, start, end, columns, where, limit, reverse
-        )
+        request = scan_request(self._target, prefix, start, end, columns, where, limit, reverse)
         pending: Pending | None = await self._channel.start(SCAN, request)
         left = limit
         try:
@@ -321,9 +319,7 @@ class Table:
         if_version: int | None = None,
         durable: bool | None = None,
     ) -> bool:
-        request = delete_request(
-            self._target, key, columns, if_version=if_version, durable=durable
-        )
+        request = delete_request(self._target, key, columns, if_version=if_version, durable=durable)
         reply, _ = await self._call(DELETE, request)
         existed: bool = reply.existed
         return existed

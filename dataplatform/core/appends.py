@@ -70,9 +70,7 @@ async def _write_body(volume: Volume, batch: Batch) -> Extent:
     """The batch from its attributes on, so its CRC is the extent's checksum (see `batches`)."""
     body = batch.body
     location = await volume.storage.segments.append(body)
-    return Extent(
-        location.segment, location.offset, location.length, len(body), batch.crc
-    )
+    return Extent(location.segment, location.offset, location.length, len(body), batch.crc)
 
 
 async def append(unit: Unit, stream: int, parts: Sequence[PreparedPart]) -> list[list[int | bool]]:
@@ -146,9 +144,7 @@ class _Append:
         return self._stream, self._topics[part.topic].id, part.partition
 
     def _producer_key(self, part: PreparedPart, producer_id: int) -> bytes:
-        return keys.producer(
-            self._stream, self._topics[part.topic].id, part.partition, producer_id
-        )
+        return keys.producer(self._stream, self._topics[part.topic].id, part.partition, producer_id)
 
     def _label(self, part: PreparedPart) -> str:
         return label(self._path, part.topic.decode(), part.partition)

@@ -28,8 +28,8 @@ def assign(
         free: list[TopicPartition] = []
         for topic in topics:
             for number in range(partitions[topic]):
-                owner = current.get((topic, number))
-                (has[owner] if owner in has else free).append((topic, number))
+                owner = current.get((topic, number), "")  # no member has that id
+                has.get(owner, free).append((topic, number))
         for member, some in has.items():
             loads[member] += len(some)
         owned.append(has)

@@ -6,7 +6,7 @@ integers are big-endian.
     at  bytes  field                  here
      0    8    base offset            ours: set when it is stored or read
      8    4    length                 of everything behind this field
-    12    4    partition leader epoch 0
+    12    4    partition leader epoch -1: there are no leaders here
     16    1    magic                  2
     17    4    CRC-32C                of everything behind this field: what we check and keep
     21    2    attributes             bits 0–2 codec, 3 timestamp type, 4 transactional, 5 control
@@ -163,9 +163,7 @@ def _parse_one(view: memoryview, at: int, total: int) -> Batch:
             "a record batch's CRC is wrong: its bytes were damaged on the way here, send it again",
             at,
         )
-    return Batch(
-        data, records, crc, max_timestamp_ms, producer_id, producer_epoch, base_sequence
-    )
+    return Batch(data, records, crc, max_timestamp_ms, producer_id, producer_epoch, base_sequence)
 
 
 def _broken(message: str, at: int, **facts: object) -> Invalid:
@@ -191,7 +189,7 @@ def numbered(batch: Batch, base_offset: int) -> bytes:
 
 def front(base_offset: int, length: int, crc: int) -> bytes:
     """What stands before the body of a batch of `length` bytes."""
-    return _FRONT.pack(base_offset, length - _LENGTH_START, 0, MAGIC, crc)
+    return _FRONT.pack(base_offset, length - _LENGTH_START, -1, MAGIC, crc)
 
 
 def check_stored(data: bytes | memoryview, base_offset: int, records: int) -> None:

@@ -65,9 +65,7 @@ class Catalog:
         try:
             return [
                 VolumeRecord.unpack(value)
-                async for _, value in scan_all(
-                    root.storage.engine, *keys.prefix_range(keys.VOLUME)
-                )
+                async for _, value in scan_all(root.storage.engine, *keys.prefix_range(keys.VOLUME))
             ]
         finally:
             self._platform.release(root)
@@ -183,9 +181,7 @@ class Catalog:
         await self._finish(root, request, volume_id, junction)
         return volume_id
 
-    async def _finish(
-        self, root: Volume, request: Request, volume_id: int, junction: int
-    ) -> None:
+    async def _finish(self, root: Volume, request: Request, volume_id: int, junction: int) -> None:
         async def ready(unit: Unit) -> int:
             record = await _record(unit, volume_id)
             record.phase, record.junction = VolumePhase.READY, junction
@@ -267,9 +263,7 @@ class Catalog:
         finally:
             self._platform.release(parent)
 
-    async def _forget(
-        self, root: Volume, volume_id: int, request: Request = SYSTEM
-    ) -> None:
+    async def _forget(self, root: Volume, volume_id: int, request: Request = SYSTEM) -> None:
         """Delete the bytes, then the record that they belong to."""
         await self._platform.storages.remove(volume_id)
 
@@ -317,8 +311,6 @@ async def _record(unit: Unit, volume_id: int) -> VolumeRecord:
 
 def check_settings(settings: VolumeSettings) -> None:
     if settings.compression not in COMPRESSIONS:
-        raise Invalid(
-            "unknown compression: use lz4 or none", compression=settings.compression
-        )
+        raise Invalid("unknown compression: use lz4 or none", compression=settings.compression)
     if settings.quota_bytes < 0:
         raise Invalid("a quota cannot be negative", quota_bytes=settings.quota_bytes)

@@ -58,9 +58,7 @@ async def _read(volume: Volume, path: str, since: int, limit: int) -> tuple[list
     last = volume.lane.durable_commit
     at = max(since + 1, oldest)
     while at <= last and len(found) < limit:
-        page = await volume.storage.engine.scan(
-            keys.change(at), keys.change(last + 1), limit=1000
-        )
+        page = await volume.storage.engine.scan(keys.change(at), keys.change(last + 1), limit=1000)
         if not page:
             return found, last
         for key, value in page:

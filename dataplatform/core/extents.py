@@ -30,9 +30,7 @@ async def append(
         if len(packed) <= length - length // _COMPRESS_GAIN_MIN:
             data, flags = packed, EXTENT_LZ4
     location = await segments.append(data)
-    return Extent(
-        location.segment, location.offset, location.length, length, crc32c(data), flags
-    )
+    return Extent(location.segment, location.offset, location.length, length, crc32c(data), flags)
 
 
 async def append_many(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..base.errors import Corrupt, Invalid, NotFound, PlatformError, Stale
 from ..base.limits import BATCH_BYTES_MAX, PAGE_BYTES
 from ..engine.base import Reader
+from ..engine.checksums import crc32c
 from ..keyspace import keys
 from ..keyspace.records import Partition, StoredBatch, Topic
 from . import batches, extents
@@ -53,7 +54,7 @@ class Position(NamedTuple):
 class Fetched(NamedTuple):
     """Of one position: batches, or an error."""
 
-    index: int  # of the position
+    position: int  # which one of those asked for
     buffers: list[Buffer]
     length: int
     start_offset: int
@@ -293,7 +294,9 @@ async def _read_run(volume: Volume, run: list[Row]) -> list[Buffer]:
     if found:
         bodies = await extents.read_run(volume.storage.segments, found)
         for (base, _, stored), extent, body in zip(run, found, bodies, strict=True):
-            buffers += (batches.front(base, stored.length, extent.checksum), body)
+            # As appended, the extent's checksum is the batch's; compaction may have packed it.
+            crc = crc32c(body) if extent.flags else extent.checksum
+            buffers += (batches.front(base, stored.length, crc), body)
         return buffers
     for base, _, stored in run:
         assert stored.data is not None

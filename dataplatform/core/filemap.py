@@ -136,7 +136,7 @@ async def load(reader: Scanner, inode: int, start: int, end: int) -> list[Piece]
         for key, value in page:
             pieces.append(Piece.unpack(keys.last_number_of(key), value))
         # A page holds at least one pair while there are any; one engine page is nearly always all.
-        if not page or len(page) < 100 and sum(len(v) for _, v in page) < 1 << 19:
+        if not page or (len(page) < 100 and sum(len(v) for _, v in page) < 1 << 19):
             return pieces
         at = page[-1][0] + b"\x00"
 

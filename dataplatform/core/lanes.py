@@ -58,8 +58,11 @@ class Lane:
             if self._broken is not None:
                 raise Unavailable(self._broken, volume=self._volume.id)
             replies = self._volume.replies
-            known, result = await replies.find(request)
-            if not known:
+            known, stored = await replies.find(request)
+            result: T
+            if known:
+                result = stored
+            else:
                 unit = Unit(self._volume, request)
                 result = await work(unit)
                 if unit.writes:

@@ -88,9 +88,7 @@ async def create(
         )
     parent = await directory_of(unit, directory)
     inode = _new_inode(unit, parent, encoded, new)
-    unit.put(
-        keys.entry(directory, encoded), Entry(inode.number, inode.kind, inode.volume).pack()
-    )
+    unit.put(keys.entry(directory, encoded), Entry(inode.number, inode.kind, inode.volume).pack())
     unit.save(inode)
     _grow(unit, parent, 1, 1 if inode.is_directory else 0)
     unit.used(0, 1)
@@ -143,7 +141,11 @@ async def make_parents(unit: Unit, directory: int, names: tuple[str, ...], new: 
     """Directories along `names`, those missing made; the number of the last."""
     for name in names:
         directory = await create(
-            unit, directory, name, Attributes(Kind.DIRECTORY, 0o755, new.uid, new.gid), exist_ok=True
+            unit,
+            directory,
+            name,
+            Attributes(Kind.DIRECTORY, 0o755, new.uid, new.gid),
+            exist_ok=True,
         )
     return directory
 
@@ -281,9 +283,7 @@ async def _dispose(unit: Unit, inode: Inode) -> None:
 
 async def _uncount(unit: Unit, inode: Inode) -> None:
     statistics = (
-        await unit.statistics(inode.number)
-        if inode.kind in (Kind.TABLE, Kind.STREAM)
-        else None
+        await unit.statistics(inode.number) if inode.kind in (Kind.TABLE, Kind.STREAM) else None
     )
     unit.used(-(statistics.size_bytes if statistics else inode.used_bytes), -1)
 
@@ -343,7 +343,9 @@ async def rename(
     if exchange:
         assert target is not None
         await _check_no_cycle(unit, target, old_directory, new_path)
-        await _exchange(unit, (old_directory, old_name, source), (new_directory, target_name, target))
+        await _exchange(
+            unit, (old_directory, old_name, source), (new_directory, target_name, target)
+        )
     else:
         if target is not None:
             await _replace(unit, source, new_directory, target_name, target, new_path)

@@ -23,7 +23,9 @@ async def run_once(volume: Volume) -> int:
         volume.clock.now_ns() - (volume.clock.monotonic() - volume.opened_monotonic_s) * 1e9
     )
     lease_over = volume.clock.monotonic() - volume.opened_monotonic_s >= LEASE_S
-    orphans = [pair async for pair in scan_all(volume.storage.engine, *keys.prefix_range(keys.ORPHAN))]
+    orphans = [
+        pair async for pair in scan_all(volume.storage.engine, *keys.prefix_range(keys.ORPHAN))
+    ]
     for key, since in orphans:
         number = keys.number_of(key)
         ours = int.from_bytes(since, "big") >= opened_ns

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,14 @@ LISTED_MAX = 100_000
 """Partitions whose ends are held in memory; beyond it those without appends under way go."""
 
 
+@dataclass(slots=True)
+class Sweep:
+    """Where retention stands; lost with the process, which costs a look at some streams."""
+
+    position: bytes = b""
+    producers_s: float = float("-inf")
+
+
 class Partitions:
     """In-memory ends of one volume's partitions."""
 
@@ -35,6 +44,7 @@ class Partitions:
         self._moving: dict[PartitionId, int] = {}  # committed ends that are not yet durable
         self._waiters: dict[PartitionId, set[Waiter]] = {}
         self.closed = False
+        self.sweep = Sweep()
 
     def find_end(self, partition: PartitionId) -> int | None:
         """The watermark; None if the stored end is durable."""

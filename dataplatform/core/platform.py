@@ -54,9 +54,7 @@ class NewName(NamedTuple):
 class Platform:
     """All volumes of one server. `await Platform.start(...)` makes one."""
 
-    def __init__(
-        self, storages: Storages, cluster: str, clock: Clock, entropy: Entropy
-    ) -> None:
+    def __init__(self, storages: Storages, cluster: str, clock: Clock, entropy: Entropy) -> None:
         self.storages = storages
         self.cluster = cluster
         self.clock = clock
@@ -247,5 +245,3 @@ class Platform:
         for volume in idle:
             await self._close(volume)
         return len(idle)
-
-

@@ -30,7 +30,7 @@ INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
 """What other languages, Arrow and `increment` can hold."""
 
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
-_TIMESTAMP_CODE = -1
+_TIME_FIRST_S, _TIME_LAST_S = -62_135_596_800, 253_402_300_799  # what Python's datetime holds
 _UINT64_MARK = b"\xcf"
 
 _unpack = msgpack.unpackb
@@ -60,9 +60,15 @@ def unpack_columns(packed: bytes) -> Columns:
     try:
         columns = _unpack(packed)
     except (ValueError, msgpack.UnpackException) as error:
-        raise Invalid("columns are not one MessagePack map", reason=error) from error
+        raise _unreadable("columns are not one MessagePack map", error) from error
     check_columns(columns, packed)
     return columns  # type: ignore[no-any-return]
+
+
+def _unreadable(message: str, error: Exception) -> Invalid:
+    if isinstance(error, msgpack.StackError):
+        return Invalid("a value is nested too deep", depth_max=VALUE_DEPTH_MAX)
+    return Invalid(message, reason=str(error) or type(error).__name__)
 
 
 def check_size(packed: bytes) -> None:
@@ -122,8 +128,11 @@ def _check_value(value: Any, column: str, depth: int) -> None:
     if kind is int:
         if not INTEGER_MIN <= value <= INTEGER_MAX:
             raise Invalid("an integer has more than 64 bits with its sign", column=column)
-    elif kind in _PLAIN or kind is msgpack.Timestamp:
+    elif kind in _PLAIN:
         return
+    elif kind is msgpack.Timestamp:
+        if not _TIME_FIRST_S <= value.seconds <= _TIME_LAST_S:
+            raise Invalid("a timestamp lies outside of the years 1 to 9999", column=column)
     elif kind is list:
         _check_depth(column, depth)
         for item in value:
@@ -282,7 +291,7 @@ class BulkRows:
             raise
         except (ValueError, msgpack.UnpackException) as error:
             self.key = key
-            raise Invalid("rows are not MessagePack: key, columns, …", reason=error) from error
+            raise _unreadable("rows are not MessagePack: key, columns, …", error) from error
         self._position = position
 
 

@@ -14,19 +14,13 @@ its partitions; a batch's max_timestamp_ms never falls.
 from __future__ import annotations
 
 from .appends import Part, PreparedPart, append, prepare
-from .fetches import Fetched, FoundOffset, Position, fetch, offsets
-from .topics import (
-    Ends,
-    TopicEnds,
-    create_topic,
-    delete_topic,
-    remove_stream_data,
-    stream_of,
-    topics,
-)
+from .fetches import Buffer, Fetched, FoundOffset, Position, fetch, offsets
+from .retention import remove_stream_data
+from .topics import Ends, TopicEnds, create_topic, delete_topic, stream_of, topics
 from .units import Unit
 
 __all__ = [
+    "Buffer",
     "Ends",
     "Fetched",
     "FoundOffset",

@@ -341,9 +341,7 @@ async def scan(
     last = keys.row(table, end) if end is not None else keys.after_prefix(keys.rows(table))
     if first >= last:
         return Page(b"", True, b"")
-    pairs = await engine.scan(
-        first, last, reverse=reverse, limit=pairs_max, size_bytes=PAGE_BYTES
-    )
+    pairs = await engine.scan(first, last, reverse=reverse, limit=pairs_max, size_bytes=PAGE_BYTES)
     now = rows.moment(volume.clock.now_ns())
     looked_at = len(pairs)
     if choosing:

@@ -2,7 +2,7 @@
 
 A topic's id stands in the keys of its data and is never used again within the stream, so a topic
 that is deleted and created again under the same name shares nothing with the old one. The data of
-a deleted topic goes in bounded steps (`sweep_dropped`); its id is kept in the stream's settings
+a deleted topic goes in bounded steps (see `retention`); its id is kept in the stream's settings
 until nothing is left.
 """
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..base.errors import Exhausted, Exists, Invalid, NotFound
 from ..base.limits import PARTITIONS_MAX, TOPIC_NAME_BYTES_MAX
-from ..engine.base import Pair, Reader, scan_all
+from ..engine.base import Reader, scan_all
 from ..keyspace import keys
-from ..keyspace.records import Inode, Kind, Partition, StoredBatch, Topic
+from ..keyspace.records import Inode, Kind, Partition, Topic
 from .units import Unit
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ async def stream_of(unit: Unit, stream: int) -> Inode:
     if inode is None or inode.links == 0:
         raise NotFound("the stream is gone", inode=stream)
     if inode.kind != Kind.STREAM:
-        raise Invalid(
-            "not a stream", path=await unit.path_of(stream), kind=Kind(inode.kind).word
-        )
+        raise Invalid("not a stream", path=await unit.path_of(stream), kind=Kind(inode.kind).word)
     return inode
 
 
@@ -154,6 +152,15 @@ async def no_topic(volume: Volume, stream: int, topic: str) -> NotFound:
     return NotFound("no such topic", topic=label(await volume.path_of(stream), topic))
 
 
+def offset_key_parts(key: bytes) -> tuple[bytes, int, int]:
+    """(group, topic id, partition) of a committed offset's key."""
+    return (
+        key[9:-9],
+        int.from_bytes(key[-8:-4], "big"),
+        int.from_bytes(key[-4:], "big"),
+    )
+
+
 # ---------------------------------------------------------------- creating
 
 
@@ -240,7 +247,7 @@ def _tell_groups(unit: Unit, stream: int) -> None:
 
 
 async def delete_topic(unit: Unit, stream: int, name: str, *, missing_ok: bool = False) -> None:
-    """Gone at once for everybody; its bytes are counted until `sweep_dropped` has removed them."""
+    """Gone at once for everybody; its bytes are counted until `retention` has removed them."""
     encoded = check_topic_name(name)
     inode = await stream_of(unit, stream)
     topic = (await find_topics(unit, stream, [encoded])).get(encoded)
@@ -256,110 +263,3 @@ async def delete_topic(unit: Unit, stream: int, name: str, *, missing_ok: bool =
     gone = [(stream, topic.id, number) for number in range(topic.partitions)]
     unit.on_commit(lambda _: unit.volume.partitions.forget(gone))
     _tell_groups(unit, stream)
-
-
-async def sweep_dropped(unit: Unit, stream: int, limit: int) -> bool:
-    """Remove up to `limit` rows of deleted topics; True when nothing of them is left."""
-    inode = await stream_of(unit, stream)
-    dropped: list[int] = list(inode.settings.get(DROPPED, []))
-    while dropped and limit > 0:
-        topic_id = dropped[0]
-        removed, records, size_bytes = await _remove_rows(unit, _topic_ranges(stream, topic_id), limit)
-        limit -= removed
-        if records:
-            await unit.account(stream, count=-records, size_bytes=-size_bytes)
-        if limit > 0:
-            limit -= await _remove_offsets(unit, stream, topic_id, limit)
-        if limit > 0:
-            dropped.pop(0)
-            inode.settings[DROPPED] = dropped
-            unit.save(inode)
-    return not dropped
-
-
-async def remove_stream_data(unit: Unit, stream: int, limit: int) -> bool:
-    """Remove up to `limit` rows of a stream without a name; True when nothing is left.
-
-    Its usage was given back when it lost its name, so nothing is accounted here.
-    """
-    ranges = [
-        keys.prefix_range(keys.batches(stream, 0, 0)[:_STREAM_PREFIX]),
-        keys.prefix_range(keys.producers(stream, 0, 0)[:_STREAM_PREFIX]),
-        keys.prefix_range(keys.partitions(stream)),
-        keys.prefix_range(keys.topics(stream)),
-        keys.prefix_range(keys.group_offsets(stream)),
-    ]
-    removed, _, _ = await _remove_rows(unit, ranges, limit)
-    if removed >= limit:
-        return False
-    unit.delete(keys.statistics(stream))
-    return True
-
-
-_STREAM_PREFIX = 9  # a key's tag and the stream's number
-_TOPIC_PREFIX = 13  # and the topic's
-
-
-def _topic_ranges(stream: int, topic_id: int) -> list[tuple[bytes, bytes]]:
-    return [
-        keys.prefix_range(keys.batches(stream, topic_id, 0)[:_TOPIC_PREFIX]),
-        keys.prefix_range(keys.producers(stream, topic_id, 0)[:_TOPIC_PREFIX]),
-        keys.prefix_range(keys.partition(stream, topic_id, 0)[:_TOPIC_PREFIX]),
-    ]
-
-
-async def _remove_rows(
-    unit: Unit, ranges: Sequence[tuple[bytes, bytes]], limit: int
-) -> tuple[int, int, int]:
-    """Delete up to `limit` rows, in the order of the ranges: (rows, records, bytes of batches)."""
-    removed = records = size_bytes = 0
-    for start, end in ranges:
-        while removed < limit:
-            page: list[Pair] = await unit.scan(start, end, limit=limit - removed)
-            if not page:
-                break
-            for key, value in page:
-                if key[:1] == keys.BATCH:
-                    batch = StoredBatch.unpack(value)
-                    await remove_batch(unit, key, batch)
-                    records += batch.records
-                    size_bytes += batch.length
-                else:
-                    unit.delete(key)
-            removed += len(page)
-            start = page[-1][0] + b"\x00"
-    return removed, records, size_bytes
-
-
-async def remove_batch(unit: Unit, key: bytes, batch: StoredBatch) -> None:
-    """Delete a stored batch's row, and its claim on a segment."""
-    unit.delete(key)
-    if batch.extent is not None:
-        await unit.unrefer(batch.extent, key, batch.extent.length)
-
-
-def offset_key_parts(key: bytes) -> tuple[bytes, int, int]:
-    """(group, topic id, partition) of a committed offset's key."""
-    return (
-        key[_STREAM_PREFIX:-9],
-        int.from_bytes(key[-8:-4], "big"),
-        int.from_bytes(key[-4:], "big"),
-    )
-
-
-async def _remove_offsets(unit: Unit, stream: int, topic_id: int, limit: int) -> int:
-    """Delete committed offsets of a deleted topic: how many, `limit` if there may be more.
-
-    They are sorted by group, so all of the stream's are looked at.
-    """
-    start, end = keys.prefix_range(keys.group_offsets(stream))
-    removed = 0
-    while page := await unit.scan(start, end):
-        for key, _ in page:
-            if removed < limit and offset_key_parts(key)[1] == topic_id:
-                unit.delete(key)
-                removed += 1
-        if removed >= limit:
-            break
-        start = page[-1][0] + b"\x00"
-    return removed

@@ -57,7 +57,5 @@ async def resolve_name(unit: Unit, base: int, path: str) -> tuple[int, str, tupl
 async def _walk(unit: Unit, base: int, path: str, *, follow: bool) -> paths.Place:
     place = await paths.walk(unit, base, paths.split_path(path), follow=follow)
     if not place.ended:
-        raise Invalid(
-            "a transaction stays within one volume", path=path, errno=errno.EXDEV
-        )
+        raise Invalid("a transaction stays within one volume", path=path, errno=errno.EXDEV)
     return place

@@ -149,9 +149,7 @@ class Unit:
         self.writes[key] = value
         self._size_bytes += len(key) + len(value)
         if self._size_bytes > UNIT_BYTES_MAX:
-            raise Exhausted(
-                "too much for one unit of work: split it", bytes_max=UNIT_BYTES_MAX
-            )
+            raise Exhausted("too much for one unit of work: split it", bytes_max=UNIT_BYTES_MAX)
 
     def delete(self, key: bytes) -> None:
         self.writes[key] = None

@@ -170,9 +170,7 @@ async def create_volume(
     await storage.engine.durable(ticket)
 
 
-async def open_volume(
-    volume_id: int, storage: Storage, clock: Clock, entropy: Entropy
-) -> Volume:
+async def open_volume(volume_id: int, storage: Storage, clock: Clock, entropy: Entropy) -> Volume:
     """CORRUPT if the storage does not hold a volume."""
     state, settings = await storage.engine.get_many([keys.STATE_KEY, keys.SETTINGS_KEY])
     if state is None or settings is None:

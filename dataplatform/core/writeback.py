@@ -44,7 +44,15 @@ AGE_S = 0.5
 class Pending:
     """What was written to one file and not flushed yet."""
 
-    __slots__ = ("memory_bytes", "mtime_ns", "pieces", "request", "segment_bytes", "since_s", "size")
+    __slots__ = (
+        "memory_bytes",
+        "mtime_ns",
+        "pieces",
+        "request",
+        "segment_bytes",
+        "since_s",
+        "size",
+    )
 
     def __init__(self, request: Request, since_s: float) -> None:
         self.pieces: list[Piece] = []

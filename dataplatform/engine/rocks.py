@@ -593,7 +593,7 @@ class RocksEngine(Engine):
                     view.close()
                 await self._checkpoints.close()
                 loop = asyncio.get_running_loop()
-                await loop.run_in_executor(self._disk, self._database.close)
+                await loop.run_in_executor(self._disk, self._close_database)
                 self._closed = True
 
     async def _write(self, batch: Batch) -> int:
@@ -614,6 +614,12 @@ class RocksEngine(Engine):
     def _sync(self) -> None:
         with _errors(self._path):
             self._database.flush_wal(True)
+
+    def _close_database(self) -> None:
+        # It also writes out rows that are only in the log. If that fails, the log still has them,
+        # synced, and the next open tries again: nothing for the caller to act upon.
+        with contextlib.suppress(Exception):
+            self._database.close()
 
 
 class RocksStorages(Storages):

@@ -266,7 +266,7 @@ class ServerConnection(FrameProtocol):
             return
         for frame in frames:
             if frame.kind == FrameKind.REQUEST:
-                if not self._waiting and self._may_begin():
+                if not self._waiting and self._may_begin(frame):
                     self._begin(frame)
                 else:
                     self._waiting.append(frame)
@@ -284,18 +284,25 @@ class ServerConnection(FrameProtocol):
         if self.decoder.large_bytes != self._large_bytes:
             self._pace()
 
-    def _may_begin(self) -> bool:
+    def _may_begin(self, frame: Frame) -> bool:
+        if (
+            not self._is_welcome
+            or not self.writable
+            or len(self._running) >= self._limits.requests_max
+        ):
+            return False
+        if type(frame.data) is memoryview:
+            # A large frame was admitted before it was read. If it had to wait for the budget now,
+            # frames that wait like this could fill the budget and wait for each other.
+            own_bytes = _frame_bytes(frame)
+            return self._charged_bytes - own_bytes < self._limits.connection_bytes_max
         return (
-            self._is_welcome
-            and self.writable
-            and len(self._running) < self._limits.requests_max
-            and self._charged_bytes < self._limits.connection_bytes_max
-            and self.server.budget.has_room
+            self._charged_bytes < self._limits.connection_bytes_max and self.server.budget.has_room
         )
 
     def _work(self) -> None:
         """Begin requests that had to wait."""
-        while self._waiting and not self._is_ending and self._may_begin():
+        while self._waiting and not self._is_ending and self._may_begin(self._waiting[0]):
             self._begin(self._waiting.popleft())
         self.flush()
         self._pace()

@@ -34,9 +34,7 @@ async def close(call: Call, message: pb.StatRequest, data: Any) -> pb.Empty:
 
 
 @rpc("Files.Read")
-async def read(
-    call: Call, message: pb.ReadRequest, data: Any
-) -> tuple[pb.ReadReply, bytes]:
+async def read(call: Call, message: pb.ReadRequest, data: Any) -> tuple[pb.ReadReply, bytes]:
     volume, number = await call.reference(message.target)
     read_bytes, size = await files.read(volume, number, message.offset, message.length)
     return pb.ReadReply(size=size), read_bytes

@@ -7,7 +7,6 @@ from typing import Any
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid
 from dataplatform.core import files, listing, namespace
-from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import NewName
 from dataplatform.core.units import Unit
 from dataplatform.keyspace.records import Kind
@@ -87,9 +86,7 @@ async def remove(call: Call, message: pb.RemoveRequest, data: Any) -> pb.Empty:
             missing_ok=message.missing_ok,
         )
 
-    await at.volume.run(
-        call.request(message), work, durable=call.durable(message, customary=False)
-    )
+    await at.volume.run(call.request(message), work, durable=call.durable(message, customary=False))
     return pb.Empty()
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
 
+from ..checks import Checks
 from ..dispatch import Call, rpc
+from ..packing import volume_message
 
 CHECK_WAIT_MS_MAX = 30_000
 
@@ -18,15 +20,30 @@ async def ping(call: Call, message: pb.Empty, data: Any) -> pb.Empty:
 
 @rpc("System.Status")
 async def status(call: Call, message: pb.Empty, data: Any) -> pb.StatusReply:
-    return await call.server.status()
+    server, platform = call.server, call.platform
+    return pb.StatusReply(
+        version=server.version,
+        cluster=platform.cluster,
+        engine=server.engine,
+        started_ns=platform.started_ns,
+        connections=server.connections(),
+        memory_bytes=server.memory_bytes,
+        volumes=[volume_message(v) for v in await platform.catalog.list()],
+        counters=server.counters(),
+        data=server.data,
+        pid=server.pid,
+    )
 
 
 @rpc("System.Check")
 async def check(call: Call, message: pb.CheckRequest, data: Any) -> pb.CheckReply:
-    volume_id = 0
-    if message.HasField("target"):
-        volume_id = (await call.node(message.target)).volume.id
-    jobs = call.server.checks
-    job = jobs.find(message.job) if message.job else jobs.start(volume_id, repair=message.repair)
+    checks = Checks.of(call.platform)
+    if message.job:
+        job = checks.find(message.job)
+    else:
+        volume_id = 0
+        if message.HasField("target"):
+            volume_id = (await call.node(message.target)).volume.id
+        job = checks.start(volume_id, repair=message.repair)
     await job.wait(min(message.wait_ms, CHECK_WAIT_MS_MAX) / 1000)
     return job.report()

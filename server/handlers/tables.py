@@ -97,7 +97,7 @@ async def scan(call: Call, message: pb.ScanRequest, data: Any) -> tuple[pb.RowsR
 async def info(call: Call, message: pb.StatRequest, data: Any) -> pb.TableInfoReply:
     node = await call.node(message.target)
     volume, inode = node
-    path = await volume.path_of(inode.number)
+    path = await call.platform.path_of(volume, inode.number)
     if inode.kind != Kind.TABLE:
         raise Invalid("not a table", path=path)
     statistics = await tables.statistics(volume, inode.number)

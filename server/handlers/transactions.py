@@ -6,16 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.base.errors import Invalid
-from dataplatform.base.limits import EXTENT_BYTES_MIN
-from dataplatform.core import files, groups, namespace, streams, tables, transactions
+from dataplatform.base.errors import Invalid, NotFound
+from dataplatform.core import files, group_offsets, namespace, streams, tables, transactions
+from dataplatform.core.group_offsets import Commit
 from dataplatform.core.transactions import Operation, resolve, resolve_name
 from dataplatform.core.units import Unit
 from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import Inode, Kind
 
 from ..dispatch import Call, rpc
-from ..packing import attributes_of, settings_of
+from ..packing import append_parts, attributes_of, settings_of
 
 
 @rpc("Transactions.Commit")
@@ -47,13 +47,15 @@ async def _operation(
 async def _node(
     unit: Unit, base: int, target: pb.Target, kind: Kind | None = None, *, follow: bool = True
 ) -> Inode:
-    """What a target names within the transaction. INVALID if it lies elsewhere or is another kind."""
+    """What a target names in the transaction. INVALID if it lies elsewhere or is another kind."""
     if target.inode:
         if target.volume != unit.volume.id:
             raise Invalid("a transaction stays within one volume", errno=18)
         base = target.inode
-    inode = await resolve(unit, base, target.path, follow=follow) if target.path else (
-        await unit.inode(base)
+    inode = (
+        await resolve(unit, base, target.path, follow=follow)
+        if target.path
+        else (await unit.inode(base))
     )
     if kind is not None and inode.kind != kind:
         raise Invalid(f"not a {kind.word}", path=await unit.path_of(inode.number))
@@ -68,8 +70,6 @@ async def _place(unit: Unit, base: int, target: pb.Target) -> tuple[int, str]:
     """(directory, name) of something whose directory exists."""
     directory, name, missing = await _name(unit, base, target)
     if missing:
-        from dataplatform.base.errors import NotFound
-
         raise NotFound("no such directory", path=target.path)
     return directory, name
 
@@ -209,13 +209,28 @@ def _increment(base: int, message: pb.IncrementRequest) -> Operation:
 
 
 async def _append(volume: Volume, base: int, message: pb.AppendRequest) -> Operation:
-    raise NotImplementedError
+    prepared = await streams.prepare(volume, append_parts(message, message.data))
+
+    async def run(unit: Unit) -> None:
+        stream = await _node(unit, base, message.stream, Kind.STREAM)
+        await streams.append(unit, stream.number, prepared)
+
+    return run
 
 
 def _commit_offsets(base: int, message: pb.CommitOffsetsRequest) -> Operation:
+    commits = [Commit(p.topic, p.partition, p.offset, p.metadata) for p in message.parts]
+
     async def run(unit: Unit) -> None:
         stream = await _node(unit, base, message.stream, Kind.STREAM)
-        await groups.commit_offsets(unit, stream.number, message)
+        await group_offsets.commit_offsets(
+            unit,
+            stream.number,
+            message.group,
+            commits,
+            member=message.member,
+            epoch=message.epoch,
+        )
 
     return run
 
@@ -247,4 +262,3 @@ _OPERATIONS: dict[str, Callable[[int, Any], Operation]] = {
     "commit_offsets": _commit_offsets,
     "expect": _expect,
 }
-_ = (EXTENT_BYTES_MIN, streams)

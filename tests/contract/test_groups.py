@@ -177,7 +177,7 @@ async def test_blocking_syncs_run_on_the_loop_only_when_that_is_cheap() -> None:
         assert sync(alone) is None
         assert len(calls) == 1
         for load in (
-            alone._replace(waiters=2),
+            alone._replace(waiters=20),
             alone._replace(size_bytes=1 << 20),
             alone._replace(lag_s=0.1),
         ):

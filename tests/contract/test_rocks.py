@@ -250,6 +250,10 @@ async def test_a_damaged_block_is_corrupt_and_names_the_volume(tmp_path: Path) -
     with pytest.raises(Corrupt):
         await pinned.get_many(keys)
     await storages.close()
+    storages = await RocksStorages.at(tmp_path)  # closing let go of it, damaged or not
+    engine, _ = await storages.open(1)
+    assert await engine.get(b"new") == b"1"
+    await storages.close()
 
 
 # ------------------------------------------------------------------------------------- failing

@@ -11,9 +11,7 @@ from .base import Operations
 
 
 class ChangeOperations(Operations):
-    def changes(
-        self, path: Path = "/", since: int = 0, follow: bool = False
-    ) -> Iterator[Change]:
+    def changes(self, path: Path = "/", since: int = 0, follow: bool = False) -> Iterator[Change]:
         """What happened at and below `path` after commit `since` (0: from the oldest kept).
 
         In the order of commits, each event once. With `follow` it waits for more for ever. To go on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from types import TracebackType
-from typing import IO, Any, Literal, Self, overload
+from typing import Any, Literal, Self, overload
 
 from ..handles import FileHandle
 from ..modes import Mode
@@ -18,6 +18,10 @@ Buffer = bytes | bytearray | memoryview
 BinaryMode = Literal[
     "rb", "br", "wb", "bw", "ab", "ba", "xb", "bx",
     "rb+", "r+b", "+rb", "wb+", "w+b", "ab+", "a+b", "xb+", "x+b",
+]  # fmt: skip
+TextMode = Literal[
+    "r", "w", "a", "x", "rt", "tr", "wt", "tw", "at", "ta", "xt", "tx",
+    "r+", "w+", "a+", "x+", "rt+", "r+t", "wt+", "w+t", "at+", "a+t", "xt+", "x+t",
 ]  # fmt: skip
 
 
@@ -155,14 +159,26 @@ class FileOperations(Operations):
     def open(
         self,
         path: Path,
-        mode: str = "r",
+        mode: TextMode = "r",
         *,
         buffering: int = -1,
         encoding: str | None = None,
         errors: str | None = None,
         newline: str | None = None,
         permissions: int = 0o644,
-    ) -> IO[Any]: ...
+    ) -> io.TextIOWrapper: ...
+    @overload
+    def open(
+        self,
+        path: Path,
+        mode: str,
+        *,
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        permissions: int = 0o644,
+    ) -> Any: ...
     def open(
         self,
         path: Path,
@@ -191,7 +207,7 @@ class FileOperations(Operations):
         if not parsed.text:
             return file
         text = io.TextIOWrapper(
-            file,  # type: ignore[arg-type]
+            file,
             encoding or "utf-8",
             errors,
             newline,

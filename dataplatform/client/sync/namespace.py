@@ -77,9 +77,7 @@ class NamespaceOperations(Operations):
         Raises Exists unless `exist_ok` (and what is there is a directory), NotFound when the
         parent is missing. Example: `dp.mkdir("/a/b", parents=True, exist_ok=True)`
         """
-        return run(
-            self._aio.mkdir(path, mode, parents=parents, exist_ok=exist_ok, durable=durable)
-        )
+        return run(self._aio.mkdir(path, mode, parents=parents, exist_ok=exist_ok, durable=durable))
 
     def link(self, existing: Path, path: Path) -> Stat:
         """Give the file `existing` a second name in the same volume (a hard link)."""
@@ -111,9 +109,7 @@ class NamespaceOperations(Operations):
             )
         )
 
-    def remove(
-        self, path: Path, *, missing_ok: bool = False, durable: bool | None = None
-    ) -> None:
+    def remove(self, path: Path, *, missing_ok: bool = False, durable: bool | None = None) -> None:
         """Remove a name: a file, a link, an empty directory, or a table or stream with all it
         holds. Raises NotFound unless `missing_ok`; a directory that is not empty is refused
         (use `rmtree`)."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from ..consumers import Consumer as AsyncConsumer
 from ..paths import Path
-from ..producers import BATCH_BYTES, LINGER_S
-from ..producers import Delivery as AsyncDelivery
-from ..producers import Producer as AsyncProducer
 from ..runtime import iterate, run
+from ..streams import BATCH_BYTES, LINGER_S
 from ..streams import Stream as AsyncStream
 from ..values import GroupInfo, Position, Record, StreamInfo, TopicInfo
 from .base import Operations
+
+if TYPE_CHECKING:  # see streams.py
+    from ..consumers import Consumer as AsyncConsumer
+    from ..producers import Delivery as AsyncDelivery
+    from ..producers import Producer as AsyncProducer
 
 Bytes = bytes | str
 Headers = Mapping[str, bytes | None]
@@ -120,7 +122,11 @@ class Consumer:
 
     def __iter__(self) -> Iterator[Record]:
         """Records as they come. Waits for more for ever, unless made with `follow=False`."""
-        return iterate(self._aio.records())
+        consumer = self._aio
+        for chunk in iterate(consumer.chunks()):
+            for record in chunk:
+                consumer.last = record
+                yield record
 
     def poll(self, timeout_s: float = 1.0, max_records: int | None = None) -> list[Record]:
         """The next records that are there: waits up to `timeout_s` for the first; may be empty."""

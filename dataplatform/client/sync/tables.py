@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
+from itertools import chain
 from typing import IO, Any
 
 from ..paths import Path
@@ -68,7 +69,8 @@ class Table:
             for row in t.scan(prefix="vin-", where="km > 10", limit=100):
                 print(row.key, row.columns)
         """
-        return iterate(self._aio.scan(prefix, start, end, columns, where, limit, reverse))
+        pages = self._aio.scan_pages(prefix, start, end, columns, where, limit, reverse)
+        return chain.from_iterable(iterate(pages))
 
     def scan_pages(
         self,
@@ -100,9 +102,7 @@ class Table:
         Columns that some rows lack are null there. Needs pyarrow (`pip install
         'dataplatform[arrow]'`), else raises Invalid. Example: `t.to_arrow().to_pandas()`
         """
-        return run(
-            self._aio.to_arrow(prefix, start, end, columns, where, limit, reverse, key=key)
-        )
+        return run(self._aio.to_arrow(prefix, start, end, columns, where, limit, reverse, key=key))
 
     def info(self) -> TableInfo:
         """Rows, bytes and settings."""
@@ -211,9 +211,7 @@ class TableOperations(Operations):
         """
         return Table(
             run(
-                self._aio.create_table(
-                    path, ttl=ttl, mode=mode, parents=parents, exist_ok=exist_ok
-                )
+                self._aio.create_table(path, ttl=ttl, mode=mode, parents=parents, exist_ok=exist_ok)
             )
         )
 

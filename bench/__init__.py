@@ -1,0 +1,1 @@
+"""Measurements: each kind of work against the disk, in one run."""

@@ -1,0 +1,113 @@
+"""The Typer application, and how a command is registered: with an example, always.
+
+    @command(app, "ls", "dp ls -l /projects", panel=FILES)
+    def ls(path: RemotePath = "/", json: Json = False) -> None:
+        '''List a directory.'''
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from . import connections
+from .completion import complete_path
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+FILES = "Files and directories"
+DATA = "Tables and streams"
+SYSTEM = "Server and volumes"
+
+# On a terminal help is set by Rich; in a pipe it is plain text.
+IS_RICH = sys.stdout.isatty()
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON value per line.")]
+RemotePath = Annotated[
+    str,
+    typer.Argument(metavar="PATH", autocompletion=complete_path, show_default=False),
+]
+RemotePaths = Annotated[
+    list[str],
+    typer.Argument(metavar="PATH...", autocompletion=complete_path, show_default=False),
+]
+
+app = typer.Typer(
+    name="dp",
+    rich_markup_mode="rich" if IS_RICH else None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def text(paragraphs: str, *examples: str) -> str:
+    """A docstring as help text, with examples whose lines stay as they are."""
+    parts = [" ".join(part.split()) for part in inspect.cleandoc(paragraphs).split("\n\n")]
+    if examples:
+        block = "\n".join(f"  {example}" for example in examples)
+        parts += ["Examples:" if len(examples) > 1 else "Example:"]
+        # \b keeps click from joining lines; Rich keeps them anyway but reads [] as markup.
+        parts += [block if IS_RICH else f"\b\n{block}"]
+    joined = "\n\n".join(parts)
+    return joined.replace("[", "\\[") if IS_RICH else joined
+
+
+def command(
+    parent: typer.Typer, name: str, *examples: str, panel: str | None = None, **settings: Any
+) -> Callable[[Function], Function]:
+    """Register a function as the command `name`; its docstring is the help."""
+    assert examples, "every command has an example"
+
+    def register(function: Function) -> Function:
+        described = text(function.__doc__ or "", *examples)
+        parent.command(name, help=described, rich_help_panel=panel, **settings)(function)
+        return function
+
+    return register
+
+
+def group(parent: typer.Typer, name: str, description: str, panel: str | None = None) -> typer.Typer:
+    """A noun with commands of its own: `dp NAME COMMAND`. Alone, it shows its help."""
+    made = typer.Typer(
+        name=name, help=text(description), no_args_is_help=True, rich_markup_mode=app.rich_markup_mode
+    )
+    parent.add_typer(made, rich_help_panel=panel)
+    return made
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    server: Annotated[
+        str,
+        typer.Option(
+            envvar="DP_SERVER",
+            metavar="ADDRESS",
+            show_default=False,
+            help="dp://HOST:PORT, dps://HOST:PORT or dp+unix:///PATH. Without it: the socket of a"
+            " server that you run, then dp://127.0.0.1:7222.",
+        ),
+    ] = "",
+    token: Annotated[
+        str, typer.Option(envvar="DP_TOKEN", metavar="TOKEN", show_default=False, help="Who you are.")
+    ] = "",
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Files, tables and streams side by side in one namespace.
+
+    `dp COMMAND --help` explains a command with an example. --server and --token may also follow
+    the command.
+    """
+    connections.choose(server or None, token or None)
+    if version:
+        from .status import version as show_version
+
+        show_version()
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit

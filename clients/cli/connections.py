@@ -1,0 +1,42 @@
+"""The connection that a command works over: which server, and what to do when there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dataplatform import Client
+
+NO_SERVER = "start one with `dp server start`, or name one with --server or DP_SERVER"
+
+
+@dataclass(slots=True)
+class _Choice:
+    """What the global options said; None: the library's default."""
+
+    server: str | None = None
+    token: str | None = None
+
+
+_choice = _Choice()
+
+
+def choose(server: str | None, token: str | None) -> None:
+    """Which server the command of this process uses, and as whom."""
+    _choice.server, _choice.token = server, token
+
+
+@contextmanager
+def connect() -> Iterator[Client]:
+    """A client, connected. Unavailable, with a hint, when there is no server."""
+    import dataplatform
+
+    try:
+        client = dataplatform.connect(_choice.server, _choice.token)
+    except dataplatform.Unavailable as error:
+        raise dataplatform.Unavailable(f"{error.message}: {NO_SERVER}", **error.facts) from error
+    with client:
+        yield client

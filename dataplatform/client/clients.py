@@ -1,0 +1,89 @@
+"""The asynchronous `Client`: every group of operations over one channel, and how it comes about."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Self
+
+from ..transport.addresses import Address, default_address, parse
+from .changes import ChangeOperations
+from .connection import FIRST_PATIENCE_S, Channel
+from .entering import Entering
+from .files import FileOperations
+from .runtime import AsyncRuntime, BlockingRuntime, Runtime
+from .streams import StreamOperations
+from .system import SystemOperations
+from .tables import TableOperations
+from .transactions import TransactionOperations
+from .volumes import VolumeOperations
+
+
+class Client(
+    FileOperations,
+    TableOperations,
+    StreamOperations,
+    TransactionOperations,
+    ChangeOperations,
+    VolumeOperations,
+    SystemOperations,
+):
+    """A connected client of an event loop. The operations are those of `dataplatform.Client`, with
+    the same arguments, as coroutines and asynchronous iterators; they are documented there."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    @property
+    def address(self) -> str:
+        """The server's address, for people."""
+        return str(self._channel.address)
+
+    async def close(self) -> None:
+        """End the connection. Open files, producers and consumers should be closed before."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<dataplatform.aio.Client {self.address}>"
+
+
+def connect(
+    address: str | None = None,
+    token: str | None = None,
+    *,
+    patience_s: float | None = None,
+) -> Entering[Client]:
+    """Connect to a server, as `dataplatform.connect`: `await` it, or enter it with `async with`."""
+    return Entering(lambda: _connected(address, token, patience_s, AsyncRuntime()))
+
+
+async def blocking_client(
+    address: str | None, token: str | None, patience_s: float | None
+) -> Client:
+    """A client whose coroutines never suspend, for the synchronous surface."""
+    return await _connected(address, token, patience_s, BlockingRuntime())
+
+
+async def _connected(
+    address: str | Address | None, token: str | None, patience_s: float | None, runtime: Runtime
+) -> Client:
+    if address is None:
+        place = default_address()
+    else:
+        place = parse(address) if isinstance(address, str) else address
+    channel = Channel(
+        place, runtime, token=token or os.environ.get("DP_TOKEN"), patience_s=patience_s
+    )
+    await channel.connect(FIRST_PATIENCE_S if patience_s is None else patience_s)
+    return Client(channel)

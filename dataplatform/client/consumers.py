@@ -1,0 +1,281 @@
+"""Consumers: records of some partitions, in order within each.
+
+`_rest` are decoded records that wait to be handed out, all of one partition. What has been handed
+out up to `last` counts as read: that is what `commit` and `position` mean. A partition is taken on
+or let go of only between two chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from itertools import islice
+from types import TracebackType
+from typing import Self
+
+from ..api import platform_pb2 as pb
+from ..api.methods import METHODS
+from ..base.errors import Invalid, NotFound
+from .connection import Channel
+from .fetching import WAIT_S_MAX, Fetcher, Place
+from .memberships import Membership
+from .offsets import Start, check, find_offsets
+from .records import decode
+from .values import Record
+
+COMMIT = METHODS["Groups.Commit"]
+DESCRIBE = METHODS["Groups.Describe"]
+JOIN_WAIT_S = 0.5
+"""Between two looks at whether a group has given us something."""
+
+
+class Consumer:
+    """What the methods mean is said at `dataplatform.Consumer`."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        stream: pb.Target,
+        topics: list[str],
+        start: Start,
+        *,
+        follow: bool = True,
+    ) -> None:
+        self._channel = channel
+        self._stream = stream
+        self._topics = topics
+        self._start = check(start)
+        self._follow = follow
+        self._fetcher = Fetcher(channel, stream)
+        self._membership: Membership | None = None
+        self._positions: dict[Place, int] = {}  # of the next record to hand out; see _settle
+        self._committed: dict[Place, int] = {}
+        self._rest: Iterator[Record] = iter(())
+        self._rest_end: tuple[Place, int] | None = None
+        self.last: Record | None = None  # handed out
+        self._is_closed = False
+
+    # ----------------------------------------------------------------------------- beginning
+
+    async def begin(self, partitions: Iterable[int] | None) -> Self:
+        """Without a group: read all partitions, or those given."""
+        wanted = None if partitions is None else sorted(set(partitions))
+        places: list[Place] = []
+        for topic in self._topics:
+            there = await find_offsets(self._channel, self._stream, topic, "earliest")
+            for number in sorted(there) if wanted is None else wanted:
+                if number not in there:
+                    raise NotFound("there is no such partition", topic=topic, partition=number)
+                places.append((topic, number))
+        await self._take_on(places)
+        return self
+
+    async def join(self, group: str, session_timeout_s: float) -> Self:
+        """Share the partitions with the other members of a group."""
+        self._membership = Membership(
+            self._channel, self._stream, group, self._topics, session_timeout_s
+        )
+        await self._membership.join()
+        await self._reconcile()
+        return self
+
+    async def _take_on(self, places: Iterable[Place]) -> None:
+        for place, offset in (await self._offsets(places)).items():
+            self._fetcher.set(place, offset)
+            self._positions[place] = offset
+
+    async def _offsets(self, places: Iterable[Place]) -> dict[Place, int]:
+        """Where to begin: at the group's offsets, else at `start`."""
+        wanted = set(places)
+        found = await self._committed_offsets(wanted) if self._membership else {}
+        self._committed.update(found)
+        for topic in {topic for topic, _ in wanted - set(found)}:
+            offsets = await self._offsets_of(topic)
+            for number, offset in offsets.items():
+                if (topic, number) in wanted and (topic, number) not in found:
+                    found[topic, number] = offset
+        return found
+
+    async def _offsets_of(self, topic: str) -> dict[int, int]:
+        if isinstance(self._start, int):
+            there = await find_offsets(self._channel, self._stream, topic, "earliest")
+            return dict.fromkeys(there, self._start)
+        return await find_offsets(self._channel, self._stream, topic, self._start)
+
+    async def _committed_offsets(self, wanted: set[Place]) -> dict[Place, int]:
+        assert self._membership is not None
+        request = pb.GroupRequest(stream=self._stream, group=self._membership.group)
+        reply: pb.GroupsReply
+        try:
+            reply, _ = await self._channel.call(DESCRIBE, request)
+        except NotFound:
+            return {}
+        return {
+            (offset.topic, offset.partition): offset.offset
+            for group in reply.groups
+            for offset in group.offsets
+            if (offset.topic, offset.partition) in wanted
+        }
+
+    async def _reconcile(self) -> None:
+        """Let go of and take on what the group says."""
+        membership = self._membership
+        news = None if membership is None else membership.news()
+        if membership is None or news is None:
+            return
+        let_go, take_on = news
+        for place in let_go:
+            self._fetcher.remove(place)
+            self._positions.pop(place, None)
+            self._committed.pop(place, None)
+        await self._take_on(take_on)
+        await membership.own(self._fetcher.places())
+
+    # ------------------------------------------------------------------------------- reading
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        return self.records()
+
+    async def records(self) -> AsyncIterator[Record]:
+        """Records as they come."""
+        async for chunk in self.chunks():
+            for record in chunk:
+                self.last = record
+                yield record
+
+    async def chunks(self) -> AsyncIterator[Iterator[Record]]:
+        """What is to be handed out next, again and again; the taker reports each record through
+        `handed_out` (or `last`). For the iterators of both runtimes."""
+        while True:
+            if not await self._next_chunk(WAIT_S_MAX if self._follow else 0.0):
+                if self._is_at_end():
+                    return
+                continue
+            yield self._rest
+
+    def _is_at_end(self) -> bool:
+        """Whether an empty fetch ends the iteration."""
+        return not self._follow and bool(self._positions)
+
+    async def poll(self, timeout_s: float = 1.0, max_records: int | None = None) -> list[Record]:
+        self._check_open()
+        runtime = self._channel.runtime
+        end_s = runtime.monotonic() + timeout_s
+        records = self._take(max_records)
+        while not records:
+            left_s = max(end_s - runtime.monotonic(), 0.0)
+            is_there = await self._next_chunk(left_s)
+            records = self._take(max_records)
+            if not is_there and runtime.monotonic() >= end_s:
+                break
+        return records
+
+    def _take(self, max_records: int | None) -> list[Record]:
+        records = list(islice(self._rest, max_records))
+        if records:
+            self.last = records[-1]
+        return records
+
+    async def _next_chunk(self, wait_s: float) -> bool:
+        """Decode the next chunk into `_rest`. False when there was none for `wait_s`."""
+        self._check_open()
+        self._settle(is_finished=True)
+        await self._reconcile()
+        if not self._positions and self._membership is not None:
+            await self._membership.wait_for_news(min(max(wait_s, 0.01), JOIN_WAIT_S))
+            await self._reconcile()
+        chunk = await self._fetcher.next(wait_s)
+        if chunk is None:
+            return False
+        topic, partition = chunk.place
+        self._rest = iter(decode(chunk.data, topic, partition, chunk.from_offset))
+        self._rest_end = chunk.place, chunk.end_offset
+        return True
+
+    def _settle(self, *, is_finished: bool = False) -> None:
+        """Bring `_positions` up to what was handed out. `is_finished`: all of `_rest` was (which
+        may end behind the last record)."""
+        if self.last is not None:
+            place = self.last.topic, self.last.partition
+            if place in self._positions:
+                self._positions[place] = self.last.offset + 1
+            self.last = None
+        if is_finished and self._rest_end is not None:
+            place, end = self._rest_end
+            if place in self._positions:
+                self._positions[place] = end
+            self._rest_end = None
+
+    # ---------------------------------------------------------------------- positions, commits
+
+    def assignment(self) -> list[Place]:
+        return sorted(self._positions)
+
+    async def position(self, topic: str, partition: int) -> int:
+        self._settle()
+        return self._positions[self._own((topic, partition))]
+
+    async def seek(self, topic: str, partition: int, offset: Start) -> None:
+        self._settle()
+        place = self._own((topic, partition))
+        check(offset)
+        if not isinstance(offset, int):
+            offsets = await find_offsets(self._channel, self._stream, topic, offset)
+            offset = offsets[partition]
+        self._fetcher.set(place, offset)
+        self._positions[place] = offset
+        if self._rest_end is not None and self._rest_end[0] == place:
+            self._rest = iter(())
+            self._rest_end = None
+
+    def _own(self, place: Place) -> Place:
+        if place not in self._positions:
+            raise Invalid(
+                "this consumer does not read that partition", topic=place[0], partition=place[1]
+            )
+        return place
+
+    async def commit(self, offsets: Mapping[tuple[str, int], int] | None = None) -> None:
+        membership = self._membership
+        if membership is None:
+            raise Invalid("only a consumer of a group commits: pass group=")
+        self._settle()
+        if offsets is None:
+            offsets = {p: o for p, o in self._positions.items() if self._committed.get(p) != o}
+        if not offsets:
+            return
+        request = pb.CommitOffsetsRequest(
+            stream=self._stream,
+            group=membership.group,
+            member=membership.member,
+            epoch=membership.epoch,
+        )
+        for (topic, partition), offset in offsets.items():
+            request.parts.add(topic=topic, partition=partition, offset=offset)
+        await self._channel.call(COMMIT, request)
+        self._committed.update(offsets)
+
+    # -------------------------------------------------------------------------------- ending
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ValueError("the consumer is closed")
+
+    async def close(self) -> None:
+        if self._is_closed:
+            return
+        self._settle()
+        self._is_closed = True
+        self._fetcher.close()
+        if self._membership is not None:
+            await self._membership.leave()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()

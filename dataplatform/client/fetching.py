@@ -1,0 +1,135 @@
+"""Fetches for a consumer: which offsets to ask for, the next request under way ahead of its need.
+
+While records of one reply are worked on, the next request is already out. It does not wait for
+records (so that it cannot delay a `poll`); one that waits is sent only when nothing was there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import NamedTuple
+
+from ..api import platform_pb2 as pb
+from ..api.methods import METHODS
+from ..base.errors import ErrorKind
+from ..base.limits import MIB
+from ..transport.errors import from_info
+from .connection import Channel, Pending
+from .records import next_offset
+
+FETCH = METHODS["Streams.Fetch"]
+FETCH_BYTES = 2 * MIB
+WAIT_S_MAX = 2.0
+"""Of one long poll: how late a consumer notices that it shall give up a partition, or close."""
+
+log = logging.getLogger(__name__)
+
+Place = tuple[str, int]
+"""(topic, partition)"""
+
+
+class Chunk(NamedTuple):
+    """Batches of one partition, not decoded yet."""
+
+    place: Place
+    from_offset: int
+    end_offset: int  # behind the last record
+    data: memoryview
+
+
+class Fetcher:
+    """Fetches from a set of partitions, each at its offset."""
+
+    def __init__(self, channel: Channel, stream: pb.Target) -> None:
+        self._channel = channel
+        self._stream = stream
+        self._offsets: dict[Place, int] = {}  # of the next record to fetch
+        self._chunks: deque[Chunk] = deque()
+        self._ahead: Pending | None = None
+        self._ahead_request = pb.FetchRequest()
+
+    def places(self) -> list[Place]:
+        return list(self._offsets)
+
+    def set(self, place: Place, offset: int) -> None:
+        """Fetch from `offset` on; what was fetched for that partition is dropped."""
+        self._offsets[place] = offset
+        self._drop_chunks(place)
+
+    def remove(self, place: Place) -> None:
+        self._offsets.pop(place, None)
+        self._drop_chunks(place)
+
+    def _drop_chunks(self, place: Place) -> None:
+        self._chunks = deque(chunk for chunk in self._chunks if chunk.place != place)
+
+    async def next(self, wait_s: float) -> Chunk | None:
+        """The next chunk; None when there was none for `wait_s` (at most `WAIT_S_MAX`)."""
+        if not self._chunks and self._ahead is not None:
+            await self._receive()
+        if not self._chunks and self._offsets:
+            await self._send(min(wait_s, WAIT_S_MAX))
+            await self._receive()
+        if not self._chunks:
+            return None
+        chunk = self._chunks.popleft()
+        if not self._chunks and self._ahead is None:
+            await self._send(0.0)
+        return chunk
+
+    async def _send(self, wait_s: float) -> None:
+        request = pb.FetchRequest(
+            stream=self._stream, size_bytes=FETCH_BYTES, wait_ms=int(wait_s * 1000)
+        )
+        for (topic, partition), offset in self._offsets.items():
+            request.parts.add(topic=topic, partition=partition, offset=offset)
+        # Those that came last in this reply come first in the next.
+        self._ahead_request = request
+        self._ahead = await self._channel.start(FETCH, request)
+
+    async def _receive(self) -> None:
+        pending, self._ahead = self._ahead, None
+        assert pending is not None
+        reply: pb.FetchReply
+        reply, data = await pending
+        view = memoryview(data)
+        at = 0
+        for part in reply.parts:
+            asked = self._ahead_request.parts[part.index]
+            place = asked.topic, asked.partition
+            part_data, at = view[at : at + part.length], at + part.length
+            if self._offsets.get(place) != asked.offset:
+                continue  # let go of or moved since
+            if part.HasField("error"):
+                self._on_error(place, part)
+            elif part.length:
+                self._add(place, asked.offset, part_data)
+
+    def _add(self, place: Place, from_offset: int, data: memoryview) -> None:
+        end = next_offset(data)
+        self._chunks.append(Chunk(place, from_offset, end, data))
+        # To the end of the order, so that a full reply does not starve the partitions behind.
+        del self._offsets[place]
+        self._offsets[place] = end
+
+    def _on_error(self, place: Place, part: pb.FetchReply.Part) -> None:
+        if part.error.kind != ErrorKind.STALE.value:
+            raise from_info(part.error)
+        topic, partition = place
+        log.warning(
+            "records were dropped before they were read, going on at the oldest. "
+            "topic=`%s`, partition=`%d`, offset=`%d`, oldest=`%d`",
+            topic,
+            partition,
+            self._offsets[place],
+            part.start_offset,
+        )
+        self._offsets[place] = part.start_offset
+
+    def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.abandon()
+            self._ahead = None
+        self._offsets.clear()
+        self._chunks.clear()

@@ -1,0 +1,168 @@
+"""Membership in a consumer group, after KIP-848: the server decides who owns what.
+
+Background work sends heartbeats. Their replies say which partitions the member shall own; the
+consumer lets go of the others when the program asks for more records (so never in the middle of its
+work), and the next heartbeat, sent at once, says so. Only then does the server hand them on.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Self
+
+from ..api import platform_pb2 as pb
+from ..api.methods import METHODS
+from ..base.errors import NotFound, PlatformError, Stale, Unavailable
+from .connection import PROGRAM, Channel
+from .fetching import Place
+from .runtime import Task
+
+JOIN = METHODS["Groups.Join"]
+HEARTBEAT = METHODS["Groups.Heartbeat"]
+LEAVE_PATIENCE_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class Membership:
+    def __init__(
+        self,
+        channel: Channel,
+        stream: pb.Target,
+        group: str,
+        topics: list[str],
+        session_timeout_s: float,
+    ) -> None:
+        self.group = group
+        self.member = ""
+        self.epoch = 0
+        self._channel = channel
+        self._stream = stream
+        self._topics = topics
+        self._session_timeout_ms = int(session_timeout_s * 1000)
+        self._heartbeat_s = 1.0
+        self._changed = channel.runtime.condition()  # guards what follows
+        self._assigned: frozenset[Place] = frozenset()
+        self._owned: frozenset[Place] = frozenset()
+        self._is_owned_news = False
+        self._is_lost = False  # expired: everything was handed on already
+        self._is_closing = False
+        self._error: PlatformError | None = None
+        self._task: Task | None = None
+
+    async def join(self) -> Self:
+        await self._join()
+        self._task = self._channel.runtime.spawn(self._work, "dataplatform group member")
+        return self
+
+    async def _join(self) -> None:
+        request = pb.JoinGroupRequest(
+            stream=self._stream,
+            group=self.group,
+            member=self.member,
+            topics=self._topics,
+            session_timeout_ms=self._session_timeout_ms,
+            program=PROGRAM,
+        )
+        reply, _ = await self._channel.call(JOIN, request)
+        await self._accept(reply)
+
+    async def _accept(self, reply: pb.MembershipReply) -> None:
+        async with self._changed:
+            self.member, self.epoch = reply.member, reply.epoch
+            self._heartbeat_s = max(reply.heartbeat_ms, 50) / 1000
+            self._assigned = frozenset((o.topic, o.partition) for o in reply.assigned)
+            self._changed.notify_all()
+
+    # --------------------------------------------------------------------------- the consumer
+
+    def news(self) -> tuple[set[Place], set[Place]] | None:
+        """(to let go of, to take on), if anything has changed. Then `own` what is left."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if self._is_lost:
+            self._is_lost = False
+            owned, self._owned = self._owned, frozenset()
+            return set(owned), set(self._assigned)
+        if self._assigned == self._owned:
+            return None
+        return set(self._owned - self._assigned), set(self._assigned - self._owned)
+
+    async def own(self, places: list[Place]) -> None:
+        """Tell the server, at once, what the consumer works on now."""
+        async with self._changed:
+            self._owned = frozenset(places)
+            self._is_owned_news = True
+            self._changed.notify_all()
+
+    async def wait_for_news(self, timeout_s: float) -> None:
+        """Until there may be some."""
+        async with self._changed:
+            if self._assigned == self._owned and not self._is_lost and self._error is None:
+                await self._changed.wait(timeout_s)
+
+    async def leave(self) -> None:
+        async with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        if self._task is not None:
+            await self._task.join()
+        try:
+            await self._channel.call(
+                HEARTBEAT, self._heartbeat(leave=True), patience_s=LEAVE_PATIENCE_S
+            )
+        except (NotFound, Stale, Unavailable) as error:
+            log.debug("could not leave group %s: %s", self.group, error)  # it will expire
+
+    # ------------------------------------------------------------------------ background work
+
+    def _heartbeat(self, *, leave: bool = False) -> pb.HeartbeatRequest:
+        return pb.HeartbeatRequest(
+            stream=self._stream,
+            group=self.group,
+            member=self.member,
+            epoch=self.epoch,
+            owned=[pb.Owned(topic=topic, partition=number) for topic, number in self._owned],
+            leave=leave,
+        )
+
+    async def _work(self) -> None:
+        while await self._wait():
+            try:
+                reply, _ = await self._channel.call(HEARTBEAT, self._heartbeat())
+                await self._accept(reply)
+            except (NotFound, Stale):
+                await self._join_again()
+            except PlatformError as error:
+                if not await self._survive(error):
+                    return
+            except ValueError:
+                return  # the client is closed
+
+    async def _wait(self) -> bool:
+        """Until the next heartbeat is due. False: there is none any more."""
+        async with self._changed:
+            if not self._is_owned_news and not self._is_closing:
+                await self._changed.wait(self._heartbeat_s)
+            self._is_owned_news = False
+            return not self._is_closing
+
+    async def _join_again(self) -> None:
+        """The server has forgotten this member: it was silent for too long."""
+        async with self._changed:
+            self._is_lost = True
+            self.member, self.epoch = "", 0
+        try:
+            await self._join()
+        except PlatformError as error:
+            await self._survive(error)
+
+    async def _survive(self, error: PlatformError) -> bool:
+        """Whether to go on in spite of it; the consumer is told otherwise."""
+        if isinstance(error, Unavailable):
+            return True
+        async with self._changed:
+            self._error = error
+            self._changed.notify_all()
+        return False

@@ -1,0 +1,498 @@
+"""Producers: records in batches, in order within a partition, each exactly once.
+
+`send` puts a record into the open batch of its partition. Background work takes batches that are
+full, or have lingered, and appends them, several requests under way at a time. Batches carry the
+producer's id and sequence numbers, so that the server stores a repeated one only once and refuses
+one whose predecessor is missing.
+
+Order survives a lost connection because of two rules: a request is not sent on another connection
+than the one before it while that is under way, and replies are awaited oldest first, which repeats
+the lost ones in order.
+
+After an error that is not a matter of patience, the producer asks for a new id, with which sequence
+numbers begin at 0 again; what was under way behind the error may fail with it. Every failed record
+is told through its `Delivery`, and the first error by the next `send`, `flush` or `close`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from types import NoneType, TracebackType
+from typing import NamedTuple, Self
+
+from ..api import platform_pb2 as pb
+from ..api.methods import METHODS
+from ..base.errors import Conflict, Internal, Invalid, NotFound, PlatformError, Stale, Unavailable
+from ..base.limits import BATCH_BYTES_MAX, MIB
+from ..transport.connections import Bulk
+from .batching import RECORD_BYTES_MAX, SEQUENCES, SPENT, Batch, Batches, Partition
+from .connection import Channel, Pending
+from .nodes import durability
+from .partitioner import partition_of
+from .records import (
+    RECORD_OVERHEAD_BYTES,
+    BatchBuilder,
+    Bytes,
+    Headers,
+    as_bytes,
+    as_headers,
+    as_timestamp,
+)
+from .runtime import Task
+from .streams import BATCH_BYTES, LINGER_S
+from .values import Position
+
+REQUESTS_UNDER_WAY = 5
+BUFFER_BYTES = 32 * MIB
+"""Handed over and not stored yet: beyond it, `send` waits."""
+
+APPEND = METHODS["Streams.Append"]
+INIT_PRODUCER = METHODS["Streams.InitProducer"]
+TOPICS = METHODS["Streams.Topics"]
+CREATE_TOPIC = METHODS["Streams.CreateTopic"]
+
+
+class Delivery:
+    """The fate of one record."""
+
+    __slots__ = ("_batch", "_index", "_producer", "_timestamp")
+
+    def __init__(self, producer: Producer, batch: Batch, index: int, timestamp: int) -> None:
+        self._producer = producer
+        self._batch = batch
+        self._index = index
+        self._timestamp = timestamp
+
+    def done(self) -> bool:
+        """Whether `result` would return at once."""
+        return self._batch.is_done
+
+    async def result(self, timeout_s: float | None = None) -> Position:
+        """Where the record is, once it is stored."""
+        batch = self._batch
+        if not batch.is_done:
+            await self._producer.wait_for(batch, timeout_s)
+        if batch.error is not None:
+            raise batch.error
+        partition = batch.partition
+        return Position(
+            partition.topic, partition.number, batch.base_offset + self._index, self._timestamp
+        )
+
+
+class _Topic:
+    """A topic's partitions, and the one that takes records without a key at the moment."""
+
+    def __init__(self, name: str, partitions: int) -> None:
+        self.name = name
+        self.partitions = [Partition(name, number) for number in range(partitions)]
+        self._turn = 0
+
+    def of(self, key: bytes | None, partition: int | None) -> Partition:
+        if partition is not None:
+            if not 0 <= partition < len(self.partitions):
+                raise Invalid(
+                    "there is no such partition",
+                    topic=self.name,
+                    partition=partition,
+                    partitions=len(self.partitions),
+                )
+            return self.partitions[partition]
+        if key is not None:
+            return self.partitions[partition_of(key, len(self.partitions))]
+        return self.partitions[self._turn]
+
+    def next_turn(self) -> None:
+        """Records without a key go to the next partition from now on."""
+        self._turn = (self._turn + 1) % len(self.partitions)
+
+
+class _Request(NamedTuple):
+    pending: Pending
+    message: pb.AppendRequest
+    data: list[Bulk]
+    parts: list[list[Batch]]
+
+
+class Producer:
+    """What the methods mean is said at `dataplatform.Producer`."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        stream: pb.Target,
+        path: str,
+        *,
+        linger_s: float = LINGER_S,
+        batch_bytes: int = BATCH_BYTES,
+        durable: bool | None = None,
+        compression: str | None = None,
+    ) -> None:
+        if not 0 < batch_bytes <= RECORD_BYTES_MAX:
+            raise Invalid("a batch has 1 byte to 8 MiB", batch_bytes=batch_bytes)
+        self._channel = channel
+        self._stream = stream
+        self._path = path
+        self._durability = durability(durable)
+        self._compression = compression
+        self._producer_id = -1
+        self._epoch = 0
+        self._topics: dict[str, _Topic] = {}
+        self._batches = Batches(batch_bytes, linger_s)
+        self._under_way: deque[_Request] = deque()
+        self._changed = channel.runtime.condition()  # guards all that follows, and _batches
+        self._error: PlatformError | None = None
+        self._is_closing = False
+        self._is_closed = False
+        self._task: Task | None = None
+
+    async def begin(self) -> Self:
+        """Get an id and start the background work."""
+        await self._init()
+        self._task = self._channel.runtime.spawn(self._work, "dataplatform producer")
+        return self
+
+    async def _init(self) -> None:
+        reply: pb.ProducerReply
+        try:
+            reply, _ = await self._channel.call(
+                INIT_PRODUCER, pb.ProducerRequest(stream=self._stream)
+            )
+        except NotFound as error:
+            raise NotFound(error.message, **{**error.facts, "path": self._path}) from error
+        self._producer_id, self._epoch = reply.producer_id, reply.epoch
+        if self._compression is None:
+            self._compression = reply.options.compression or "lz4"
+
+    # ------------------------------------------------------------------------------- sending
+
+    async def send(
+        self,
+        topic: str,
+        value: Bytes | None,
+        key: Bytes | None = None,
+        headers: Headers | None = None,
+        timestamp: int | datetime | None = None,
+        partition: int | None = None,
+    ) -> Delivery:
+        stored_key, stored_value = as_bytes(key), as_bytes(value)
+        listed = as_headers(headers)
+        when = as_timestamp(timestamp, self._channel.runtime.now_ms())
+        _check_size(topic, stored_key, stored_value, listed)
+        known = self._topics.get(topic) or await self._topic(topic)
+        async with self._changed:
+            self._check()
+            while self._batches.unfinished_bytes > BUFFER_BYTES:
+                await self._changed.wait()
+                self._check()
+            now_s = self._channel.runtime.monotonic()
+            while True:
+                batch = self._batches.open(known.of(stored_key, partition), now_s)
+                index = batch.builder.count
+                if batch.builder.add(when, stored_key, stored_value, listed):
+                    break
+                self._batches.make_ready(batch)
+                if stored_key is None and partition is None:
+                    known.next_turn()
+            if index == 0:
+                self._changed.notify_all()  # there is something new to wait for
+            return Delivery(self, batch, index, when)
+
+    async def send_many(
+        self,
+        topic: str,
+        values: Iterable[Bytes | None],
+        keys: Iterable[Bytes | None] | None = None,
+        timestamp: int | datetime | None = None,
+        partition: int | None = None,
+    ) -> int:
+        if keys is not None:
+            count = 0
+            for key, value in zip(keys, values, strict=True):
+                await self.send(topic, value, key, None, timestamp, partition)
+                count += 1
+            return count
+        known = self._topics.get(topic) or await self._topic(topic)
+        return await self._send_values(known, _stored(values), timestamp, partition)
+
+    async def _send_values(
+        self,
+        topic: _Topic,
+        values: Iterator[bytes | None],
+        timestamp: int | datetime | None,
+        partition: int | None,
+    ) -> int:
+        """Fill batches of our own, without the lock, and hand over each as a whole."""
+        runtime = self._channel.runtime
+        count = 0
+        rest: bytes | bool | None = False
+        while rest is not True:
+            when = as_timestamp(timestamp, runtime.now_ms())
+            builder = BatchBuilder(self._batches.batch_bytes)
+            if rest is not False:
+                builder.add(when, None, rest)
+            rest = builder.add_many(when, values)
+            count += builder.count
+            if builder.size_bytes > BATCH_BYTES_MAX:
+                raise _too_large(topic.name, builder.size_bytes)
+            if builder.count:
+                await self._hand_over(topic, builder, partition)
+        return count
+
+    async def _hand_over(self, topic: _Topic, builder: BatchBuilder, partition: int | None) -> None:
+        async with self._changed:
+            self._check()
+            while self._batches.unfinished_bytes > BUFFER_BYTES:
+                await self._changed.wait()
+                self._check()
+            place = topic.of(None, partition)
+            self._batches.make_partition_ready(place)
+            batch = Batch(place, builder, self._channel.runtime.monotonic())
+            self._batches.make_ready(batch)
+            if partition is None:
+                topic.next_turn()
+            self._changed.notify_all()
+
+    def _check(self) -> None:
+        if self._is_closed or self._is_closing:
+            raise ValueError("the producer is closed")
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    async def _topic(self, name: str) -> _Topic:
+        """Its partitions; it is created if it does not exist."""
+        request = pb.TopicRequest(stream=self._stream, topic=name, exist_ok=True)
+        found: pb.TopicsReply
+        found, _ = await self._channel.call(TOPICS, pb.TopicsRequest(stream=self._stream))
+        for known in found.topics:
+            if known.name == name:
+                break
+        else:
+            known, _ = await self._channel.call(CREATE_TOPIC, request)
+        return self._topics.setdefault(name, _Topic(name, max(len(known.partitions), 1)))
+
+    # ------------------------------------------------------------------------------- waiting
+
+    async def wait_for(self, batch: Batch, timeout_s: float | None) -> None:
+        """Until a batch is stored or has failed. For `Delivery`."""
+        runtime = self._channel.runtime
+        end_s = None if timeout_s is None else runtime.monotonic() + timeout_s
+        async with self._changed:
+            if batch.number == 0:
+                self._batches.make_ready(batch)
+                self._changed.notify_all()
+            while not batch.is_done:
+                left_s = None if end_s is None else end_s - runtime.monotonic()
+                if left_s is not None and left_s <= 0:
+                    raise Unavailable("the record is not stored yet", timeout_s=timeout_s)
+                await self._changed.wait(left_s)
+
+    async def flush(self) -> None:
+        """Send everything now, wait until it is stored, and raise what went wrong."""
+        async with self._changed:
+            last = self._batches.make_all_ready()
+            self._changed.notify_all()
+            while not self._batches.is_done_up_to(last):
+                await self._changed.wait()
+            self._raise_error()
+
+    async def close(self) -> None:
+        """`flush`, and end the background work."""
+        if self._is_closed:
+            return
+        try:
+            await self.flush()
+        finally:
+            await self._end()
+
+    async def abandon(self) -> None:
+        """End without sending what has not left yet: the program failed on its way."""
+        async with self._changed:
+            for batch in self._batches.drop_waiting():
+                batch.error = Unavailable("the producer was closed before the record was sent")
+                self._batches.done(batch)
+        await self._end()
+
+    async def _end(self) -> None:
+        async with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        if self._task is not None:
+            await self._task.join()
+        self._is_closed = True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            await self.close()
+        else:
+            await self.abandon()
+
+    # ----------------------------------------------------------------------- background work
+
+    async def _work(self) -> None:
+        try:
+            while True:
+                batches = await self._next_batches()
+                if batches:
+                    await self._start(batches)
+                elif self._under_way:
+                    await self._finish_oldest()
+                else:
+                    return
+                while len(self._under_way) >= REQUESTS_UNDER_WAY:
+                    await self._finish_oldest()
+        except BaseException as error:
+            await self._fail_all(error)
+            if not isinstance(error, Exception):
+                raise
+
+    async def _next_batches(self) -> dict[Partition, list[Batch]]:
+        """What is to be sent next. Waits for it only if nothing is under way; empty at the end."""
+        runtime = self._channel.runtime
+        async with self._changed:
+            while True:
+                now_s = runtime.monotonic()
+                batches = self._batches.due(now_s)
+                if batches or self._under_way or self._is_closing:
+                    return batches
+                await self._changed.wait(self._batches.next_due_s(now_s))
+
+    async def _start(self, batches: dict[Partition, list[Batch]]) -> None:
+        message = pb.AppendRequest(stream=self._stream, durability=self._durability)
+        data: list[Bulk] = []
+        for partition, listed in batches.items():
+            for batch in listed:
+                self._encode(batch)
+                data.append(batch.encoded)
+            message.parts.add(
+                topic=partition.topic,
+                partition=partition.number,
+                length=sum(len(batch.encoded) for batch in listed),
+            )
+        previous = self._under_way[-1].pending if self._under_way else None
+        pending = await self._channel.start(
+            APPEND, message, data, after=previous, is_numbered=False
+        )
+        self._under_way.append(_Request(pending, message, data, list(batches.values())))
+
+    def _encode(self, batch: Batch) -> None:
+        batch.encoded = batch.builder.build(
+            self._compression or "none", self._producer_id, self._epoch, batch.partition.sequence
+        )
+        batch.builder = SPENT
+        batch.partition.sequence = (batch.partition.sequence + batch.count) % SEQUENCES
+
+    async def _finish_oldest(self) -> None:
+        request = self._under_way.popleft()
+        error: PlatformError | None = None
+        reply = pb.AppendReply()
+        try:
+            reply = await self._reply(request)
+        except PlatformError as reason:
+            error = reason
+        if error is not None:
+            await self._renew(request)
+        async with self._changed:
+            if error is None:
+                for part, listed in zip(reply.parts, request.parts, strict=True):
+                    self._stored(part, listed)
+            else:
+                self._error = self._error or error
+                self._failed(request, error)
+            self._changed.notify_all()
+
+    async def _reply(self, request: _Request) -> pb.AppendReply:
+        reply: pb.AppendReply
+        try:
+            reply, _ = await request.pending
+        except (Conflict, Stale):
+            # Its predecessor was put off by the server and has been stored since: try again.
+            reply, _ = await self._channel.call(
+                APPEND, request.message, request.data, is_numbered=False
+            )
+        return reply
+
+    def _stored(self, part: pb.AppendReply.Part, batches: list[Batch]) -> None:
+        offset = part.base_offset
+        for batch in batches:
+            batch.base_offset = offset
+            offset += batch.count
+            self._batches.done(batch)
+
+    def _failed(self, request: _Request, error: PlatformError) -> None:
+        for batches in request.parts:
+            for batch in batches:
+                batch.error = error
+                self._batches.done(batch)
+
+    async def _renew(self, failed: _Request) -> None:
+        """Settle all that is under way behind a failure, then go on under a new id."""
+        while self._under_way:
+            request = self._under_way.popleft()
+            try:
+                reply, _ = await request.pending
+            except PlatformError as error:
+                async with self._changed:
+                    self._failed(request, error)
+            else:
+                async with self._changed:
+                    for part, listed in zip(reply.parts, request.parts, strict=True):
+                        self._stored(part, listed)
+        for topic in self._topics.values():
+            for partition in topic.partitions:
+                partition.sequence = 0
+        # If that fails, so will the next batches, with the old id: they are refused, and say so.
+        with contextlib.suppress(PlatformError):
+            await self._init()
+
+    async def _fail_all(self, reason: BaseException) -> None:
+        error = (
+            reason
+            if isinstance(reason, PlatformError)
+            else Internal("the producer's background work ended", reason=repr(reason))
+        )
+        async with self._changed:
+            self._error = self._error or error
+            self._is_closing = True
+            while self._under_way:
+                self._failed(self._under_way.popleft(), error)
+            for batch in [*self._batches.drop_waiting(), *self._batches.unfinished.values()]:
+                batch.error = error
+                self._batches.done(batch)
+            self._changed.notify_all()
+
+
+def _stored(values: Iterable[Bytes | None]) -> Iterator[bytes | None]:
+    """Values as bytes. A list of bytes, the usual case, is passed as it is."""
+    if isinstance(values, (list, tuple)) and set(map(type, values)) <= {bytes, NoneType}:
+        return iter(values)
+    return map(as_bytes, values)
+
+
+def _check_size(
+    topic: str, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]]
+) -> None:
+    size = RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"")
+    if headers:
+        size += sum(len(name) * 4 + len(content or b"") + 10 for name, content in headers)
+    if size > RECORD_BYTES_MAX:
+        raise _too_large(topic, size)
+
+
+def _too_large(topic: str, size: int) -> Invalid:
+    return Invalid("the record is too large", topic=topic, bytes=size, bytes_max=RECORD_BYTES_MAX)

@@ -1,0 +1,62 @@
+"""Volumes: made, listed, changed, removed."""
+
+from __future__ import annotations
+
+from ..api import platform_pb2 as pb
+from ..api.methods import METHODS
+from .base import Operations
+from .paths import Path, target
+from .values import VolumeInfo
+
+CREATE = METHODS["Volumes.Create"]
+LIST = METHODS["Volumes.List"]
+INFO = METHODS["Volumes.Info"]
+SET = METHODS["Volumes.Set"]
+REMOVE = METHODS["Volumes.Remove"]
+
+
+def volume_of(volume: pb.VolumeInfo) -> VolumeInfo:
+    return VolumeInfo(
+        path=volume.path,
+        volume=volume.volume,
+        commit=volume.commit,
+        used_bytes=volume.used_bytes,
+        entries=volume.entries,
+        quota_bytes=volume.settings.quota_bytes or None,
+        compression=volume.settings.compression or "lz4",
+        created_ns=volume.created_ns,
+        open=volume.open,
+        state=volume.state,
+    )
+
+
+class VolumeOperations(Operations):
+    async def create_volume(
+        self, path: Path, *, quota_bytes: int | None = None, compression: str | None = None
+    ) -> VolumeInfo:
+        request = pb.VolumeRequest(
+            target=target(path),
+            settings=pb.VolumeSettings(quota_bytes=quota_bytes, compression=compression),
+        )
+        return volume_of((await self._channel.call(CREATE, request))[0])
+
+    async def volumes(self) -> list[VolumeInfo]:
+        reply, _ = await self._channel.call(LIST, pb.Empty())
+        return [volume_of(volume) for volume in reply.volumes]
+
+    async def volume_info(self, path: Path) -> VolumeInfo:
+        request = pb.VolumeRequest(target=target(path))
+        return volume_of((await self._channel.call(INFO, request))[0])
+
+    async def set_volume(
+        self, path: Path, *, quota_bytes: int | None = None, compression: str | None = None
+    ) -> VolumeInfo:
+        request = pb.VolumeRequest(
+            target=target(path),
+            settings=pb.VolumeSettings(quota_bytes=quota_bytes, compression=compression),
+        )
+        return volume_of((await self._channel.call(SET, request))[0])
+
+    async def remove_volume(self, path: Path, *, recursive: bool = False) -> None:
+        request = pb.VolumeRequest(target=target(path), recursive=recursive)
+        await self._channel.call(REMOVE, request)

@@ -1,0 +1,157 @@
+"""Segment compaction: give back the space of bytes that nothing refers to any more (D3).
+
+A dead segment is deleted. A segment of which little is alive is rewritten: what refers to it is
+found by its reference rows, the bytes still wanted are appended anew, and each referring value is
+changed in a unit that makes sure it still is what was read. Then the segment is dead.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ..base.errors import Corrupt
+from ..base.limits import MIB
+from ..engine.base import scan_all
+from ..keyspace import keys
+from ..keyspace.records import Extent, Piece, Segment, StoredBatch
+from . import extents
+from .units import SYSTEM, Unit
+from .volumes import Volume
+
+log = logging.getLogger(__name__)
+
+LIVE_SHARE_MIN = 0.5
+"""A sealed segment is rewritten once less than this share of it is alive."""
+
+REWRITE_BYTES_MAX = 64 * MIB
+"""What one run rewrites at most."""
+
+UNIT_REFERENCES = 200
+"""References that one unit changes."""
+
+
+async def run_once(volume: Volume) -> int:
+    """Delete dead segments and rewrite mostly dead ones; how many segments went."""
+    budget = REWRITE_BYTES_MAX
+    for number, segment in await _sealed(volume):
+        if 0 < segment.live_bytes < segment.total_bytes * LIVE_SHARE_MIN:
+            if segment.live_bytes > budget:
+                continue
+            budget -= segment.live_bytes
+            await rewrite(volume, number)
+    return await delete_dead(volume)
+
+
+async def _sealed(volume: Volume) -> list[tuple[int, Segment]]:
+    """Segments that no append can go to, with their accounts."""
+    open_segment = volume.storage.segments.open_segment
+    found = []
+    async for key, value in scan_all(volume.storage.engine, *keys.prefix_range(keys.SEGMENT)):
+        number = keys.number_of(key)
+        if number != open_segment:
+            found.append((number, Segment.unpack(value)))
+    return found
+
+
+# ---------------------------------------------------------------- dead segments
+
+
+async def delete_dead(volume: Volume) -> int:
+    """Forget dead segments durably, then delete their bytes: a crash between leaves a file that
+    the next opening drops."""
+    held_from = min(
+        (n for n in (volume.holds.held_from(), volume.writeback.lowest_segment()) if n is not None),
+        default=None,
+    )
+    dead = [
+        number
+        for number, segment in await _sealed(volume)
+        if segment.live_bytes == 0 and (held_from is None or number < held_from)
+    ]
+    if not dead:
+        return 0
+
+    async def work(unit: Unit) -> list[int]:
+        unit.quiet = True
+        gone = []
+        for number in dead:
+            value = await unit.get(keys.segment(number))
+            if value is not None and Segment.unpack(value).live_bytes == 0:
+                unit.delete(keys.segment(number))
+                gone.append(number)
+        return gone
+
+    gone = await volume.run(SYSTEM, work, durable=True)
+    for number in gone:
+        await volume.storage.segments.delete(number)
+    return len(gone)
+
+
+# ---------------------------------------------------------------- mostly dead segments
+
+
+async def rewrite(volume: Volume, number: int) -> None:
+    """Move everything that is alive in a segment to the open one."""
+    start, end = keys.prefix_range(keys.references(number))
+    while True:
+        page = await volume.storage.engine.scan(start, end, limit=UNIT_REFERENCES)
+        if not page:
+            return
+        with volume.holds.append():
+            await _rewrite_some(volume, [keys.name_of(key) for key, _ in page])
+        start = page[-1][0] + b"\x00"
+
+
+async def _rewrite_some(volume: Volume, referring: list[bytes]) -> None:
+    values = await volume.storage.engine.get_many(referring)
+    moved: dict[bytes, tuple[bytes, Extent]] = {}
+    for key, value in zip(referring, values, strict=True):
+        if value is None:
+            continue
+        try:
+            moved[key] = value, await _copy(volume, key, value)
+        except Corrupt as error:
+            log.error("segment compaction leaves damaged bytes where they are: %s", error)
+    if not moved:
+        return
+    await volume.storage.segments.sync()
+
+    async def work(unit: Unit) -> None:
+        for key, (value, extent) in moved.items():
+            if await unit.get(key) == value:
+                await _replace(unit, key, value, extent)
+
+    await volume.run(SYSTEM, work, durable=False)
+
+
+async def _copy(volume: Volume, key: bytes, value: bytes) -> Extent:
+    """Append the bytes that the value refers to, and no others."""
+    extent, skip, length = _wanted(key, value)
+    data = memoryview(await extents.read(volume.storage.segments, extent))
+    return await extents.append(
+        volume.storage.segments,
+        data[skip : skip + length],
+        compression=volume.settings.compression,
+    )
+
+
+def _wanted(key: bytes, value: bytes) -> tuple[Extent, int, int]:
+    if key[:1] == keys.PIECE:
+        piece = Piece.unpack(keys.last_number_of(key), value)
+        assert piece.extent is not None
+        return piece.extent, piece.skip, piece.length
+    assert key[:1] == keys.BATCH
+    batch = StoredBatch.unpack(value)
+    assert batch.extent is not None
+    return batch.extent, 0, batch.extent.length
+
+
+async def _replace(unit: Unit, key: bytes, value: bytes, extent: Extent) -> None:
+    old, _, length = _wanted(key, value)
+    await unit.unrefer(old, key, length)
+    await unit.refer(extent, key, length, fresh=True)
+    if key[:1] == keys.PIECE:
+        piece = Piece.unpack(keys.last_number_of(key), value)
+        unit.put(key, piece._replace(extent=extent, skip=0).pack())
+    else:
+        unit.put(key, StoredBatch.unpack(value)._replace(extent=extent).pack())

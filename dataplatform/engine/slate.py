@@ -1,0 +1,513 @@
+"""The distributed engine: SlateDB on an object store, one database per volume (D2).
+
+A write is visible at once and held in memory; `flush()` uploads what was written as one log
+object, for all who wait (see groups.py). So a killed process loses what was not durable, and
+nothing else. Opening a volume fences whoever had it open: the old one gets STALE at its next sync,
+and none of its later writes count.
+
+Below a URL::
+
+    format.json                     what this is, see formats.py
+    volumes/<number>/volume.json    says that the volume was made completely
+    volumes/<number>/db/            the database
+    volumes/<number>/segments/      bulk bytes, see objects.py
+
+On ``file://`` objects are written, but not synced to the disk, by the library below: it is for
+trials and tests, and does not survive a power cut.
+
+A checkpoint holds what was committed when it began; of commits made while it is being taken, it
+holds a prefix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import slatedb.uniffi as slatedb
+
+from ..base.errors import (
+    Corrupt,
+    Exists,
+    Internal,
+    Invalid,
+    NotFound,
+    PlatformError,
+    Stale,
+    Unavailable,
+)
+from ..base.limits import MIB
+from . import formats
+from .base import Batch, Engine, Pair, Storage, Storages, Ticket, View
+from .checkpoints import check_checkpoint_name
+from .groups import Group, awaiting
+from .objects import SEGMENT_BYTES, Bucket, ObjectSegments
+from .volumes import OpenVolumes
+
+SETTINGS = {
+    # Nothing waits for this: `durable` flushes. It bounds what a killed process loses of the rest.
+    "flush_interval": '"1s"',
+    # Memory: this much per volume before it is written out, and before writes have to wait.
+    "l0_sst_size_bytes": str(16 * MIB),
+    "max_unflushed_bytes": str(64 * MIB),
+    "compression_codec": '"Lz4"',
+}
+
+CACHE_BYTES = 128 * MIB
+"""Blocks and indexes of all volumes."""
+
+READ_AHEAD_BYTES = 1 * MIB
+"""What a scan of many rows fetches at a time."""
+
+BATCH_ROWS_MIN = 16
+BATCH_ROWS_MAX = 1024
+"""Rows taken from an iterator per call: few at first, as large rows may fill the page."""
+
+HOLD_MS = 24 * 3600 * 1000
+"""How long a deleted checkpoint stays for its readers at most, should this process die."""
+
+
+def _error(error: BaseException, path: str) -> PlatformError:
+    """What SlateDB raised."""
+    if isinstance(error, PlatformError):
+        return error
+    facts = {"path": path, "cause": getattr(error, "message", error)}
+    kinds = slatedb.Error
+    if isinstance(error, kinds.Closed):
+        if error.reason == slatedb.CloseReason.FENCED:
+            return Stale("volume was opened by another server", **facts)
+        return Unavailable("database is closed", **facts)
+    if isinstance(error, kinds.Data):
+        return Corrupt("database is damaged", **facts)
+    if isinstance(error, kinds.Unavailable):
+        return Unavailable("store is not available", **facts)
+    if isinstance(error, kinds.Invalid):
+        return Invalid("database refused", **facts)
+    return Internal("database failed", **facts)
+
+
+@contextlib.contextmanager
+def _errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        mapped = _error(error, path)
+        raise mapped from (None if mapped is error else error)
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def _scan_options(reverse: bool, limit: int) -> Any:
+    order = slatedb.IterationOrder
+    return slatedb.ScanOptions(
+        durability_filter=slatedb.DurabilityLevel.MEMORY,
+        dirty=False,
+        read_ahead_bytes=READ_AHEAD_BYTES if limit > BATCH_ROWS_MIN else 1,
+        cache_blocks=True,
+        max_fetch_tasks=1,
+        order=order.DESCENDING if reverse else order.ASCENDING,
+    )
+
+
+async def _page(
+    source: Any, start: bytes, end: bytes, reverse: bool, limit: int, size_bytes: int
+) -> list[Pair]:
+    """A page of a database, snapshot or reader."""
+    assert limit > 0, limit
+    assert size_bytes > 0, size_bytes
+    if start >= end:
+        return []
+    range_ = slatedb.KeyRange(
+        start=start or None, start_inclusive=True, end=end, end_inclusive=False
+    )
+    rows = await source.scan_with_options(range_, _scan_options(reverse, limit))
+    page: list[Pair] = []
+    size, count = 0, BATCH_ROWS_MIN
+    while True:
+        count = min(count, limit - len(page))
+        batch = await rows.next_batch(count)
+        for row in batch:
+            page.append((row.key, row.value))
+            size += len(row.key) + len(row.value)
+            if size >= size_bytes:
+                return page
+        if len(batch) < count or len(page) >= limit:
+            return page
+        count = min(count * 4, BATCH_ROWS_MAX)
+
+
+class SlateView(View):
+    """A snapshot of the live database, or a reader of a checkpoint."""
+
+    def __init__(self, source: Any, path: str, release: Callable[[SlateView], None]) -> None:
+        self._source = source
+        self._path = path
+        self._release = release
+
+    async def get(self, key: bytes) -> bytes | None:
+        with _errors(self._path):
+            value: bytes | None = await self._live().get(key)
+        return value
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        with _errors(self._path):
+            return list(await asyncio.gather(*map(self._live().get, keys)))
+
+    async def scan(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        reverse: bool = False,
+        limit: int = 1000,
+        size_bytes: int = 1 << 20,
+    ) -> list[Pair]:
+        with _errors(self._path):
+            return await _page(self._live(), start, end, reverse, limit, size_bytes)
+
+    def close(self) -> None:
+        if self._source is not None:
+            self._source = None
+            self._release(self)
+
+    def _live(self) -> Any:
+        if self._source is None:
+            raise Unavailable("view is closed", path=self._path)
+        return self._source
+
+
+# --------------------------------------------------------------------------------- checkpoints
+
+
+class _OpenCheckpoint:
+    """A checkpoint's reader, shared by all views of it."""
+
+    def __init__(self, reader: Any, checkpoint_id: str) -> None:
+        self.reader = reader
+        self.id = checkpoint_id
+        self.hold: str | None = None  # the checkpoint that keeps its objects, once it is deleted
+        self.views: set[SlateView] = set()
+
+
+class _Checkpoints:
+    """The named checkpoints of one database, through SlateDB's administrative interface."""
+
+    def __init__(self, path: str, place: _Place) -> None:
+        self._path = path
+        self._place = place
+        self._admin = slatedb.AdminBuilder(path, place.store).build()
+        self._open: dict[str, _OpenCheckpoint] = {}
+        self._closing: set[asyncio.Future[None]] = set()
+        self._lock = asyncio.Lock()
+
+    async def make(self, name: str, database: Any) -> None:
+        async with self._lock:
+            with _errors(self._path):
+                if await self._find(name) is not None:
+                    raise Exists("checkpoint exists", name=name)
+                # From the log into tables: a reader then sees exactly these, and no later log.
+                flush = slatedb.FlushOptions(flush_type=slatedb.FlushType.MEM_TABLE)
+                await database.flush_with_options(flush)
+                await self._create(None, name, None)
+
+    async def open(self, name: str) -> SlateView:
+        async with self._lock:
+            with _errors(self._path):
+                checkpoint_id = await self._find(name)
+                if checkpoint_id is None:
+                    raise NotFound("checkpoint not found", name=name)
+                checkpoint = self._open.get(checkpoint_id)
+                if checkpoint is None:
+                    reader = await self._place.open_reader(self._path, checkpoint_id)
+                    checkpoint = self._open[checkpoint_id] = _OpenCheckpoint(reader, checkpoint_id)
+            view = SlateView(checkpoint.reader, self._path, lambda v: self._release(checkpoint, v))
+            checkpoint.views.add(view)
+            return view
+
+    async def delete(self, name: str) -> None:
+        """Gone at once for new readers; an unnamed one with an end holds the rest for the old."""
+        async with self._lock:
+            with _errors(self._path):
+                checkpoint_id = await self._find(name)
+                if checkpoint_id is None:
+                    return
+                opened = self._open.get(checkpoint_id)
+                if opened is not None:
+                    opened.hold = await self._create(checkpoint_id, None, HOLD_MS)
+                await self._admin.delete_checkpoint(checkpoint_id)
+
+    async def close(self) -> None:
+        for checkpoint in list(self._open.values()):
+            for view in list(checkpoint.views):
+                view.close()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def _find(self, name: str) -> str | None:
+        found = await self._admin.list_checkpoints(name)
+        return next((str(c.id) for c in found if c.name == name), None)
+
+    async def _create(self, source: str | None, name: str | None, lifetime_ms: int | None) -> str:
+        options = slatedb.CheckpointOptions(lifetime_ms=lifetime_ms, source=source, name=name)
+        return str((await self._admin.create_detached_checkpoint(options)).id)
+
+    def _release(self, checkpoint: _OpenCheckpoint, view: SlateView) -> None:
+        """A view was closed; the last one closes the reader."""
+        checkpoint.views.discard(view)
+        if not checkpoint.views:
+            self._open.pop(checkpoint.id, None)
+            task = asyncio.ensure_future(self._shut(checkpoint))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _shut(self, checkpoint: _OpenCheckpoint) -> None:
+        with contextlib.suppress(slatedb.Error):  # nobody waits: an expiring hold is no harm
+            await checkpoint.reader.shutdown()
+            if checkpoint.hold is not None:
+                await self._admin.delete_checkpoint(checkpoint.hold)
+
+
+# -------------------------------------------------------------------------------------- engine
+
+
+class SlateEngine(Engine):
+    """One volume's database."""
+
+    def __init__(self, path: str, database: Any, place: _Place) -> None:
+        self._path = path
+        self._database = database
+        self._views: set[SlateView] = set()
+        self._checkpoints = _Checkpoints(path, place)
+        self._group = Group(f"database {path}", awaiting(self._sync))
+        self._closing = asyncio.Lock()
+        self._closed = False
+
+    @property
+    def durable_ticket(self) -> Ticket:
+        return self._group.durable
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    async def get(self, key: bytes) -> bytes | None:
+        self._group.check()
+        with _errors(self._path):
+            value: bytes | None = await self._database.get(key)
+        return value
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self._group.check()
+        with _errors(self._path):
+            return list(await asyncio.gather(*map(self._database.get, keys)))
+
+    async def scan(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        reverse: bool = False,
+        limit: int = 1000,
+        size_bytes: int = 1 << 20,
+    ) -> list[Pair]:
+        self._group.check()
+        with _errors(self._path):
+            return await _page(self._database, start, end, reverse, limit, size_bytes)
+
+    async def view(self) -> View:
+        self._group.check()
+        with _errors(self._path):
+            snapshot = await self._database.snapshot()
+        view = SlateView(snapshot, self._path, self._views.discard)
+        self._views.add(view)
+        return view
+
+    async def commit(self, batch: Batch) -> Ticket:
+        self._group.check()
+        # A cancelled caller must not leave a write that has happened and has no ticket.
+        return await asyncio.shield(self._commit(batch))
+
+    async def durable(self, ticket: Ticket) -> None:
+        await self._group.wait(ticket)
+
+    async def checkpoint(self, name: str) -> None:
+        self._group.check()
+        check_checkpoint_name(name)
+        await self._group.wait(self._group.last)
+        await self._checkpoints.make(name, self._database)
+
+    async def open_checkpoint(self, name: str) -> View:
+        self._group.check()
+        check_checkpoint_name(name)
+        return await self._checkpoints.open(name)
+
+    async def delete_checkpoint(self, name: str) -> None:
+        self._group.check()
+        check_checkpoint_name(name)
+        await self._checkpoints.delete(name)
+
+    async def close(self) -> None:
+        async with self._closing:
+            if self._closed:
+                return
+            try:
+                await self._group.close()
+            finally:
+                for view in list(self._views):
+                    view.close()
+                await self._checkpoints.close()
+                with contextlib.suppress(slatedb.Error):  # fenced, or failed before
+                    await self._database.shutdown()
+                self._closed = True
+
+    async def _commit(self, batch: Batch) -> Ticket:
+        if not batch:
+            return self._group.add()
+        writes = slatedb.WriteBatch()
+        size = 0
+        for key, value in batch.items():
+            if value is None:
+                writes.delete(key)
+            else:
+                writes.put(key, value)
+                size += len(value)
+        try:
+            await self._database.write(writes)
+        except Exception as error:
+            mapped = _error(error, self._path)
+            self._group.fail(mapped)
+            raise mapped from error
+        return self._group.add(size)
+
+    async def _sync(self) -> None:
+        with _errors(self._path):
+            await self._database.flush()
+
+
+class _Place:
+    """Where databases are, and what they share."""
+
+    def __init__(self, url: str, cache_bytes: int) -> None:
+        parts = urlsplit(url)
+        path = parts.path.strip("/")
+        # SlateDB wants the store's root and the path apart.
+        self.root = path + "/" if path else ""
+        host = parts.netloc if parts.scheme != "file" else ""
+        with _errors(url):
+            self.store = slatedb.ObjectStore.resolve(f"{parts.scheme}://{host}/")
+            self.cache = slatedb.DbCache.new_moka_cache(
+                slatedb.MokaCacheOptions(
+                    max_capacity=cache_bytes, time_to_live=None, time_to_idle=None
+                )
+            )
+        self._cache_ids = itertools.count(1)
+
+    async def open_database(self, path: str) -> Any:
+        with _errors(path):
+            settings = slatedb.Settings.default()
+            for name, value in SETTINGS.items():
+                settings.set(name, value)
+            builder = slatedb.DbBuilder(path, self.store)
+            builder.with_settings(settings)
+            builder.with_db_cache(self.cache, next(self._cache_ids))
+            return await builder.build()
+
+    async def open_reader(self, path: str, checkpoint_id: str) -> Any:
+        builder = slatedb.DbReaderBuilder(path, self.store)
+        builder.with_reader_mode(slatedb.ReaderMode.CHECKPOINT(checkpoint_id))
+        builder.with_options(
+            slatedb.ReaderOptions(
+                manifest_poll_interval_ms=60_000,
+                checkpoint_lifetime_ms=600_000,
+                max_memtable_bytes=MIB,
+                skip_wal_replay=True,
+            )
+        )
+        builder.with_db_cache(self.cache, next(self._cache_ids))
+        return await builder.build()
+
+
+class SlateStorages(Storages):
+    """A bucket prefix; see above for what is where."""
+
+    kind = "slate"
+
+    def __init__(self, bucket: Bucket, place: _Place, segment_bytes: int) -> None:
+        """Use `at`."""
+        self._bucket = bucket
+        self._place = place
+        self._segment_bytes = segment_bytes
+        self._volumes = OpenVolumes()
+
+    @classmethod
+    async def at(
+        cls, url: str, *, segment_bytes: int = SEGMENT_BYTES, cache_bytes: int = CACHE_BYTES
+    ) -> SlateStorages:
+        """Open ``s3://bucket/prefix``, ``file:///directory`` or ``memory:///``; an empty one is
+        made ready. Credentials come from the environment, as for the AWS tools.
+
+        INVALID if it is newer, or holds something else.
+        """
+        bucket = Bucket(url)
+        await _check_format(bucket)
+        return cls(bucket, _Place(url, cache_bytes), segment_bytes)
+
+    async def volumes(self) -> list[int]:
+        self._volumes.check()
+        return sorted(int(n) for n in await self._bucket.names("volumes") if n.isdecimal())
+
+    async def open(self, volume: int, *, create: bool = False) -> Storage:
+        """Fences whoever has the volume open."""
+        with self._volumes.alone(volume):
+            prefix = f"volumes/{volume}"
+            exists = await self._bucket.find(f"{prefix}/volume.json") is not None
+            if not exists and not create:
+                raise NotFound("volume not found", volume=volume)
+            if not exists:
+                await self._bucket.delete_all(prefix)  # half-made or half-removed
+            engine, segments = await self._open(prefix)
+            if not exists:
+                await self._bucket.create(f"{prefix}/volume.json", b"{}\n")
+            return self._volumes.put(volume, Storage(engine, segments), engine, segments)
+
+    async def remove(self, volume: int) -> None:
+        with self._volumes.alone(volume):
+            prefix = f"volumes/{volume}"
+            await self._bucket.delete(f"{prefix}/volume.json")
+            await self._bucket.delete_all(prefix)
+
+    async def close(self) -> None:
+        await self._volumes.close()
+
+    async def _open(self, prefix: str) -> tuple[SlateEngine, ObjectSegments]:
+        path = f"{self._place.root}{prefix}/db"
+        engine = SlateEngine(path, await self._place.open_database(path), self._place)
+        try:
+            segments = await ObjectSegments.at(
+                self._bucket,
+                f"{prefix}/segments",
+                subject=f"segments of {self._bucket.url}/{prefix}",
+                segment_bytes=self._segment_bytes,
+            )
+        except BaseException:
+            await engine.close()
+            raise
+        return engine, segments
+
+
+async def _check_format(bucket: Bucket) -> None:
+    data = await bucket.find(formats.NAME)
+    if data is None:
+        if await bucket.names(None):
+            raise Invalid(
+                f"store is not empty and has no {formats.NAME}: choose an empty prefix",
+                url=bucket.url,
+            )
+        if await bucket.create(formats.NAME, formats.describe(SlateStorages.kind)):
+            return
+        data = await bucket.find(formats.NAME) or b""
+    formats.check(data, SlateStorages.kind, bucket.url)

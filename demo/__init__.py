@@ -1,0 +1,1 @@
+"""The demo: a real data set through files, a table and a stream in one directory."""

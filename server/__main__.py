@@ -1,0 +1,7 @@
+"""`python -m dataplatform_server`."""
+
+import sys
+
+from .main import main
+
+sys.exit(main())

@@ -1,0 +1,49 @@
+"""What a server can say about itself, to handlers (`System.Status`) and to its own listeners."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+def version() -> str:
+    try:
+        return importlib.metadata.version("dataplatform")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"  # run from a directory without an installation
+
+
+def _no_connections() -> int:
+    return 0
+
+
+def _no_counters() -> dict[str, int]:
+    return {}
+
+
+@dataclass(slots=True)
+class ServerFacts:
+    engine: str
+    data: str
+    """Where it stores, as its operator named it."""
+    version: str = field(default_factory=version)
+    instance: bytes = field(default_factory=lambda: os.urandom(16))
+    """Differs after each start: what clients kept in a server's memory is gone then."""
+    pid: int = field(default_factory=os.getpid)
+    connections: Callable[[], int] = _no_connections
+    """How many connections of frames there are."""
+    counters: Callable[[], dict[str, int]] = _no_counters
+    """Requests by method, errors by kind, and so on, since the start."""
+
+    @property
+    def program(self) -> str:
+        return f"dataplatform {self.version}"
+
+    @property
+    def memory_bytes(self) -> int:
+        """Resident memory (proc(5), statm)."""
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * resource.getpagesize()

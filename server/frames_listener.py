@@ -1,0 +1,131 @@
+"""Frames on TCP and on a Unix socket: a connection's handshake, its session, its requests."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+from dataplatform.api import platform_pb2 as pb
+from dataplatform.base.errors import Exists, Invalid, PlatformError, Unavailable
+from dataplatform.transport.addresses import (
+    UNIX_SCHEME,
+    Address,
+    check_socket_path,
+    default_socket_path,
+    make_private_directory,
+)
+from dataplatform.transport.serving import FrameServer, ServerConnection, ServingLimits
+
+from .dispatch import Dispatcher
+from .facts import ServerFacts
+from .identity import ANONYMOUS, principal_of_uid
+from .sessions import Session, Sessions
+
+PROBE_TIMEOUT_S = 1.0
+
+
+class FramesListener:
+    """Belongs to the running loop."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        sessions: Sessions,
+        facts: ServerFacts,
+        cluster: str,
+        limits: ServingLimits | None = None,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._sessions = sessions
+        self._facts = facts
+        self._cluster = cluster
+        self._socket_path: Path | None = None
+        self._server = FrameServer(
+            lambda connection, *request: dispatcher.handle(connection.session, *request),
+            self._welcome,
+            self._farewell,
+            limits,
+        )
+
+    @property
+    def connections(self) -> int:
+        return len(self._server.connections)
+
+    @property
+    def charged_bytes(self) -> int:
+        return self._server.budget.used_bytes
+
+    async def listen_tcp(self, host: str, port: int) -> Address:
+        try:
+            chosen_host, chosen_port = await self._server.listen_tcp(host, port)
+        except OSError as e:
+            raise cannot_listen(f"{host}:{port}", "--listen", e) from e
+        return Address("dp", host=chosen_host, port=chosen_port)
+
+    async def listen_unix(self, path: Path) -> Address:
+        """A socket that only its owner may use. EXISTS if another server answers there."""
+        check_socket_path(str(path))
+        if path == default_socket_path():
+            make_private_directory(path.parent)
+        _remove_stale_socket(path)
+        old_mask = os.umask(0o177)  # from the first moment, hence no chmod afterwards
+        try:
+            await self._server.listen_unix(str(path))
+        except OSError as e:
+            raise cannot_listen(str(path), "--socket", e) from e
+        finally:
+            os.umask(old_mask)
+        self._socket_path = path
+        return Address(UNIX_SCHEME, path=str(path))
+
+    async def close(self, grace_s: float) -> None:
+        """See `FrameServer.close`."""
+        if self._socket_path is not None:
+            self._socket_path.unlink(missing_ok=True)
+        await self._server.close(grace_s)
+
+    async def _welcome(self, connection: ServerConnection, hello: pb.Hello) -> pb.HelloReply:
+        uid = connection.peer_uid
+        principal = ANONYMOUS if uid is None else principal_of_uid(uid)
+        connection.session = self._sessions.attach(hello.session, principal, hello.program)
+        return pb.HelloReply(
+            server=self._facts.program, cluster=self._cluster, instance=self._facts.instance
+        )
+
+    def _farewell(self, connection: ServerConnection) -> None:
+        session: Session = connection.session
+        self._sessions.detach(session)
+
+
+def cannot_listen(where: str, option: str, error: Exception) -> PlatformError:
+    """What to say when a listening socket cannot be had."""
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return Unavailable(
+        f"cannot listen there: does another server run? Choose another with {option}",
+        address=where,
+        reason=reason,
+    )
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """What a killed server left behind goes; anything else stays and is named."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise Invalid("not a socket, so it is left alone: choose another --socket", path=path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_TIMEOUT_S)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            pass  # somebody is there, if too busy to answer
+    raise Exists("another server listens on this socket: choose another --socket", path=path)

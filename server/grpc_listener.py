@@ -1,0 +1,137 @@
+"""gRPC for any language: the same methods, with bulk bytes in the message's field `data`.
+
+A client names its session in the metadata `dp-session-bin` (16 bytes); without it, all requests of
+one connection share one. An error has the status code of its kind, and the whole ErrorInfo in the
+trailing metadata `dp-error-bin`. Health and reflection are served as meshes and tools expect them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from dataplatform.api import platform_pb2 as pb
+from dataplatform.api.methods import METHODS, Method
+from dataplatform.base.errors import KINDS, Exhausted, Invalid, PlatformError, Unavailable
+from dataplatform.base.limits import FRAME_BYTES_MAX
+from dataplatform.transport.addresses import Address, join_host_port
+from dataplatform.transport.errors import to_info
+from dataplatform.transport.frames import Data
+
+from .dispatch import Dispatcher
+from .frames_listener import cannot_listen
+from .identity import ANONYMOUS
+from .sessions import SESSION_BYTES, Session, Sessions
+
+SESSION_METADATA = "dp-session-bin"
+ERROR_METADATA = "dp-error-bin"
+
+REQUESTS_MAX = 1024
+"""Requests under way over gRPC; further ones are answered RESOURCE_EXHAUSTED."""
+
+_SERVICES = sorted(s.full_name for s in pb.DESCRIPTOR.services_by_name.values())
+_OPTIONS = [
+    ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
+    ("grpc.max_send_message_length", FRAME_BYTES_MAX),
+    ("grpc.so_reuseport", 0),  # two servers on one port would share its connections
+]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Behaviour = Callable[[bytes, Context], Awaitable[bytes]]
+
+
+class GrpcListener:
+    """Belongs to the running loop."""
+
+    def __init__(self, dispatcher: Dispatcher, sessions: Sessions) -> None:
+        self._dispatcher = dispatcher
+        self._sessions = sessions
+        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=REQUESTS_MAX)
+        self._server.add_generic_rpc_handlers(tuple(self._handlers()))
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = [*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], self._server)
+
+    async def listen(self, host: str, port: int) -> Address:
+        where = join_host_port(host, port)
+        try:
+            chosen = self._server.add_insecure_port(where)
+        except RuntimeError as e:
+            raise cannot_listen(where, "--grpc", e) from e
+        await self._server.start()
+        for name in ("", *_SERVICES):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return Address("grpc", host=host, port=chosen)
+
+    async def close(self, grace_s: float) -> None:
+        """Report NOT_SERVING, let requests under way finish for `grace_s`, then end them."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+
+    def _handlers(self) -> list[grpc.GenericRpcHandler]:
+        services: dict[str, dict[str, Any]] = defaultdict(dict)
+        for method in METHODS.values():
+            _, service, name = method.grpc_path.split("/")
+            services[service][name] = grpc.unary_unary_rpc_method_handler(self._behaviour(method))
+        return [grpc.method_handlers_generic_handler(s, h) for s, h in services.items()]
+
+    def _behaviour(self, method: Method) -> Behaviour:
+        async def behave(request: bytes, context: Context) -> bytes:
+            try:
+                return await self._answer(method, request, context)
+            except PlatformError as e:
+                code = grpc.StatusCode[KINDS[e.kind].grpc_code]
+                metadata = ((ERROR_METADATA, to_info(e).SerializeToString()),)
+                await context.abort(code, str(e), trailing_metadata=metadata)
+                raise
+
+        return behave
+
+    async def _answer(self, method: Method, request: bytes, context: Context) -> bytes:
+        session = self._session(context)
+        try:
+            message = method.request.FromString(request)
+        except DecodeError:
+            raise Invalid("message cannot be decoded", method=method.name) from None
+        data = message.data if method.request_bulk else b""
+        handling = self._dispatcher.handle(session, method, message, data)
+        reply, bulk = await (handling if method.read_only else _to_the_end(handling))
+        if method.reply_bulk and bulk:
+            reply.data = _joined(bulk)
+        encoded: bytes = reply.SerializeToString()
+        if len(encoded) > FRAME_BYTES_MAX:
+            raise Exhausted("reply too large: ask for less at a time", size_bytes=len(encoded))
+        return encoded
+
+    def _session(self, context: Context) -> Session:
+        for key, value in context.invocation_metadata() or ():
+            if key == SESSION_METADATA:
+                return self._sessions.touch(bytes(value), ANONYMOUS)  # type: ignore[arg-type]
+        peer = hashlib.blake2b(context.peer().encode(), digest_size=SESSION_BYTES).digest()
+        return self._sessions.touch(peer, ANONYMOUS)
+
+
+async def _to_the_end(handling: Coroutine[Any, Any, tuple[Any, Data]]) -> tuple[Any, Data]:
+    """What changes something is not cancelled half-way when its caller leaves."""
+    task = asyncio.create_task(handling)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise Unavailable("cancelled") from None
+        task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody asks any more
+        raise
+
+
+def _joined(bulk: Data) -> bytes:
+    return bytes(bulk) if isinstance(bulk, (bytes, bytearray, memoryview)) else b"".join(bulk)

@@ -1,0 +1,128 @@
+"""`python -m dataplatform_server start | check`: the process around a `Server`.
+
+The only place that picks an engine. SIGTERM and SIGINT stop in order, a second one at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from dataplatform.base.errors import KINDS, PlatformError
+from dataplatform.core.platform import Platform
+from dataplatform.engine.base import Storages
+from dataplatform.engine.stores import open_storages
+
+from . import notify
+from .logs import start_logging
+from .servers import Server
+from .settings import Settings, add_arguments, default_data, read_settings
+
+logger = logging.getLogger(__name__)
+
+PROGRAM = "dp-server"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code, which follows the error's kind."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "check":
+            start_logging("warning")
+            return uvloop.run(_check(Path(options.data), options.store, options.repair))
+        settings = read_settings(vars(options))
+        start_logging(settings.log_level)
+        return uvloop.run(_start(settings, options.ready_file, options.ready_fd))
+    except PlatformError as e:
+        sys.stderr.write(f"{PROGRAM}: {e}\n")
+        return KINDS[e.kind].exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(PROGRAM, description="The data platform's server.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    start = commands.add_parser("start", help="serve until SIGTERM or SIGINT")
+    add_arguments(start)
+    start.add_argument(
+        "--ready-file", metavar="FILE", type=Path, help="written when ready, as JSON"
+    )
+    start.add_argument("--ready-fd", metavar="N", type=int, help="the same to a descriptor")
+    check = commands.add_parser("check", help="check the stored data while no server runs")
+    check.add_argument("--data", metavar="DIR", default=str(default_data()))
+    check.add_argument("--store", metavar="URL")
+    check.add_argument("--repair", action="store_true", help="repair what needs no guessing")
+    return parser
+
+
+async def _storages(data: Path, store: str | None) -> Storages:
+    return await open_storages(data, store)
+
+
+async def _start(settings: Settings, ready_file: Path | None, ready_fd: int | None) -> int:
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    storages = await _storages(settings.data, settings.store)
+    server = await Server.start(settings, storages)
+    logger.info(
+        "started. version=`%s`, engine=`%s`, data=`%s`, cluster=`%s`",
+        server.facts.version,
+        server.facts.engine,
+        server.facts.data,
+        settings.cluster,
+    )
+    text = notify.ready_json(server.endpoints, settings.cluster)
+    if ready_file is not None:
+        notify.write_ready_file(ready_file, text)
+    if ready_fd is not None:
+        notify.write_ready_fd(ready_fd, text)
+    sys.stdout.write(notify.ready_line(server.endpoints) + "\n")
+    sys.stdout.flush()
+    notify.tell_systemd("READY=1")
+    await stop.wait()
+    notify.tell_systemd("STOPPING=1")
+    logger.info("stopping")
+    await server.stop()
+    logger.info("stopped")
+    return 0
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    def received(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # told twice: what is durable is on the disk
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received, number)
+
+
+async def _check(data: Path, store: str | None, repair: bool) -> int:
+    """0 if nothing is wrong, or everything was repaired; else the exit code of CORRUPT."""
+    from dataplatform.base.errors import ErrorKind
+
+    platform = await Platform.start(await _storages(data, store))
+    try:
+        report = await platform.check(  # type: ignore[attr-defined]  # core part comes later
+            None, repair=repair, progress=lambda stage, checked: None
+        )
+    finally:
+        await platform.close()
+    left = 0
+    for finding in report.findings:
+        state = "repaired" if finding.repaired else "repairable" if finding.repairable else "found"
+        left += not finding.repaired
+        sys.stdout.write(f"{state}: {finding.path}: {finding.problem}\n")
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(report.counts.items()))
+    sys.stdout.write(f"checked {counts or 'nothing'}: {left} problems\n")
+    return KINDS[ErrorKind.CORRUPT].exit_code if left else 0

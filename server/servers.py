@@ -1,0 +1,178 @@
+"""A running server: the platform, everything that listens, and the background tasks.
+
+Started in the order in which each needs the other, stopped in reverse: first nobody new comes in,
+then requests under way end, then the tasks, and last the platform makes everything durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dataplatform.base.clock import Clock, Entropy, SystemClock, SystemEntropy
+from dataplatform.base.errors import PlatformError
+from dataplatform.core.platform import Platform
+from dataplatform.engine.base import Storages
+from dataplatform.transport.addresses import Address, join_host_port
+
+from . import (
+    handlers as _handlers,  # noqa: F401  registers them
+)
+from .dispatch import Dispatcher
+from .facts import ServerFacts
+from .frames_listener import FramesListener
+from .grpc_listener import GrpcListener
+from .http_listener import HttpListener
+from .metrics import gauge
+from .sessions import Sessions
+from .settings import Settings
+from .tasks import Tasks, platform_tasks
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 5.0
+"""How long requests under way may take to finish once the server was told to stop."""
+
+
+@dataclass(slots=True)
+class Endpoints:
+    """Where the server can be reached: as addresses, empty where nothing listens."""
+
+    frames: str = ""
+    socket: str = ""
+    grpc: str = ""
+    http: str = ""
+
+
+class Server:
+    """`await Server.start(settings, storages)`, then `await server.stop()`."""
+
+    def __init__(self, settings: Settings, platform: Platform) -> None:
+        self.settings = settings
+        self.platform = platform
+        self.endpoints = Endpoints()
+        self.sessions = Sessions(platform.clock, platform.entropy, platform.opens.close_session)
+        self.facts = ServerFacts(
+            engine=platform.storages.kind,
+            data=settings.store or str(settings.data),
+        )
+        self.dispatcher = Dispatcher(platform, self.facts)
+        self.frames = FramesListener(self.dispatcher, self.sessions, self.facts, platform.cluster)
+        self.grpc: GrpcListener | None = None
+        self.http: HttpListener | None = None
+        self.tasks = Tasks(platform_tasks(platform, self.sessions))
+        self.is_stopping = False
+        self.facts.connections = lambda: self.frames.connections
+        self.facts.counters = self.dispatcher.metrics.counters
+
+    @classmethod
+    async def start(
+        cls,
+        settings: Settings,
+        storages: Storages,
+        clock: Clock | None = None,
+        entropy: Entropy | None = None,
+    ) -> Server:
+        """Open the platform, then listen. What was opened is closed again if that fails."""
+        try:
+            platform = await Platform.start(
+                storages,
+                cluster=settings.cluster,
+                clock=clock or SystemClock(),
+                entropy=entropy or SystemEntropy(),
+            )
+        except BaseException:
+            await storages.close()
+            raise
+        try:
+            server = cls(settings, platform)
+        except BaseException:
+            await platform.close()
+            raise
+        try:
+            await server._listen()
+        except BaseException:
+            await server.stop(0)
+            raise
+        return server
+
+    async def _listen(self) -> None:
+        settings, endpoints = self.settings, self.endpoints
+        self.tasks.start()
+        if settings.http is not None:
+            self.http = HttpListener(self._metrics, self._not_ready)
+            host, port = await self.http.listen(*settings.http)
+            endpoints.http = f"http://{join_host_port(host, port)}"
+        if settings.grpc is not None:
+            self.grpc = GrpcListener(self.dispatcher, self.sessions)
+            endpoints.grpc = str(await self.grpc.listen(*settings.grpc))
+        if settings.listen is not None:
+            endpoints.frames = str(await self.frames.listen_tcp(*settings.listen))
+        endpoints.socket = str(await self._listen_unix() or "")
+
+    async def _listen_unix(self) -> Address | None:
+        path = self.settings.socket
+        if path is None:
+            return None
+        try:
+            return await self.frames.listen_unix(path)
+        except PlatformError as e:
+            if not self.settings.socket_is_default:
+                raise
+            logger.info("no default Unix socket. reason=`%s`", e)
+            return None
+
+    async def stop(self, grace_s: float = GRACE_S) -> None:
+        """See the module's text. The first failure is raised after everything was tried."""
+        self.is_stopping = True
+        if self.http is not None:
+            await self.http.close()
+        closing = [self.frames.close(grace_s)]
+        if self.grpc is not None:
+            closing.append(self.grpc.close(grace_s))
+        failures = [
+            e
+            for e in await asyncio.gather(*closing, return_exceptions=True)
+            if isinstance(e, BaseException)
+        ]
+        for step in (self.tasks.stop, self.platform.close):
+            try:
+                await step()
+            except Exception as e:
+                failures.append(e)
+        if failures:
+            raise failures[0]
+
+    def _not_ready(self) -> str | None:
+        if self.is_stopping:
+            return "the server is stopping"
+        for volume in self.platform.volumes:
+            if volume.lane.broken is not None:
+                return f"volume {volume.id}: {volume.lane.broken}"
+        return None
+
+    def _metrics(self) -> Iterable[str]:
+        volumes = self.platform.volumes
+        labels = {f'volume="{v.id}"': v for v in volumes}
+        yield from gauge("dp_connections", "Connections of frames.", {"": self.frames.connections})
+        yield from gauge(
+            "dp_sessions", "Clients, those in their lease too.", {"": len(self.sessions)}
+        )
+        yield from gauge(
+            "dp_request_bytes", "Memory that requests hold.", {"": self.frames.charged_bytes}
+        )
+        yield from gauge("dp_memory_bytes", "Resident memory.", {"": self.facts.memory_bytes})
+        yield from gauge("dp_volumes_open", "Open volumes.", {"": len(volumes)})
+        yield from gauge(
+            "dp_volume_commit",
+            "The last commit.",
+            {label: volume.state.commit for label, volume in labels.items()},
+        )
+        yield from gauge(
+            "dp_volume_used_bytes",
+            "Bytes allocated to data.",
+            {label: volume.state.used_bytes for label, volume in labels.items()},
+        )
+        yield from self.dispatcher.metrics.lines()

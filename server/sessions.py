@@ -1,0 +1,84 @@
+"""Clients' sessions: what a client holds (open files) outlives a lost connection by a lease.
+
+A session belongs to the principal that began it. It lives while a connection is attached to it,
+and for LEASE_S after the last one left or, over gRPC, after its last request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dataplatform.base.clock import Clock, Entropy
+from dataplatform.base.errors import Denied, Exhausted, Invalid
+
+LEASE_S = 60.0
+"""Long enough for a client to find its server again, short enough to free what a dead one held."""
+
+SESSION_BYTES = 16
+SESSIONS_MAX = 100_000
+"""Each costs some hundred bytes, those in their lease included."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    id: bytes
+    principal: str
+    program: str = ""
+    connections: int = 0
+    left_s: float = 0.0
+    """When the last connection left, or the last request without one came (monotonic)."""
+
+
+class Sessions:
+    """All sessions of a server. `expired(id)` is called for each that ends."""
+
+    def __init__(self, clock: Clock, entropy: Entropy, expired: Callable[[bytes], None]) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._expired = expired
+        self._sessions: dict[bytes, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def attach(self, session_id: bytes, principal: str, program: str = "") -> Session:
+        """A connection joins the session, which begins if it is new; without an id, a fresh one."""
+        session = self._enter(session_id or self._entropy.token(SESSION_BYTES), principal, program)
+        session.connections += 1
+        return session
+
+    def detach(self, session: Session) -> None:
+        """A connection left; the last one starts the lease."""
+        assert session.connections > 0
+        session.connections -= 1
+        session.left_s = self._clock.monotonic()
+
+    def touch(self, session_id: bytes, principal: str) -> Session:
+        """A request came without a connection that could be attached: the lease starts again."""
+        session = self._enter(session_id, principal, "")
+        session.left_s = self._clock.monotonic()
+        return session
+
+    def run_once(self) -> int:
+        """End the sessions whose lease is over; how many."""
+        before_s = self._clock.monotonic() - LEASE_S
+        over = [s for s in self._sessions.values() if not s.connections and s.left_s <= before_s]
+        for session in over:
+            del self._sessions[session.id]
+            self._expired(session.id)
+        return len(over)
+
+    def _enter(self, session_id: bytes, principal: str, program: str) -> Session:
+        session = self._sessions.get(session_id)
+        if session is None:
+            if len(session_id) != SESSION_BYTES:
+                raise Invalid("session id is not 16 bytes", length=len(session_id))
+            if len(self._sessions) >= SESSIONS_MAX:
+                raise Exhausted("too many sessions", limit_sessions=SESSIONS_MAX)
+            session = Session(session_id, principal, left_s=self._clock.monotonic())
+            self._sessions[session_id] = session
+        elif session.principal != principal:
+            raise Denied("session belongs to somebody else", principal=principal)
+        session.program = program or session.program
+        return session

@@ -1,0 +1,189 @@
+"""What a server is told: flags, then DP_… in the environment, then the TOML file, then defaults.
+
+The file has the same names as the flags, at its top level:
+
+    data = "/var/lib/dataplatform"
+    cluster = "east"
+    grpc = "none"
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from dataplatform.base.errors import Denied, Invalid
+from dataplatform.transport.addresses import (
+    FRAMES_PORT,
+    GRPC_PORT,
+    HOST,
+    HTTP_PORT,
+    default_socket_path,
+    parse_host_port,
+)
+
+NONE = "none"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+_CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # a name in paths: /cluster/path
+
+HostPort = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Checked and complete. A listener that is None is off; port 0 is any free one."""
+
+    data: Path
+    store: str | None
+    cluster: str
+    listen: HostPort | None
+    grpc: HostPort | None
+    http: HostPort | None
+    socket: Path | None
+    socket_is_default: bool
+    insecure: bool
+    log_level: str
+
+
+_DEFAULTS: dict[str, Any] = {
+    "data": None,
+    "store": None,
+    "cluster": "local",
+    "listen": f"{HOST}:{FRAMES_PORT}",
+    "grpc": f"{HOST}:{GRPC_PORT}",
+    "http": f"{HOST}:{HTTP_PORT}",
+    "socket": None,
+    "insecure": False,
+    "log_level": "info",
+}
+_PORTS = {"listen": FRAMES_PORT, "grpc": GRPC_PORT, "http": HTTP_PORT}
+assert set(_DEFAULTS) == {f.name for f in fields(Settings)} - {"socket_is_default"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `start`. Their defaults come later: the environment and the file go before."""
+    parser.add_argument("--data", metavar="DIR", help=f"data directory ({default_data()})")
+    parser.add_argument("--store", metavar="URL", help="object store, such as s3://bucket/prefix")
+    parser.add_argument("--cluster", metavar="NAME", help="name of this cluster (local)")
+    for name, port in _PORTS.items():
+        parser.add_argument(
+            f"--{name}", metavar="HOST:PORT", help=f'({HOST}:{port}; "none": off; port 0: any)'
+        )
+    parser.add_argument("--socket", metavar="PATH", help='Unix socket (per user; "none": off)')
+    parser.add_argument("--config", metavar="FILE", help="TOML file with the same names")
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        default=None,
+        help="listen beyond this machine, although there is no TLS and no authentication yet",
+    )
+    parser.add_argument("--log-level", choices=LOG_LEVELS, help="(info)")
+
+
+def read_settings(
+    flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """INVALID with the name and where it came from; DENIED for listening beyond loopback."""
+    values = dict(_DEFAULTS)
+    config = flags.get("config") or environment.get("DP_CONFIG")
+    if config:
+        values |= _read_file(Path(config))
+    for name in _DEFAULTS:
+        if (text := environment.get(f"DP_{name.upper()}")) is not None:
+            values[name] = _boolean(f"DP_{name.upper()}", text) if name == "insecure" else text
+    values |= {n: v for n, v in flags.items() if n in _DEFAULTS and v is not None}
+    return _checked(values, environment)
+
+
+def default_data(environment: Mapping[str, str] = os.environ) -> Path:
+    base = environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "dataplatform"
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except OSError as e:
+        raise Invalid("config file cannot be read", path=path, reason=e.strerror) from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise Invalid("config file is not TOML", path=path, reason=e) from e
+    for name, value in values.items():
+        if name not in _DEFAULTS:
+            near = difflib.get_close_matches(name, _DEFAULTS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(_DEFAULTS))}"
+            raise Invalid(f"unknown setting in the config file, {hint}", setting=name, path=path)
+        wanted = bool if name == "insecure" else str
+        if not isinstance(value, wanted):
+            kind = "true or false" if wanted is bool else "a string"
+            raise Invalid(f"setting must be {kind}", setting=name, value=value, path=path)
+    return values
+
+
+def _checked(values: dict[str, Any], environment: Mapping[str, str]) -> Settings:
+    if not _CLUSTER.fullmatch(values["cluster"]):
+        raise Invalid(
+            "a cluster's name is 1 to 63 letters, digits, dots, dashes and underscores",
+            cluster=values["cluster"],
+        )
+    if values["log_level"] not in LOG_LEVELS:
+        levels = ", ".join(LOG_LEVELS)
+        raise Invalid(f"log level is one of {levels}", log_level=values["log_level"])
+    insecure = values["insecure"]
+    socket = values["socket"]
+    return Settings(
+        data=Path(values["data"] or default_data(environment)).absolute(),
+        store=values["store"] or None,
+        cluster=values["cluster"],
+        listen=_listener("listen", values["listen"], insecure),
+        grpc=_listener("grpc", values["grpc"], insecure),
+        http=_listener("http", values["http"], insecure),
+        socket=_socket(socket, environment),
+        socket_is_default=socket is None,
+        insecure=insecure,
+        log_level=values["log_level"],
+    )
+
+
+def _socket(text: str | None, environment: Mapping[str, str]) -> Path | None:
+    if text == NONE:
+        return None
+    return Path(text).absolute() if text else default_socket_path(environment)
+
+
+def _listener(name: str, text: str, insecure: bool) -> HostPort | None:
+    if text == NONE:
+        return None
+    host, port = parse_host_port(text, _PORTS[name])
+    if not insecure and not _is_loopback(host):
+        raise Denied(
+            "this version has neither TLS nor authentication, so it listens on loopback only; "
+            "pass --insecure if everybody who can reach the address may do everything",
+            setting=name,
+            address=text,
+        )
+    return host, port
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _boolean(name: str, text: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("", "0", "false", "no", "off"):
+        return False
+    raise Invalid("must be true or false", variable=name, value=text)

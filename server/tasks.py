@@ -1,0 +1,128 @@
+"""Background work: each task is a plain `run_once`, run here at its interval until the end.
+
+A task that fails is logged (once per reason, not once per run) and tried again; it never dies and
+never keeps another from running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dataplatform.base.errors import PlatformError, Unavailable
+from dataplatform.core import compaction, expiry, orphans, retention
+from dataplatform.core.platform import Platform
+from dataplatform.core.volumes import Volume
+
+from .sessions import Sessions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    name: str
+    every_s: float
+    run_once: Callable[[], Awaitable[Any]]
+
+
+def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
+    """Everything that keeps a platform tidy."""
+
+    async def expire_sessions() -> None:
+        sessions.run_once()
+
+    per_volume: list[tuple[str, float, Callable[[Volume], Awaitable[Any]]]] = [
+        # "Durable within a second" (D5): half of it to flush, the rest to sync.
+        ("writeback", 0.5, lambda volume: volume.writeback.run_once()),
+        ("lazy commits", 0.5, lambda volume: volume.lane.run_once()),
+        ("group members", 1.0, _expire_members),
+        ("orphans", 5.0, orphans.run_once),
+        ("expired rows", 10.0, expiry.run_once),
+        ("retention", 10.0, retention.run_once),
+        ("compaction", 30.0, compaction.run_once),
+        ("replies", 60.0, lambda volume: volume.replies.run_once(volume)),
+    ]
+    return [
+        Task("sessions", 5.0, expire_sessions),
+        Task("idle volumes", 30.0, platform.close_idle),
+        *(Task(name, every_s, _each(platform, run)) for name, every_s, run in per_volume),
+    ]
+
+
+async def _expire_members(volume: Volume) -> None:
+    volume.groups.run_once(volume.clock.monotonic())
+
+
+def _each(
+    platform: Platform, run: Callable[[Volume], Awaitable[Any]]
+) -> Callable[[], Awaitable[None]]:
+    """Over every open volume, which is in use meanwhile but does not count as used."""
+
+    async def run_once() -> None:
+        failed: Exception | None = None
+        for volume in platform.volumes:
+            if volume not in platform.volumes or volume.lane.broken is not None:
+                continue
+            volume.users += 1
+            try:
+                await run(volume)
+            except Exception as e:
+                failed = failed or e  # the other volumes have their turn first
+            finally:
+                platform.release(volume)
+        if failed is not None:
+            raise failed
+
+    return run_once
+
+
+class Tasks:
+    """Runs tasks in the background of the running loop."""
+
+    def __init__(self, tasks: list[Task]) -> None:
+        self._tasks = tasks
+        self._stopping = asyncio.Event()
+        self._running: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        for task in self._tasks:
+            self._running.append(asyncio.create_task(self._run(task), name=task.name))
+
+    async def stop(self) -> None:
+        """Begin no run any more; those under way end first."""
+        self._stopping.set()
+        await asyncio.gather(*self._running)
+
+    async def _run(self, task: Task) -> None:
+        failure: str | None = None
+        while not await self._stopped_within(task.every_s):
+            try:
+                await task.run_once()
+            except Exception as e:
+                if f"{type(e)} {e}" != failure:
+                    failure = f"{type(e)} {e}"
+                    _log_failure(task, e)
+            else:
+                if failure is not None:
+                    failure = None
+                    logger.info("background task works again. task=`%s`", task.name)
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._stopping.wait()
+        except TimeoutError:
+            return False
+
+
+def _log_failure(task: Task, error: Exception) -> None:
+    if isinstance(error, Unavailable):
+        logger.warning("background task has to wait. task=`%s`, reason=`%s`", task.name, error)
+    elif isinstance(error, PlatformError):
+        logger.error("background task failed. task=`%s`, reason=`%s`", task.name, error)
+    else:
+        logger.error("background task failed. task=`%s`", task.name, exc_info=error)
