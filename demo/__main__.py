@@ -96,11 +96,11 @@ def store_weather(dp: dataplatform.Client, weather: pd.DataFrame) -> None:
         dp.sync()
         said.append(f"{count} files, {size / 1e6:.1f} MB")
     with step("Reading them back with pandas through fsspec") as said:
-        options = {"server": dp.address}
+        options = {"address": dp.address}
         parts = [
-            pd.read_csv(f"dp://{directory}/{name}", storage_options=options)
-            for directory, _, names in dp.walk(f"{BASE}/weather/incoming")
-            for name in names
+            pd.read_csv(f"dp://{directory}/{entry.name}", storage_options=options)
+            for directory, _, files in dp.walk(f"{BASE}/weather/incoming")
+            for entry in files
         ]
         mean = pd.concat(parts)["temp"].mean()
         expect("mean temperature", round(mean, 9), round(weather["temp"].mean(), 9))

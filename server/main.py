@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _storages(data: Path, store: str | None) -> Storages:
-    return await open_storages(data, store)
+    return await open_storages(store or data)
 
 
 async def _start(settings: Settings, ready_file: Path | None, ready_fd: int | None) -> int:

@@ -7,27 +7,25 @@ from itertools import islice
 import typer
 
 NAMES_MAX = 1000
-"""Of one directory: more than anybody reads, few enough to come at once."""
-
-PATIENCE_S = 0.0
+"""Offered at a time: more than anybody reads, few enough to come at once."""
 
 
 def complete_path(context: typer.Context, incomplete: str) -> list[str]:
-    """Names that continue `incomplete`; directories end in a slash."""
-    directory, slash, _ = incomplete.rpartition("/")
+    """Paths that continue `incomplete`; directories end in a slash."""
+    if incomplete and not incomplete.startswith("/"):
+        return []
+    directory = incomplete.rpartition("/")[0]
+    options = context.find_root().params
     try:
         import dataplatform
 
-        options = context.find_root().params
         with dataplatform.connect(
-            options.get("server") or None, options.get("token") or None, patience_s=PATIENCE_S
+            options.get("server") or None, options.get("token") or None, patience_s=0
         ) as client:
-            entries = (e for e in client.scandir(directory or "/") if _name(directory, e.name))
-            matching = (
-                f"{directory}/{e.name}" + ("/" if e.is_dir() else "")
-                for e in entries
-                if f"{directory}/{e.name}".startswith(incomplete or "/")
+            paths = (
+                f"{directory}/{entry.name}" + ("/" if entry.is_dir() else "")
+                for entry in client.scandir(directory or "/")
             )
-            return list(islice(matching, NAMES_MAX))
+            return list(islice((path for path in paths if path.startswith(incomplete)), NAMES_MAX))
     except Exception:
         return []

@@ -5,13 +5,14 @@ lost, or the server asks to try later, the request is repeated on a new connecti
 that doubles up to a second, until the client's patience ends. A repetition carries the same request
 id, so the server knows a write that it has done already and only repeats the reply.
 
-Whoever has opened files tells the channel; they are opened again when the server has forgotten the
-session: after its restart, or when the session had no connection left.
+Whoever has opened files tells the channel: a server that was restarted has forgotten the session,
+so they are opened again. (It keeps a session that has lost all connections for a minute.)
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Awaitable, Generator
 from typing import Any
 
@@ -114,7 +115,8 @@ class Channel:
         self._slots = Slots(self.session, runtime.condition())
         self._connections: set[Connection] = set()
         self._instance = b""
-        self._open_files: dict[tuple[int, int], int] = {}
+        self._open_files: dict[tuple[int, int], int] = {}  # how many handles there are on each
+        self._files_lock = threading.Lock()
         self._is_closed = False
 
     # -------------------------------------------------------------------------------- calls
@@ -256,11 +258,9 @@ class Channel:
     async def _open(self) -> Connection:
         self.check_open()
         connection = await self.runtime.open(self.address, self._hello, OPEN_TIMEOUT_S)
-        alive = {c for c in set(self._connections) if not c.closed}
-        was_forgotten = not alive or connection.welcome.instance != self._instance
-        self._instance = connection.welcome.instance
-        self._connections = {*alive, connection}
-        if was_forgotten:
+        self._connections = {connection, *(c for c in set(self._connections) if not c.closed)}
+        instance, self._instance = self._instance, connection.welcome.instance
+        if instance != self._instance:
             await self._reopen_files(connection)
         return connection
 
@@ -288,22 +288,25 @@ class Channel:
     # --------------------------------------------------------------------------- open files
 
     def file_opened(self, volume: int, inode: int) -> None:
-        """From now on, this session keeps the file open whatever happens to its name."""
+        """The session keeps the file, whatever happens to its name."""
         key = volume, inode
-        self._open_files[key] = self._open_files.get(key, 0) + 1
+        with self._files_lock:
+            self._open_files[key] = self._open_files.get(key, 0) + 1
 
-    def file_closed(self, volume: int, inode: int) -> bool:
-        """Whether that was the last of the session's handles on the file."""
+    def file_closed(self, volume: int, inode: int) -> None:
+        """One of the handles on the file is closed."""
         key = volume, inode
-        left = self._open_files.get(key, 1) - 1
-        if left:
-            self._open_files[key] = left
-        else:
-            self._open_files.pop(key, None)
-        return not left
+        with self._files_lock:
+            left = self._open_files.get(key, 1) - 1
+            if left:
+                self._open_files[key] = left
+            else:
+                self._open_files.pop(key, None)
 
     async def _reopen_files(self, connection: Connection) -> None:
-        for volume, inode in list(self._open_files):
+        with self._files_lock:
+            files = [key for key, count in self._open_files.items() for _ in range(count)]
+        for volume, inode in files:
             request = pb.OpenRequest(target=pb.Target(volume=volume, inode=inode))
             slot = await self._slots.take()
             request.request.CopyFrom(slot)

@@ -8,6 +8,7 @@ or let go of only between two chunks.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from datetime import datetime
 from itertools import islice
 from types import TracebackType
 from typing import Self
@@ -18,7 +19,7 @@ from ..base.errors import Invalid, NotFound
 from .connection import Channel
 from .fetching import WAIT_S_MAX, Fetcher, Place
 from .memberships import Membership
-from .offsets import Start, check, find_offsets
+from .offsets import Start, check, find_offsets, timestamp_of
 from .records import decode
 from .values import Record
 
@@ -49,6 +50,7 @@ class Consumer:
         self._membership: Membership | None = None
         self._positions: dict[Place, int] = {}  # of the next record to hand out; see _settle
         self._committed: dict[Place, int] = {}
+        self._skip_before_ms: dict[Place, int] = {}
         self._rest: Iterator[Record] = iter(())
         self._rest_end: tuple[Place, int] | None = None
         self.last: Record | None = None  # handed out
@@ -93,6 +95,8 @@ class Consumer:
             for number, offset in offsets.items():
                 if (topic, number) in wanted and (topic, number) not in found:
                     found[topic, number] = offset
+                    if isinstance(self._start, datetime):
+                        self._skip_before_ms[topic, number] = timestamp_of(self._start)
         return found
 
     async def _offsets_of(self, topic: str) -> dict[int, int]:
@@ -119,16 +123,16 @@ class Consumer:
     async def _reconcile(self) -> None:
         """Let go of and take on what the group says."""
         membership = self._membership
-        news = None if membership is None else membership.news()
-        if membership is None or news is None:
+        news = None if membership is None else await membership.news()
+        if news is None:
             return
         let_go, take_on = news
         for place in let_go:
             self._fetcher.remove(place)
             self._positions.pop(place, None)
             self._committed.pop(place, None)
+            self._skip_before_ms.pop(place, None)
         await self._take_on(take_on)
-        await membership.own(self._fetcher.places())
 
     # ------------------------------------------------------------------------------- reading
 
@@ -187,9 +191,21 @@ class Consumer:
         if chunk is None:
             return False
         topic, partition = chunk.place
-        self._rest = iter(decode(chunk.data, topic, partition, chunk.from_offset))
+        records = decode(chunk.data, topic, partition, chunk.from_offset)
+        if chunk.place in self._skip_before_ms:
+            records = self._from_time(chunk.place, records)
+        self._rest = iter(records)
         self._rest_end = chunk.place, chunk.end_offset
         return True
+
+    def _from_time(self, place: Place, records: list[Record]) -> list[Record]:
+        """What a start by time leaves to do: the server names the batch, not the record."""
+        begin_ms = self._skip_before_ms[place]
+        for index, record in enumerate(records):
+            if record.timestamp >= begin_ms:
+                del self._skip_before_ms[place]
+                return records[index:]
+        return []
 
     def _settle(self, *, is_finished: bool = False) -> None:
         """Bring `_positions` up to what was handed out. `is_finished`: all of `_rest` was (which
@@ -218,6 +234,9 @@ class Consumer:
         self._settle()
         place = self._own((topic, partition))
         check(offset)
+        self._skip_before_ms.pop(place, None)
+        if isinstance(offset, datetime):
+            self._skip_before_ms[place] = timestamp_of(offset)
         if not isinstance(offset, int):
             offsets = await find_offsets(self._channel, self._stream, topic, offset)
             offset = offsets[partition]

@@ -410,8 +410,8 @@ class FileHandle:
         try:
             await self.flush()
         finally:
-            is_last = self._channel.file_closed(self._target.volume, self._target.inode)
-            if is_last and not self._channel.closed:
+            self._channel.file_closed(self._target.volume, self._target.inode)
+            if not self._channel.closed:
                 await self._channel.call(CLOSE, pb.StatRequest(target=self._target))
 
     def _gone(self, error: NotFound) -> NotFound:

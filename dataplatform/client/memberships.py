@@ -8,6 +8,7 @@ work), and the next heartbeat, sent at once, says so. Only then does the server 
 from __future__ import annotations
 
 import logging
+import os
 from typing import Self
 
 from ..api import platform_pb2 as pb
@@ -20,6 +21,7 @@ from .runtime import Task
 JOIN = METHODS["Groups.Join"]
 HEARTBEAT = METHODS["Groups.Heartbeat"]
 LEAVE_PATIENCE_S = 2.0
+MEMBER_BYTES = 16
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class Membership:
         session_timeout_s: float,
     ) -> None:
         self.group = group
-        self.member = ""
+        self.member = os.urandom(MEMBER_BYTES).hex()  # our choice: a repeated join is the same one
         self.epoch = 0
         self._channel = channel
         self._stream = stream
@@ -76,25 +78,25 @@ class Membership:
 
     # --------------------------------------------------------------------------- the consumer
 
-    def news(self) -> tuple[set[Place], set[Place]] | None:
-        """(to let go of, to take on), if anything has changed. Then `own` what is left."""
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        if self._is_lost:
-            self._is_lost = False
-            owned, self._owned = self._owned, frozenset()
-            return set(owned), set(self._assigned)
-        if self._assigned == self._owned:
-            return None
-        return set(self._owned - self._assigned), set(self._assigned - self._owned)
-
-    async def own(self, places: list[Place]) -> None:
-        """Tell the server, at once, what the consumer works on now."""
+    async def news(self) -> tuple[frozenset[Place], frozenset[Place]] | None:
+        """(to let go of, to take on), if anything has changed. To be called while the consumer
+        works on nothing: the server is told at once what is owned from here on, so the consumer
+        must do as it is told before anything else."""
         async with self._changed:
-            self._owned = frozenset(places)
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            owned, self._owned = self._owned, self._assigned
+            if self._is_lost:
+                self._is_lost = False
+                let_go, take_on = owned, self._assigned
+            elif owned == self._assigned:
+                return None
+            else:
+                let_go, take_on = owned - self._assigned, self._assigned - owned
             self._is_owned_news = True
             self._changed.notify_all()
+            return let_go, take_on
 
     async def wait_for_news(self, timeout_s: float) -> None:
         """Until there may be some."""
@@ -108,29 +110,30 @@ class Membership:
             self._changed.notify_all()
         if self._task is not None:
             await self._task.join()
+        request = await self._heartbeat(leave=True)
         try:
-            await self._channel.call(
-                HEARTBEAT, self._heartbeat(leave=True), patience_s=LEAVE_PATIENCE_S
-            )
+            await self._channel.call(HEARTBEAT, request, patience_s=LEAVE_PATIENCE_S)
         except (NotFound, Stale, Unavailable) as error:
             log.debug("could not leave group %s: %s", self.group, error)  # it will expire
 
     # ------------------------------------------------------------------------ background work
 
-    def _heartbeat(self, *, leave: bool = False) -> pb.HeartbeatRequest:
-        return pb.HeartbeatRequest(
-            stream=self._stream,
-            group=self.group,
-            member=self.member,
-            epoch=self.epoch,
-            owned=[pb.Owned(topic=topic, partition=number) for topic, number in self._owned],
-            leave=leave,
-        )
+    async def _heartbeat(self, *, leave: bool = False) -> pb.HeartbeatRequest:
+        async with self._changed:  # epoch and owned belong together
+            self._is_owned_news = False
+            return pb.HeartbeatRequest(
+                stream=self._stream,
+                group=self.group,
+                member=self.member,
+                epoch=self.epoch,
+                owned=[pb.Owned(topic=topic, partition=number) for topic, number in self._owned],
+                leave=leave,
+            )
 
     async def _work(self) -> None:
         while await self._wait():
             try:
-                reply, _ = await self._channel.call(HEARTBEAT, self._heartbeat())
+                reply, _ = await self._channel.call(HEARTBEAT, await self._heartbeat())
                 await self._accept(reply)
             except (NotFound, Stale):
                 await self._join_again()
@@ -145,14 +148,12 @@ class Membership:
         async with self._changed:
             if not self._is_owned_news and not self._is_closing:
                 await self._changed.wait(self._heartbeat_s)
-            self._is_owned_news = False
             return not self._is_closing
 
     async def _join_again(self) -> None:
         """The server has forgotten this member: it was silent for too long."""
         async with self._changed:
             self._is_lost = True
-            self.member, self.epoch = "", 0
         try:
             await self._join()
         except PlatformError as error:

@@ -42,7 +42,7 @@ from .records import (
     as_timestamp,
 )
 from .runtime import Task
-from .streams import BATCH_BYTES, LINGER_S
+from .streams import BATCH_BYTES, LINGER_S, count_partitions
 from .values import Position
 
 REQUESTS_UNDER_WAY = 5
@@ -51,8 +51,6 @@ BUFFER_BYTES = 32 * MIB
 
 APPEND = METHODS["Streams.Append"]
 INIT_PRODUCER = METHODS["Streams.InitProducer"]
-TOPICS = METHODS["Streams.Topics"]
-CREATE_TOPIC = METHODS["Streams.CreateTopic"]
 
 
 class Delivery:
@@ -268,15 +266,8 @@ class Producer:
 
     async def _topic(self, name: str) -> _Topic:
         """Its partitions; it is created if it does not exist."""
-        request = pb.TopicRequest(stream=self._stream, topic=name, exist_ok=True)
-        found: pb.TopicsReply
-        found, _ = await self._channel.call(TOPICS, pb.TopicsRequest(stream=self._stream))
-        for known in found.topics:
-            if known.name == name:
-                break
-        else:
-            known, _ = await self._channel.call(CREATE_TOPIC, request)
-        return self._topics.setdefault(name, _Topic(name, max(len(known.partitions), 1)))
+        count = await count_partitions(self._channel, self._stream, name)
+        return self._topics.setdefault(name, _Topic(name, count))
 
     # ------------------------------------------------------------------------------- waiting
 

@@ -165,8 +165,8 @@ class Stream:
 
         count = self._partitions.get(topic)
         if count is None:
-            info = await self.create_topic(topic, exist_ok=True)
-            count = self._partitions[topic] = max(len(info.partitions), 1)
+            count = await count_partitions(self._channel, self._target, topic)
+            self._partitions[topic] = count
         if key is not None:
             return partition_of(key, count)
         self._turn += 1
@@ -238,6 +238,19 @@ class Stream:
 
     async def delete_group(self, name: str) -> None:
         await self._call(DELETE_GROUP, pb.DeleteGroupRequest(stream=self._target, group=name))
+
+
+async def count_partitions(channel: Channel, stream: pb.Target, topic: str) -> int:
+    """Of a topic, which is created if it does not exist."""
+    found: pb.TopicsReply
+    created: pb.Topic
+    try:
+        found, _ = await channel.call(TOPICS, pb.TopicsRequest(stream=stream, names=(topic,)))
+        return len(found.topics[0].partitions)
+    except NotFound:
+        request = pb.TopicRequest(stream=stream, topic=topic, exist_ok=True)
+        created, _ = await channel.call(CREATE_TOPIC, request)
+        return len(created.partitions)
 
 
 def check_compression(compression: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import IO, Any
 
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS, Method
-from ..base.errors import Invalid, NotFound
+from ..base.errors import Exhausted, Invalid, NotFound
 from ..base.limits import KIB, MIB
 from ..transport.connections import Data, Reply
 from .connection import Channel, Pending
@@ -35,8 +36,7 @@ PUT_ROWS = 10_000
 PUTS_UNDER_WAY = 4
 GET_BYTES = 256 * KIB
 GET_KEYS = 2_000
-"""Keys of one request of `get_many`; its reply must fit a frame, hence rows are asked again that
-are missing from a reply that the server cut short."""
+"""Keys of one request of `get_many`: several are under way."""
 
 GETS_UNDER_WAY = 4
 
@@ -176,16 +176,34 @@ class Table:
         names = column_names(columns)
         wanted = [key_bytes(key) for key in keys]
         found: dict[bytes, Row] = {}
-        window = Window(self._channel, GETS_UNDER_WAY)
+        under_way: deque[tuple[list[bytes], Pending]] = deque()
+        for part in _parts(wanted):
+            if len(under_way) >= GETS_UNDER_WAY:
+                found.update(await self._got(*under_way.popleft(), names))
+            request = pb.GetRequest(table=self._target, keys=part, columns=names)
+            under_way.append((part, await self._channel.start(GET, request)))
+        while under_way:
+            found.update(await self._got(*under_way.popleft(), names))
+        return [found.get(key) for key in wanted]
+
+    async def _got(
+        self, keys: list[bytes], reply: Awaitable[Reply], columns: list[str]
+    ) -> dict[bytes, Row]:
+        """The rows of a Get. If they are more than a reply holds, half of the keys at a time."""
         try:
-            for part in _parts(wanted):
-                request = pb.GetRequest(table=self._target, keys=part, columns=names)
-                _add(found, await window.start(GET, request))
-            async for reply in window.replies():
-                _add(found, reply)
+            _, page = await reply
         except NotFound as error:
             raise self._gone(error) from error
-        return [found.get(key) for key in wanted]
+        except Exhausted:
+            if len(keys) == 1:
+                raise
+            found: dict[bytes, Row] = {}
+            middle = len(keys) // 2
+            for half in keys[:middle], keys[middle:]:
+                request = pb.GetRequest(table=self._target, keys=half, columns=columns)
+                found.update(await self._got(half, self._channel.call(GET, request), columns))
+            return found
+        return {key_bytes(row.key): row for row in unpack_page(page)}
 
     async def scan(
         self,
@@ -408,12 +426,6 @@ def _parts(keys: list[bytes]) -> Iterable[list[bytes]]:
             part, size = [], 0
     if part:
         yield part
-
-
-def _add(found: dict[bytes, Row], reply: Reply | None) -> None:
-    if reply is not None:
-        for row in unpack_page(reply[1]):
-            found[key_bytes(row.key)] = row
 
 
 class TableOperations(NamespaceOperations):

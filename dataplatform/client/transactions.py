@@ -22,6 +22,7 @@ from .namespace import create_request, link_request, remove_request, rename_requ
 from .nodes import durability
 from .paths import Path, join, target, text
 from .rows import key_bytes, pack_columns, unpack_page
+from .streams import count_partitions
 from .tables import GET, column_names, delete_request, increment_request, put_request
 from .values import Key, Row
 
@@ -97,18 +98,23 @@ class TransactionStream:
         key: Bytes | None = None,
         headers: Headers | None = None,
         timestamp: int | datetime | None = None,
-        partition: int = 0,
+        partition: int | None = None,
     ) -> None:
-        """Append a record, to partition 0 unless told otherwise (see `Stream.append`)."""
+        """Append a record: to the key's partition as `Stream.append`, without a key to partition 0
+        unless told otherwise."""
         from .records import as_bytes, as_headers, as_timestamp, encode_one
 
         now_ms = self._transaction.channel.runtime.now_ms()
+        stored_key = as_bytes(key)
         batch = encode_one(
-            as_timestamp(timestamp, now_ms), as_bytes(key), as_bytes(value), as_headers(headers)
+            as_timestamp(timestamp, now_ms), stored_key, as_bytes(value), as_headers(headers)
         )
         request = pb.AppendRequest(stream=pb.Target(path=self._path), data=bytes(batch))
-        request.parts.add(topic=topic, partition=partition, length=len(batch))
-        self._transaction.add(_Operation(append=request))
+        request.parts.add(topic=topic, partition=partition or 0, length=len(batch))
+        operation = _Operation(append=request)
+        self._transaction.add(operation)
+        if stored_key is not None and partition is None:
+            self._transaction.place_later(operation, stored_key)
 
     def commit_offset(
         self, group: str, topic: str, partition: int, offset: int, metadata: str = ""
@@ -129,6 +135,7 @@ class Transaction:
         self._durable = durable
         self._expects: list[pb.TransactionRequest.Expect] = []
         self._operations: list[pb.TransactionRequest.Operation] = []
+        self._unplaced: list[tuple[pb.TransactionRequest.Operation, bytes]] = []
         self._is_done = False
 
     # ----------------------------------------------------------------------------- collecting
@@ -136,6 +143,22 @@ class Transaction:
     def add(self, operation: pb.TransactionRequest.Operation) -> None:
         self.check_open()
         self._operations.append(operation)
+
+    def place_later(self, append: pb.TransactionRequest.Operation, key: bytes) -> None:
+        """Find the key's partition before the commit: it takes the server to know how many."""
+        self._unplaced.append((append, key))
+
+    async def _place(self) -> None:
+        from .partitioner import partition_of
+
+        counts: dict[tuple[str, str], int] = {}
+        for operation, key in self._unplaced:
+            part = operation.append.parts[0]
+            place = operation.append.stream.path, part.topic
+            if place not in counts:
+                stream = self.absolute(place[0])
+                counts[place] = await count_partitions(self.channel, stream, part.topic)
+            part.partition = partition_of(key, counts[place])
 
     def add_expect(self, expect: pb.TransactionRequest.Expect) -> None:
         self.check_open()
@@ -198,6 +221,7 @@ class Transaction:
     async def commit(self) -> int:
         self.check_open()
         self._is_done = True
+        await self._place()
         # Preconditions come first: they mean what was there before the transaction.
         request = pb.TransactionRequest(
             base=pb.Target(path=self._base),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
 from typing import Any
 
 from ..api.methods import Method
-from ..transport.connections import Data, Reply
+from ..transport.connections import Data
 from .connection import Channel, Pending
 
 
@@ -22,19 +21,14 @@ class Window:
         self._channel = channel
         self._depth = depth
         self._pending: deque[Pending] = deque()
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
 
-    def __len__(self) -> int:
-        return len(self._pending)
-
-    async def start(self, method: Method, message: Any, data: Data = b"") -> Reply | None:
-        """Start a request, after the oldest reply if the window is full; that reply, if so."""
-        reply = None
+    async def start(self, method: Method, message: Any, data: Data = b"") -> None:
+        """Start a request, after the oldest reply if the window is full."""
         while len(self._pending) >= self._depth:
-            reply = await self._take()
+            await self._take()
         await self._raise_error()
         self._pending.append(await self._channel.start(method, message, data))
-        return reply
 
     async def drain(self) -> None:
         """Wait for every reply; raises the first error."""
@@ -42,22 +36,11 @@ class Window:
             await self._take()
         await self._raise_error()
 
-    async def replies(self) -> AsyncIterator[Reply]:
-        """The replies that are still to come."""
-        while self._pending:
-            reply = await self._take()
-            if reply is not None:
-                yield reply
-        await self._raise_error()
-
-    async def _take(self) -> Reply | None:
+    async def _take(self) -> None:
         try:
-            return await self._pending.popleft()
-        except BaseException as error:
+            await self._pending.popleft()
+        except Exception as error:
             self._error = self._error or error
-            if not isinstance(error, Exception):
-                raise
-            return None
 
     async def _raise_error(self) -> None:
         error = self._error

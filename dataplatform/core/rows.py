@@ -211,6 +211,11 @@ def merged(old: Columns, fresh: Columns) -> bytes:
     return packed
 
 
+def merged_packed(old: bytes, fresh: bytes) -> bytes:
+    """The same of a stored row and of columns that were checked and packed."""
+    return merged(columns_of(old), _unpack(fresh))
+
+
 def add(value: Any, amount: int | float, column: str) -> int | float:
     """The value of a counter after an increment; None (no such column) counts from 0."""
     if type(amount) is int:

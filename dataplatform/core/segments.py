@@ -40,18 +40,36 @@ class Holds:
         finally:
             del self._under_way[token]
 
+    @contextmanager
+    def pin(self) -> Iterator[None]:
+        """Meanwhile no segment goes: for one who reads what a view of the past refers to."""
+        token = object()
+        self._under_way[token] = 0
+        try:
+            yield
+        finally:
+            del self._under_way[token]
+
     def held_from(self) -> int | None:
         """Segments from here on may be named by a commit that is still to come."""
         return min(self._under_way.values(), default=None)
 
 
 async def drop_unknown(storage: Storage) -> int:
-    """On opening a volume: segments that no commit names were cut short by a crash."""
+    """On opening a volume: segments that no commit names were cut short by a crash.
+
+    One whose account is lost but that something refers to is left for `check` to repair.
+    """
     known = set()
     async for key, _ in scan_all(storage.engine, *keys.prefix_range(keys.SEGMENT)):
         known.add(keys.number_of(key))
     unknown = set(await storage.segments.sizes()) - known
+    dropped = 0
     for number in unknown:
+        start, end = keys.prefix_range(keys.references(number))
+        if await storage.engine.scan(start, end, limit=1):
+            continue
         if number != storage.segments.open_segment:
             await storage.segments.delete(number)
-    return len(unknown)
+            dropped += 1
+    return dropped

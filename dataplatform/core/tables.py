@@ -234,7 +234,7 @@ async def _about(unit: Unit, table: int, key: bytes, error: PlatformError) -> Pl
 
 async def _merge(unit: Unit, table: int, key: bytes, old: bytes, fresh: bytes) -> bytes:
     try:
-        return rows.merged(rows.columns_of(old), rows.unpack_columns(fresh))
+        return rows.merged_packed(old, fresh)
     except PlatformError as error:
         raise await _about(unit, table, key, error) from error.__cause__
 

@@ -66,6 +66,9 @@ OPEN_FILES_MAX = 128
 SYNC_THREADS = 4
 DISK_THREADS = 8
 
+STALLED = "Result incomplete: Write stall"
+"""What RocksDB says when a write would have had to wait; nothing of it has been done then."""
+
 STALL_SECONDS = 0.005
 """How long a commit waits before it asks again whether RocksDB has caught up."""
 
@@ -607,7 +610,7 @@ class RocksEngine(Engine):
                 self._database.write(writes, self._writing)
                 return size_bytes
             except Exception as error:
-                if "Incomplete" not in str(error):  # "Result incomplete: Write stall": not begun
+                if STALLED not in str(error):
                     raise
             await asyncio.sleep(STALL_SECONDS)
 

@@ -1,32 +1,35 @@
-"""Which engine: a data directory means RocksDB, the URL of an object store SlateDB.
+"""Which engine a place means: a path is a data directory, a URL is an object store.
 
-The engines are imported only when they are wanted: each brings a large native library.
+The engines are imported when they are used: a server on one needs nothing of the other.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from ..base.errors import Invalid
 from .base import Storages
 
-SCHEMES = ("s3", "file", "memory")
+STORE_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "file", "memory")
 
 
-async def open_storages(data_dir: str | os.PathLike[str], store: str | None = None) -> Storages:
-    """The storages in `data_dir`, or at the `store` URL if there is one, held exclusively.
+async def open_storages(place: str | os.PathLike[str]) -> Storages:
+    """Open ``/data/dir`` (rocks), or ``s3://bucket/prefix`` or ``file:///dir`` (slate).
 
-    Errors: those of the engine's `at`; INVALID for a URL of an unknown kind.
+    An empty place is made ready. UNAVAILABLE if another server uses it; INVALID if it is newer, if
+    it holds something else, or if the URL is not understood.
     """
-    if store is None:
+    text = os.fspath(place)
+    scheme, separator, _ = text.partition("://")
+    if not separator:
         from .rocks import RocksStorages
 
-        return await RocksStorages.at(data_dir)
-    scheme = store.partition("://")[0]
-    if scheme not in SCHEMES:
+        return await RocksStorages.at(Path(text))
+    if scheme not in STORE_SCHEMES:
         raise Invalid(
-            "unknown kind of object store: use s3://bucket/prefix or file:///directory", store=store
+            "store must be a path or a URL of a known kind", url=text, known=STORE_SCHEMES
         )
     from .slate import SlateStorages
 
-    return await SlateStorages.at(store)
+    return await SlateStorages.at(text)

@@ -21,7 +21,8 @@ from dataplatform.base.errors import (
     PlatformError,
     Unavailable,
 )
-from dataplatform.engine.base import Engine, Location, Reader, Storages
+from dataplatform.engine import rocks
+from dataplatform.engine.base import Engine, Location, Reader, Storages, scan_all
 from dataplatform.engine.rocks import RocksEngine, RocksStorages
 
 from .engine import END, START, EngineContract, everything, expect_broken
@@ -319,6 +320,33 @@ async def test_a_full_disk_is_exhausted_once_then_unavailable(tmp_path: Path) ->
         await engine.close()
     engine, _ = await storages.open(1)
     assert await engine.get(b"a") == b"1"
+    await storages.close()
+
+
+async def test_commits_wait_while_rocksdb_catches_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buffers so small that RocksDB refuses some of the writes at first."""
+    monkeypatch.setattr(rocks, "WRITE_BUFFER_BYTES", 64 << 10)
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def counted(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    storages = await RocksStorages.at(tmp_path)
+    engine, _ = await storages.open(1, create=True)
+    written = 0
+    while len(waits) < 3:
+        view = await engine.view()
+        await engine.commit({b"%08d" % written: bytes(30_000)})
+        written += 1
+        assert await view.get(b"%08d" % (written - 1)) is None
+        view.close()
+    found = [key async for key, _ in scan_all(engine, START, END)]
+    assert found == [b"%08d" % i for i in range(written)]
     await storages.close()
 
 

@@ -211,7 +211,7 @@ class Stream:
 
     def offsets(self, topic: str, at: str | datetime = "latest") -> dict[int, int]:
         """For each partition the offset of the "earliest" record, of the end ("latest"), or of the
-        first record at or after a time."""
+        batch with the first record at or after a time (which may begin with older records)."""
         return run(self._aio.offsets(topic, at))
 
     # ------------------------------------------------------------------------------- records

@@ -1,0 +1,99 @@
+"""Every failure as one line on standard error and an exit code.
+
+The code follows the error's kind (`KINDS`); a failure on this side, such as a local file that is
+not there, gets the code of the kind that it would have on the other. docs/cli.md lists the codes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+
+from typer import Abort
+from typer._click.exceptions import NoArgsIsHelpError, UsageError
+from typer.exceptions import TyperException
+
+from .outputs import OutputClosed
+
+DEBUG_VARIABLE = "DP_DEBUG"
+INTERRUPTED = 128 + signal.SIGINT
+OUTPUT_CLOSED = 128 + signal.SIGPIPE
+UNEXPECTED = 1
+
+LOCAL_KINDS = {
+    errno.ENOENT: "NOT_FOUND",
+    errno.EEXIST: "EXISTS",
+    errno.EACCES: "DENIED",
+    errno.EPERM: "DENIED",
+    errno.EROFS: "DENIED",
+    errno.ENOSPC: "EXHAUSTED",
+    errno.EDQUOT: "EXHAUSTED",
+    errno.EMFILE: "EXHAUSTED",
+    errno.EISDIR: "INVALID",
+    errno.ENOTDIR: "INVALID",
+    errno.EINVAL: "INVALID",
+    errno.ENAMETOOLONG: "INVALID",
+}
+
+
+def report(error: BaseException) -> int:
+    """Say what went wrong; the exit code."""
+    if isinstance(error, OutputClosed):
+        _silence(sys.stdout)
+        return OUTPUT_CLOSED
+    if isinstance(error, (KeyboardInterrupt, Abort)):
+        return INTERRUPTED
+    if isinstance(error, NoArgsIsHelpError):
+        sys.stdout.write(f"{error.message}\n")
+        return 0
+    if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+        traceback.print_exception(error)
+    if isinstance(error, TyperException):
+        return _say(_usage(error), error.exit_code)
+    from dataplatform.base.errors import KINDS, ErrorKind, PlatformError
+
+    if isinstance(error, PlatformError):
+        return _say(str(error), KINDS[error.kind].exit_code)
+    if isinstance(error, OSError) and error.errno:
+        kind = ErrorKind[LOCAL_KINDS.get(error.errno, "INTERNAL")]
+        return _say(_local(error), KINDS[kind].exit_code)
+    return _say(_unexpected(error), UNEXPECTED)
+
+
+def _say(text: str, code: int) -> int:
+    try:
+        sys.stderr.write(f"dp: {' '.join(text.split())}\n")
+        sys.stderr.flush()
+    except OSError:
+        _silence(sys.stderr)  # nobody can be told
+    return code
+
+
+def _usage(error: TyperException) -> str:
+    message = error.format_message().rstrip(".")
+    if isinstance(error, UsageError) and error.ctx is not None:
+        return f"{message} (see `{error.ctx.command_path} --help`)"
+    return message
+
+
+def _local(error: OSError) -> str:
+    text = (error.strerror or str(error)).lower()
+    return f"{text}. local=`{error.filename}`" if error.filename is not None else text
+
+
+def _unexpected(error: BaseException) -> str:
+    return (
+        f"unexpected {type(error).__name__}: {error} "
+        f"(this is a defect; {DEBUG_VARIABLE}=1 shows the traceback)"
+    )
+
+
+def _silence(stream: object) -> None:
+    """Python flushes the standard streams when it ends: give it something that takes it."""
+    number = 1 if stream is sys.stdout else 2
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, number)
+    os.close(null)
