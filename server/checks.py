@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import NotFound, PlatformError, Unavailable
+from dataplatform.core.check import check_platform
 from dataplatform.core.platform import Platform
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ class CheckJob:
 
     def __init__(self, number: int, platform: Platform, volume_id: int, repair: bool) -> None:
         self.number = number
+        self.volume_id = volume_id
+        self.repair = repair
         self._reply = pb.CheckReply(job=number, stage="starting")
         self._error: PlatformError | None = None
         self._task = asyncio.create_task(self._run(platform, volume_id, repair))
@@ -43,8 +46,8 @@ class CheckJob:
 
     async def _run(self, platform: Platform, volume_id: int, repair: bool) -> None:
         try:
-            report = await platform.check(  # type: ignore[attr-defined]  # core part comes later
-                volume_id or None, repair=repair, progress=self._progress
+            report = await check_platform(
+                platform, volume_id or None, repair=repair, progress=self._progress
             )
         except PlatformError as e:
             self._error = e
@@ -74,7 +77,7 @@ class CheckJob:
 
 
 class Checks:
-    """The jobs of one platform; one runs at a time."""
+    """The jobs of one platform; one runs at a time on each volume."""
 
     _of_platforms: ClassVar[WeakKeyDictionary[Platform, Checks]] = WeakKeyDictionary()
 
@@ -88,13 +91,19 @@ class Checks:
         self._last = 0
 
     def start(self, volume_id: int, *, repair: bool) -> CheckJob:
-        """Of one volume, or of all (0). UNAVAILABLE while another runs."""
-        if self._jobs and not next(reversed(self._jobs.values())).is_done:
-            raise Unavailable("a check is running: wait for it, or poll its job", job=self._last)
+        """Of one volume, or of all (0). The same check, if it is running already, is joined, so a
+        request may be repeated. UNAVAILABLE while a different one looks at the volume."""
+        for job in self._jobs.values():
+            if job.is_done or (job.volume_id and volume_id and job.volume_id != volume_id):
+                continue
+            if (job.volume_id, job.repair) == (volume_id, repair):
+                return job
+            raise Unavailable("a check is running: wait for it, or poll its job", job=job.number)
         self._last += 1
         job = self._jobs[self._last] = CheckJob(self._last, self._platform, volume_id, repair)
-        while len(self._jobs) > JOBS_KEPT_MAX:
-            self._jobs.popitem(last=False)
+        done = [number for number, job in self._jobs.items() if job.is_done]
+        for number in done[: max(0, len(self._jobs) - JOBS_KEPT_MAX)]:
+            del self._jobs[number]
         return job
 
     def find(self, number: int) -> CheckJob:

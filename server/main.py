@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -68,7 +69,15 @@ async def _storages(data: Path, store: str | None) -> Storages:
     return await open_storages(store or data)
 
 
+def _raise_file_limit() -> None:
+    """Each open volume takes about six descriptors, each client one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def _start(settings: Settings, ready_file: Path | None, ready_fd: int | None) -> int:
+    _raise_file_limit()
     stop = asyncio.Event()
     _stop_on_signals(stop)
     storages = await _storages(settings.data, settings.store)

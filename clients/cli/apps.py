@@ -1,8 +1,8 @@
 """The Typer application, and how a command is registered: with an example, always.
 
-    @command(app, "ls", "dp ls -l /projects", panel=FILES)
-    def ls(path: RemotePath = "/", json: Json = False) -> None:
-        '''List a directory.'''
+@command(app, "ls", "dp ls -l /projects", panel=FILES)
+def ls(path: RemotePath = "/", json: Json = False) -> None:
+    '''List a directory.'''
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RemotePath = Annotated[
 ]
 RemotePaths = Annotated[
     list[str],
-    typer.Argument(metavar="PATH...", autocompletion=complete_path, show_default=False),
+    typer.Argument(metavar="PATH", autocompletion=complete_path, show_default=False),
 ]
 
 app = typer.Typer(
@@ -70,16 +70,30 @@ def command(
     return register
 
 
-def group(parent: typer.Typer, name: str, description: str, panel: str | None = None) -> typer.Typer:
+def group(
+    parent: typer.Typer, name: str, description: str, panel: str | None = None
+) -> typer.Typer:
     """A noun with commands of its own: `dp NAME COMMAND`. Alone, it shows its help."""
-    made = typer.Typer(
-        name=name, help=text(description), no_args_is_help=True, rich_markup_mode=app.rich_markup_mode
-    )
-    parent.add_typer(made, rich_help_panel=panel)
+    made = typer.Typer(rich_markup_mode=app.rich_markup_mode)
+
+    @made.callback(invoke_without_command=True)
+    def show_help(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+
+    parent.add_typer(made, name=name, help=text(description), rich_help_panel=panel)
     return made
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(
+    invoke_without_command=True,
+    help=text(
+        """Files, tables and streams side by side in one namespace.
+
+        `dp COMMAND --help` explains a command with an example. --server and --token may also
+        follow the command."""
+    ),
+)
 def root(
     context: typer.Context,
     server: Annotated[
@@ -93,15 +107,12 @@ def root(
         ),
     ] = "",
     token: Annotated[
-        str, typer.Option(envvar="DP_TOKEN", metavar="TOKEN", show_default=False, help="Who you are.")
+        str,
+        typer.Option(envvar="DP_TOKEN", metavar="TOKEN", show_default=False, help="Who you are."),
     ] = "",
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Files, tables and streams side by side in one namespace.
-
-    `dp COMMAND --help` explains a command with an example. --server and --token may also follow
-    the command.
-    """
+    """What comes before every command."""
     connections.choose(server or None, token or None)
     if version:
         from .status import version as show_version

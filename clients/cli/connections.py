@@ -1,4 +1,4 @@
-"""The connection that a command works over: which server, and what to do when there is none."""
+"""The connection that a command works over: which server, and as whom."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataplatform import Client
-
-NO_SERVER = "start one with `dp server start`, or name one with --server or DP_SERVER"
 
 
 @dataclass(slots=True)
@@ -31,12 +29,8 @@ def choose(server: str | None, token: str | None) -> None:
 
 @contextmanager
 def connect() -> Iterator[Client]:
-    """A client, connected. Unavailable, with a hint, when there is no server."""
+    """A client, connected; Unavailable, with what to do, when there is no server."""
     import dataplatform
 
-    try:
-        client = dataplatform.connect(_choice.server, _choice.token)
-    except dataplatform.Unavailable as error:
-        raise dataplatform.Unavailable(f"{error.message}: {NO_SERVER}", **error.facts) from error
-    with client:
+    with dataplatform.connect(_choice.server, _choice.token) as client:
         yield client

@@ -12,9 +12,7 @@ import signal
 import sys
 import traceback
 
-from typer import Abort
-from typer._click.exceptions import NoArgsIsHelpError, UsageError
-from typer.exceptions import TyperException
+from typer import Abort, TyperException
 
 from .outputs import OutputClosed
 
@@ -46,9 +44,6 @@ def report(error: BaseException) -> int:
         return OUTPUT_CLOSED
     if isinstance(error, (KeyboardInterrupt, Abort)):
         return INTERRUPTED
-    if isinstance(error, NoArgsIsHelpError):
-        sys.stdout.write(f"{error.message}\n")
-        return 0
     if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
         traceback.print_exception(error)
     if isinstance(error, TyperException):
@@ -74,9 +69,8 @@ def _say(text: str, code: int) -> int:
 
 def _usage(error: TyperException) -> str:
     message = error.format_message().rstrip(".")
-    if isinstance(error, UsageError) and error.ctx is not None:
-        return f"{message} (see `{error.ctx.command_path} --help`)"
-    return message
+    context = getattr(error, "ctx", None)  # of a usage error: the command it is about
+    return message if context is None else f"{message} (see `{context.command_path} --help`)"
 
 
 def _local(error: OSError) -> str:

@@ -109,10 +109,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if isinstance(value, Mapping):
-        return {k if isinstance(k, str) else to_json(k): _plain(v) for k, v in value.items()}
+        return {_name(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return value
+
+
+def _name(key: Any) -> str:
+    key = _bytes(key) if isinstance(key, bytes) else key
+    return key if isinstance(key, str) else to_json(key)
 
 
 def as_mapping(value: Any) -> dict[str, Any]:
@@ -189,13 +194,11 @@ def human(cell: Any) -> str:
 
 def size_text(size: int) -> str:
     """`512 B`, `1.5 KiB`, `10 GiB`."""
-    number = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+    number, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
         if number < 1024:
             break
-        number /= 1024
-    else:
-        unit = "EiB"
+        number, unit = number / 1024, larger
     return f"{number:.0f} {unit}" if number >= 10 or unit == "B" else f"{number:.1f} {unit}"
 
 

@@ -23,6 +23,7 @@ from ..transport.addresses import Address
 from ..transport.connections import Connection, Data, Reply
 from .runtime import Holder, Runtime
 from .slots import Slots
+from .unsynced import Unsynced
 
 PATIENCE_S = 30.0
 """How long a request is repeated unless told otherwise: a server's restart takes less."""
@@ -113,6 +114,7 @@ class Channel:
             protocol=PROTOCOL, program=PROGRAM, token=token or "", session=self.session
         )
         self._slots = Slots(self.session, runtime.condition())
+        self.unsynced = Unsynced()
         self._connections: set[Connection] = set()
         self._instance = b""
         self._open_files: dict[tuple[int, int], int] = {}  # how many handles there are on each

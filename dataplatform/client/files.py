@@ -11,11 +11,12 @@ from ..base.errors import Exists, Invalid, NotFound
 from ..base.limits import IO_BYTES_MAX, MIB
 from .connection import OPEN
 from .entering import Entering
-from .handles import CALL_BYTES, READ, SYNC, FileHandle
+from .handles import CALL_BYTES, READ, FileHandle
 from .modes import Mode
 from .namespace import CREATE, SET_ATTRIBUTES, NamespaceOperations, create_request
 from .nodes import durability, stat_of
 from .paths import Path, checked, join, split, target, text
+from .syncing import sync
 from .values import Stat
 from .window import Window
 
@@ -155,7 +156,7 @@ class FileOperations(NamespaceOperations):
         return await self.stat(path)
 
     async def sync(self) -> None:
-        await self._channel.call(SYNC, pb.SyncRequest())
+        await sync(self._channel)
 
     # -------------------------------------------------------------------------------- copies
 

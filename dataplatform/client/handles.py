@@ -23,6 +23,7 @@ from .connection import Channel, Pending
 from .modes import Mode
 from .namespace import SET_ATTRIBUTES, STAT
 from .nodes import stat_of
+from .syncing import Relief, sync
 from .values import Stat
 
 CALL_BYTES = min(1 * MIB, IO_BYTES_MAX)
@@ -33,11 +34,10 @@ FETCH_BYTES_MIN = 128 * KIB
 AHEAD_BYTES_MAX = 8 * MIB
 
 PEEK_BYTES = 8 * KIB
-"""What `io` looks through for the end of a line; peeked bytes are copied."""
+"""What a peek gives; peeked bytes are copied."""
 
 READ = METHODS["Files.Read"]
 WRITE = METHODS["Files.Write"]
-SYNC = METHODS["Files.Sync"]
 CLOSE = METHODS["Files.Close"]
 
 
@@ -50,6 +50,7 @@ class _Fetch(NamedTuple):
 class _Write(NamedTuple):
     offset: int
     end: int
+    parts: list[Bulk]
     pending: Pending
 
 
@@ -63,6 +64,7 @@ class FileHandle:
         self.path = path
         self._channel = channel
         self._target = pb.Target(volume=node.volume, inode=node.inode)
+        self._file = node.volume, node.inode
         self._gather = gather
         self._position = 0
         self._size = node.size  # as last heard from the server
@@ -75,6 +77,7 @@ class FileHandle:
         self._gathered_offset = 0
         self._writes: deque[_Write] = deque()
         self._error: Exception | None = None
+        self._relief = Relief(channel)
         self._is_closed = False
         channel.file_opened(node.volume, node.inode)
 
@@ -138,6 +141,26 @@ class FileHandle:
         self._position -= len(part)
         start = self._position - self._buffer_offset
         return bytes(memoryview(self._buffer)[start : start + max(size, PEEK_BYTES)])
+
+    async def readline(self, size: int = -1) -> bytes:
+        """Up to and with the next newline, at most `size` bytes; empty at the end of the file."""
+        await self._before_read()
+        parts: list[Bulk] = []
+        while size:
+            if not await self._next(1):
+                break
+            if not isinstance(self._buffer, bytes):
+                self._buffer = bytes(self._buffer)
+            start = self._position - 1 - self._buffer_offset
+            end = len(self._buffer) if size < 0 else min(start + size, len(self._buffer))
+            newline = self._buffer.find(b"\n", start, end)
+            stop = end if newline < 0 else newline + 1
+            parts.append(self._buffer[start:stop])
+            self._position = self._buffer_offset + stop
+            size = max(size - (stop - start), 0) if size > 0 else size
+            if newline >= 0 or self._is_at_end():
+                break
+        return _joined(parts)
 
     async def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer`; the number of bytes."""
@@ -292,7 +315,7 @@ class FileHandle:
             await self._make_room(offset, offset + length)
             request = pb.WriteRequest(target=self._target, offset=offset)
             pending = await self._channel.start(WRITE, request, parts)
-            self._writes.append(_Write(offset, offset + length, pending))
+            self._writes.append(_Write(offset, offset + length, parts, pending))
 
     async def _make_room(self, offset: int, end: int) -> None:
         while len(self._writes) >= WRITES_UNDER_WAY:
@@ -317,12 +340,16 @@ class FileHandle:
             raise self._gone(error) from error
         self._position = reply.offset + len(part)
         self._size = reply.size
+        self._channel.unsynced.add(self._file, reply.offset, [part], reply.verifier)
+        await self._relief.after_write()
 
     async def _finish_write(self) -> None:
         write = self._writes.popleft()
         try:
             reply, _ = await write.pending
             self._size = max(reply.size, self._size)
+            self._channel.unsynced.add(self._file, write.offset, write.parts, reply.verifier)
+            await self._relief.after_write()
         except NotFound as error:
             self._error = self._error or self._gone(error)
         except Exception as error:
@@ -354,7 +381,10 @@ class FileHandle:
     async def sync(self) -> None:
         """`flush`, and wait until it is on disk."""
         await self.flush()
-        await self._channel.call(SYNC, pb.SyncRequest(target=self._target))
+        try:
+            await sync(self._channel, self._file)
+        except NotFound as error:
+            raise self._gone(error) from error
 
     async def truncate(self, size: int | None = None) -> int:
         """Cut or extend to `size` bytes (default: the position); the new size."""
@@ -365,6 +395,7 @@ class FileHandle:
         await self.flush()
         request = pb.SetAttributesRequest(target=self._target, size=size)
         node, _ = await self._channel.call(SET_ATTRIBUTES, request)
+        self._channel.unsynced.cut(self._file, size)
         self._size = node.size
         return size
 
@@ -409,6 +440,7 @@ class FileHandle:
         self._forget_buffer()
         try:
             await self.flush()
+            await self._relief.end()
         finally:
             self._channel.file_closed(self._target.volume, self._target.inode)
             if not self._channel.closed:

@@ -241,16 +241,17 @@ class Stream:
 
 
 async def count_partitions(channel: Channel, stream: pb.Target, topic: str) -> int:
-    """Of a topic, which is created if it does not exist."""
+    """Of a topic; of one that does not exist, as many as an append would give it."""
     found: pb.TopicsReply
-    created: pb.Topic
     try:
         found, _ = await channel.call(TOPICS, pb.TopicsRequest(stream=stream, names=(topic,)))
         return len(found.topics[0].partitions)
     except NotFound:
-        request = pb.TopicRequest(stream=stream, topic=topic, exist_ok=True)
-        created, _ = await channel.call(CREATE_TOPIC, request)
-        return len(created.partitions)
+        found, _ = await channel.call(TOPICS, pb.TopicsRequest(stream=stream))
+        for created_meanwhile in found.topics:
+            if created_meanwhile.name == topic:
+                return len(created_meanwhile.partitions)
+        return found.options.partitions or 1
 
 
 def check_compression(compression: str) -> str:

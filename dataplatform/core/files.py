@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 
 from ..base.errors import Corrupt, Exhausted, Invalid, NotFound
-from ..base.limits import EXTENT_BYTES_MIN, FILE_BYTES_MAX, IO_BYTES_MAX
+from ..base.limits import EXTENT_BYTES_MIN, FILE_BYTES_MAX, IO_BYTES_MAX, MIB
 from ..keyspace import keys
 from ..keyspace.records import Entry, Inode, Kind, Piece
 from . import extents, filemap, namespace
@@ -20,7 +20,8 @@ from .volumes import Volume
 from .writeback import pieces_of
 
 COPY_PIECES_MAX = 1000
-"""Pieces that one copy unit takes over."""
+COPY_BYTES_MAX = 128 * MIB
+"""Pieces that one copy unit takes over, and how far it looks for them: both maps are read."""
 
 Content = list[Piece]
 """What a whole file is written from: pieces whose extents are synced already."""
@@ -140,18 +141,24 @@ async def data_ranges(
     await volume.writeback.flush(number)
     inode = await file_inode(volume, number)
     ranges: list[tuple[int, int]] = []
-    at = offset
-    while at < inode.size and len(ranges) <= limit:
-        window = min(inode.size, at + (64 << 20))
-        for piece in filemap.within(
-            await filemap.load(volume.storage.engine, number, at, window), at, window
-        ):
+    if offset >= inode.size:
+        return ranges, True
+    pieces = await filemap.load(volume.storage.engine, number, offset, offset + 1)
+    at = keys.piece(number, offset + 1)
+    end = keys.piece(number, inode.size)
+    while True:
+        for piece in filemap.within(pieces, offset, inode.size):
             if ranges and sum(ranges[-1]) == piece.offset:
                 ranges[-1] = (ranges[-1][0], ranges[-1][1] + piece.length)
             else:
                 ranges.append((piece.offset, piece.length))
-        at = window
-    return ranges[:limit], at >= inode.size and len(ranges) <= limit
+        if len(ranges) > limit:
+            return ranges[:limit], False
+        page = await volume.storage.engine.scan(at, end)
+        if not page:
+            return ranges, True
+        pieces = [Piece.unpack(keys.last_number_of(key), value) for key, value in page]
+        at = page[-1][0] + b"\x00"
 
 
 # ---------------------------------------------------------------- writing
@@ -277,6 +284,8 @@ async def truncate(
     """truncate(2). A cut of very many pieces is done in several commits, from the end."""
     if not 0 <= size <= FILE_BYTES_MAX:
         raise Invalid("the size is out of range", size=size, errno=errno.EFBIG)
+    if await volume.lane.is_known(request, durable=durable):
+        return  # before any cut: others may have written since
     await volume.writeback.flush(number)
     while True:
         step = await _next_cut(volume, number, size)
@@ -294,9 +303,9 @@ async def _next_cut(volume: Volume, number: int, size: int) -> int:
     """How far one unit may cut: `size`, or the start of the last pieces it can hold."""
     start, end = keys.piece(number, size), keys.prefix_range(keys.pieces(number))[1]
     page = await volume.storage.engine.scan(
-        start, end, reverse=True, limit=filemap.PIECES_PER_UNIT_MAX
+        start, end, reverse=True, limit=filemap.PIECES_PER_UNIT_MAX, size_bytes=IO_BYTES_MAX
     )
-    if len(page) < filemap.PIECES_PER_UNIT_MAX // 2:
+    if not page or not await volume.storage.engine.scan(start, page[-1][0], limit=1):
         return size
     return keys.last_number_of(page[-1][0])
 
@@ -315,20 +324,45 @@ async def resize(unit: Unit, number: int, size: int) -> None:
 async def punch(
     volume: Volume, request: Request, number: int, offset: int, length: int, *, durable: bool
 ) -> None:
-    """FALLOC_FL_PUNCH_HOLE: zeros, and the space is free; the size stays."""
+    """FALLOC_FL_PUNCH_HOLE: zeros, and the space is free; the size stays. As `truncate`, a hole over
+    very many pieces is made in several commits."""
     if offset < 0 or length <= 0:
         raise Invalid("a range has a length", offset=offset, length=length)
+    if await volume.lane.is_known(request, durable=durable):
+        return
     await volume.writeback.flush(number)
+    start, end = offset, min(offset + length, FILE_BYTES_MAX)
+    while True:
+        step = await _next_hole(volume, number, start, end)
 
-    async def work(unit: Unit) -> None:
-        inode = _expect_file(await unit.inode(number))
-        await filemap.clear(unit, inode, offset, min(offset + length, inode.size))
-        inode.mtime_ns = inode.ctime_ns = unit.now_ns
-        unit.save(inode)
-        path = await unit.path_of(number)
-        unit.event("hole punched", path, inode.kind, offset=offset, length=length)
+        async def work(unit: Unit, start: int = start, step: int = step) -> None:
+            await _punch(unit, number, start, step)
 
-    await volume.run(request, work, durable=durable)
+        if step == end:
+            await volume.run(request, work, durable=durable)
+            return
+        await volume.run(Request(request.principal), work, durable=False)
+        start = step
+
+
+async def _next_hole(volume: Volume, number: int, start: int, end: int) -> int:
+    """How far one unit may punch: `end`, or the start of the last pieces it can hold."""
+    first, last = keys.piece(number, start), keys.piece(number, max(start, end))
+    page = await volume.storage.engine.scan(
+        first, last, limit=filemap.PIECES_PER_UNIT_MAX, size_bytes=IO_BYTES_MAX
+    )
+    if len(page) < 2 or not await volume.storage.engine.scan(page[-1][0] + b"\x00", last, limit=1):
+        return end
+    return keys.last_number_of(page[-1][0])
+
+
+async def _punch(unit: Unit, number: int, start: int, end: int) -> None:
+    inode = _expect_file(await unit.inode(number))
+    await filemap.clear(unit, inode, start, min(end, inode.size))
+    inode.mtime_ns = inode.ctime_ns = unit.now_ns
+    unit.save(inode)
+    path = await unit.path_of(number)
+    unit.event("hole punched", path, inode.kind, offset=start, length=end - start)
 
 
 async def reserve(
@@ -367,8 +401,13 @@ async def copy_range(
     Returns how many bytes were copied: fewer than asked at the end of the source, or where one
     unit ends; callers go on from there.
     """
+    if min(source_offset, target_offset, length) < 0:
+        raise Invalid("a range has a length", offset=source_offset, length=length)
+    if target_offset + length > FILE_BYTES_MAX:
+        raise Exhausted("the file would be too large", errno=errno.EFBIG)
     if source == target and abs(source_offset - target_offset) < length:
         raise Invalid("source and target overlap")
+    length = min(length, COPY_BYTES_MAX)
     await volume.writeback.flush(source)
     await volume.writeback.flush(target)
 

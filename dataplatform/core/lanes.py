@@ -72,6 +72,15 @@ class Lane:
             await self.durable(ticket)
         return result
 
+    async def is_known(self, request: Request, *, durable: bool) -> bool:
+        """Whether this very request was committed before: for work of several units, which must
+        not begin again."""
+        async with self._lock:
+            known, _ = await self._volume.replies.find(request)
+        if known and durable:
+            await self.durable()
+        return known
+
     async def _commit(self, unit: Unit, result: object) -> None:
         volume = self._volume
         old = volume.state

@@ -154,6 +154,8 @@ async def link(unit: Unit, number: int, directory: int, name: str) -> int:
     """Another name for a file (link(2)); EPERM for directories, tables and streams."""
     encoded = check_new_name(name)
     inode = await unit.inode(number)
+    if await find_entry(unit, directory, encoded) is not None:
+        raise Exists("the name exists already", path=await _path(unit, directory, encoded))
     if inode.kind in (Kind.DIRECTORY, Kind.TABLE, Kind.STREAM):
         raise Invalid(
             f"a {Kind(inode.kind).word} has exactly one name",
@@ -164,8 +166,6 @@ async def link(unit: Unit, number: int, directory: int, name: str) -> int:
         raise NotFound("the file has no name any more", inode=number)
     if inode.links >= LINK_COUNT_MAX:
         raise Exhausted("too many links", links_max=LINK_COUNT_MAX, errno=errno.EMLINK)
-    if await find_entry(unit, directory, encoded) is not None:
-        raise Exists("the name exists already", path=await _path(unit, directory, encoded))
     parent = await directory_of(unit, directory)
     unit.put(keys.entry(directory, encoded), Entry(number, inode.kind).pack())
     unit.put(keys.link(number, directory, encoded), b"")
@@ -339,10 +339,16 @@ async def rename(
         return
     if target is not None and target.inode == source.inode:
         return  # two names of one file: POSIX says to do nothing
-    await _check_no_cycle(unit, source, new_directory, old_path)
+    if await _is_within(unit, new_directory, source):
+        raise Invalid("a directory cannot be moved into itself", path=old_path)
+    if target is not None and await _is_within(unit, old_directory, target):
+        raise Invalid(
+            "the directory in the way holds what is renamed",
+            path=new_path,
+            errno=errno.EINVAL if exchange else errno.ENOTEMPTY,
+        )
     if exchange:
         assert target is not None
-        await _check_no_cycle(unit, target, old_directory, new_path)
         await _exchange(
             unit, (old_directory, old_name, source), (new_directory, target_name, target)
         )
@@ -359,14 +365,14 @@ async def rename(
     unit.event(verb, new_path, source.kind, **{"from": old_path, "to": new_path})
 
 
-async def _check_no_cycle(unit: Unit, moved: Entry, into: int, path: str) -> None:
-    if moved.kind != Kind.DIRECTORY:
-        return
-    current = into
-    while current:
-        if current == moved.inode:
-            raise Invalid("a directory cannot be moved into itself", path=path)
+async def _is_within(unit: Unit, directory: int, entry: Entry) -> bool:
+    """Whether the directory is what the entry names, or lies below it."""
+    if entry.kind != Kind.DIRECTORY:
+        return False
+    current = directory
+    while current and current != entry.inode:
         current = (await unit.inode(current)).parent
+    return current == entry.inode
 
 
 async def _replace(

@@ -53,7 +53,7 @@ async def put(
     CONFLICT unless the row has version `if_version` (0: is not there). INVALID, with the
     table and the key, if the key or the columns cannot be.
     """
-    inode = await _table(unit, table)
+    of_table = await _table(unit, table)
     try:
         rows.check_key(key)
         fresh = rows.unpack_columns(columns)
@@ -68,7 +68,7 @@ async def put(
             packed = rows.merged(rows.columns_of(alive), fresh)
     except PlatformError as error:
         raise await _about(unit, table, key, error) from error.__cause__
-    await _write(unit, inode, key, packed, old)
+    await _write(unit, table, of_table, key, packed, old)
     unit.event("row put", await unit.path_of(table), "table", key=key)
     return unit.commit
 
@@ -77,11 +77,11 @@ async def put_many(unit: Unit, table: int, data: bytes, *, replace: bool = False
     """Put rows, as MessagePack: key, columns, key, columns, …; a later one with the same key adds
     to the earlier (or with `replace` takes its place). The version of all of them, 0 for no rows.
     """
-    inode = await _table(unit, table)
+    of_table = await _table(unit, table)
     fresh = await _read_bulk(unit, table, data, replace)
     if not fresh:
         return 0
-    head = pack_row(unit.commit, _expires_ms(unit, inode), b"")
+    head = pack_row(unit.commit, _expires_ms(unit, of_table), b"")
     now = rows.moment(unit.now_ns)
     prefix = keys.rows(table)
     count = size = 0
@@ -117,7 +117,7 @@ async def delete(
     if_version: int | None = None,
 ) -> bool:
     """Delete a row, or some of its columns; whether there was anything to delete."""
-    inode = await _table(unit, table)
+    of_table = await _table(unit, table)
     try:
         rows.check_key(key)
         stored_key = keys.row(table, key)
@@ -141,7 +141,7 @@ async def delete(
         return False
     for name in gone:
         del left[name]
-    await _write(unit, inode, key, rows.pack_columns(left), alive)
+    await _write(unit, table, of_table, key, rows.pack_columns(left), alive)
     unit.event("columns deleted", path, "table", key=key, columns=gone)
     return True
 
@@ -154,7 +154,7 @@ async def increment(
     An integer stays one as long as integers are added. INVALID if the column is not a number, or
     beyond 64 bits.
     """
-    inode = await _table(unit, table)
+    of_table = await _table(unit, table)
     try:
         rows.check_key(key)
         rows.check_name(column)
@@ -166,7 +166,7 @@ async def increment(
         rows.check_size(packed)
     except PlatformError as error:
         raise await _about(unit, table, key, error) from error.__cause__
-    await _write(unit, inode, key, packed, old)
+    await _write(unit, table, of_table, key, packed, old)
     unit.event("row incremented", await unit.path_of(table), "table", key=key, column=column)
     return unit.commit, total
 
@@ -190,13 +190,37 @@ def stored_bytes(key: bytes, value: bytes) -> int:
 # ---------------------------------------------------------------- the parts of a write
 
 
-async def _table(unit: Unit, number: int) -> Inode:
-    inode = await unit.find_inode(number)
-    if inode is None or inode.links == 0:
+class _Table(NamedTuple):
+    """What an operation needs of a table's inode."""
+
+    kind: int
+    links: int
+    ttl_ms: int
+
+    @classmethod
+    def of(cls, inode: Inode) -> _Table:
+        return cls(inode.kind, inode.links, inode.settings.get("ttl_ms", 0))
+
+
+@lru_cache(maxsize=1024)
+def _unpack_table(inode: bytes) -> _Table:
+    """Of a stored inode. Every operation asks for the same one, so it is known by its bytes."""
+    return _Table.of(Inode.unpack(inode))
+
+
+async def _table(unit: Unit, number: int) -> _Table:
+    value = await unit.get(keys.inode(number))
+    table: _Table | None
+    if value:
+        table = _unpack_table(value)
+    else:  # missing, or saved by this very unit and not packed yet
+        inode = await unit.find_inode(number)
+        table = _Table.of(inode) if inode is not None else None
+    if table is None or table.links == 0:
         raise NotFound("the table is gone", inode=number)
-    if inode.kind != Kind.TABLE:
+    if table.kind != Kind.TABLE:
         raise Invalid("not a table", path=await unit.path_of(number))
-    return inode
+    return table
 
 
 def _is_alive(unit: Unit, value: bytes) -> bool:
@@ -204,10 +228,9 @@ def _is_alive(unit: Unit, value: bytes) -> bool:
     return not expires_ms or expires_ms > unit.now_ns // 1_000_000
 
 
-def _expires_ms(unit: Unit, inode: Inode) -> int:
+def _expires_ms(unit: Unit, table: _Table) -> int:
     """When a row of this table that is written now expires; 0: never."""
-    ttl_ms: int = inode.settings.get("ttl_ms", 0)
-    return unit.now_ns // 1_000_000 + ttl_ms if ttl_ms > 0 else 0
+    return unit.now_ns // 1_000_000 + table.ttl_ms if table.ttl_ms > 0 else 0
 
 
 def _check_version(alive: bytes | None, wanted: int) -> None:
@@ -216,14 +239,16 @@ def _check_version(alive: bytes | None, wanted: int) -> None:
         raise Conflict("the row has another version", version=found, expected=wanted)
 
 
-async def _write(unit: Unit, inode: Inode, key: bytes, packed: bytes, old: bytes | None) -> None:
+async def _write(
+    unit: Unit, number: int, table: _Table, key: bytes, packed: bytes, old: bytes | None
+) -> None:
     """Put the row and account for it; `old` is what was stored under the key."""
-    value = pack_row(unit.commit, _expires_ms(unit, inode), packed)
-    unit.put(keys.row(inode.number, key), value)
+    value = pack_row(unit.commit, _expires_ms(unit, table), packed)
+    unit.put(keys.row(number, key), value)
     if old is None:
-        await unit.account(inode.number, count=1, size_bytes=stored_bytes(key, value))
+        await unit.account(number, count=1, size_bytes=stored_bytes(key, value))
     else:
-        await unit.account(inode.number, size_bytes=len(value) - len(old))
+        await unit.account(number, size_bytes=len(value) - len(old))
 
 
 async def _about(unit: Unit, table: int, key: bytes, error: PlatformError) -> PlatformError:
@@ -254,19 +279,12 @@ async def _read_bulk(unit: Unit, table: int, data: bytes, replace: bool) -> dict
 # ---------------------------------------------------------------- reading
 
 
-@lru_cache(maxsize=1024)
-def _is_table(inode: bytes) -> bool | None:
-    """Of a stored inode; None: it has no name any more. Reads ask each time, so by its bytes."""
-    found = Inode.unpack(inode)
-    return found.kind == Kind.TABLE if found.links else None
-
-
-async def _check_table(volume: Volume, table: int, inode: bytes | None) -> None:
-    found = _is_table(inode) if inode is not None else None
-    if found is None:
-        raise NotFound("the table is gone", inode=table)
-    if not found:
-        raise Invalid("not a table", path=await volume.path_of(table))
+async def _check_table(volume: Volume, number: int, inode: bytes | None) -> None:
+    table = _unpack_table(inode) if inode is not None else None
+    if table is None or table.links == 0:
+        raise NotFound("the table is gone", inode=number)
+    if table.kind != Kind.TABLE:
+        raise Invalid("not a table", path=await volume.path_of(number))
 
 
 async def get_many(

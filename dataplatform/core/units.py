@@ -46,6 +46,9 @@ class Request:
 SYSTEM = Request()
 """The platform itself: background tasks."""
 
+DEPTH_MAX = 100_000
+"""Directories above something; more are a circle of damaged directories."""
+
 _ABSENT = object()
 
 
@@ -219,6 +222,12 @@ class Unit:
         self.writes[_NEXT_PRODUCER] = (number + 1).to_bytes(8, "big")
         return number
 
+    def raise_counters(self, next_inode: int, next_producer: int) -> None:
+        """Give out no number below these any more (for `check`)."""
+        inode, producer = self.counters()
+        self.writes[_NEXT_INODE] = max(inode, next_inode).to_bytes(8, "big")
+        self.writes[_NEXT_PRODUCER] = max(producer, next_producer).to_bytes(8, "big")
+
     def used(self, size_bytes: int, entries: int = 0) -> None:
         """The volume holds so much more (or less). EXHAUSTED over the quota."""
         self.used_bytes_delta += size_bytes
@@ -277,7 +286,7 @@ class Unit:
         current = number
         while True:
             inode = await self.find_inode(current)
-            if inode is None or inode.links == 0:
+            if inode is None or inode.links == 0 or len(names) > DEPTH_MAX:
                 return f"(inode {number})"
             if inode.parent == 0:
                 break

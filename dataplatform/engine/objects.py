@@ -284,7 +284,7 @@ class ObjectSegments(SegmentStore):
             self._open = None
 
     async def _upload(self) -> None:
-        """Everything appended so far. Runs up to its first await when the group starts it."""
+        """Everything appended so far: at least what the group had given tickets for."""
         self._fill()
         self._uploading, self._full = self._full, []
         for buffer in self._uploading:

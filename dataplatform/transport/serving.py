@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -99,9 +100,13 @@ class FrameServer:
         self._listeners: list[asyncio.Server] = []
         self._changed = asyncio.Event()
 
-    async def listen_tcp(self, host: str, port: int) -> tuple[str, int]:
+    async def listen_tcp(
+        self, host: str, port: int, tls: ssl.SSLContext | None = None
+    ) -> tuple[str, int]:
         """Accept connections there; returns the address chosen (port 0: any)."""
-        listener = await self.loop.create_server(self._connection, host, port, backlog=1024)
+        listener = await self.loop.create_server(
+            self._connection, host, port, backlog=1024, ssl=tls
+        )
         self._listeners.append(listener)
         name = listener.sockets[0].getsockname()
         return name[0], name[1]

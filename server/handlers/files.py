@@ -47,20 +47,20 @@ async def write(call: Call, message: pb.WriteRequest, data: Any) -> pb.WriteRepl
     request = call.request(message)
     if message.append:
         offset, size = await files.append(volume, request, number, data, durable=durable)
-        return pb.WriteReply(offset=offset, size=size)
+        return pb.WriteReply(offset=offset, size=size, verifier=call.server.instance)
     size = await files.write(volume, request, number, message.offset, data, durable=durable)
-    return pb.WriteReply(offset=message.offset, size=size)
+    return pb.WriteReply(offset=message.offset, size=size, verifier=call.server.instance)
 
 
 @rpc("Files.Sync")
-async def sync(call: Call, message: pb.SyncRequest, data: Any) -> pb.Empty:
+async def sync(call: Call, message: pb.SyncRequest, data: Any) -> pb.SyncReply:
     if message.HasField("target"):
         volume, number = await call.reference(message.target)
         await files.sync(volume, number)
     else:
         for volume in call.platform.volumes:
             await volume.sync()
-    return pb.Empty()
+    return pb.SyncReply(verifier=call.server.instance)
 
 
 @rpc("Files.Allocate")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
@@ -13,7 +12,7 @@ from dataplatform.keyspace.records import Kind
 from dataplatform.transport.errors import to_info
 
 from ..dispatch import Call, rpc
-from ..packing import node_message, stream_options
+from ..packing import append_parts, node_message, stream_options
 
 
 async def stream_node(call: Call, target: pb.Target) -> Node:
@@ -23,21 +22,6 @@ async def stream_node(call: Call, target: pb.Target) -> Node:
         path = await call.platform.path_of(node.volume, node.inode.number)
         raise Invalid("not a stream", path=path, kind=Kind(node.inode.kind).word)
     return node
-
-
-def split_parts(
-    parts: Iterable[pb.AppendRequest.Part], data: bytes | memoryview
-) -> list[streams.Part]:
-    """The parts of an append with their bytes. INVALID if the lengths do not add up."""
-    view = memoryview(data)
-    split = []
-    at = 0
-    for part in parts:
-        split.append(streams.Part(part.topic, part.partition, view[at : at + part.length]))
-        at += part.length
-    if at != len(view):
-        raise Invalid("the parts' lengths do not add up to the data", parts=at, bytes=len(view))
-    return split
 
 
 @rpc("Streams.CreateTopic")
@@ -102,7 +86,7 @@ async def init_producer(call: Call, message: pb.ProducerRequest, data: Any) -> p
 @rpc("Streams.Append")
 async def append(call: Call, message: pb.AppendRequest, data: bytes | memoryview) -> pb.AppendReply:
     volume, inode = await stream_node(call, message.stream)
-    parts = split_parts(message.parts, data)
+    parts = append_parts(message, data)
     with volume.holds.append():
         prepared = await streams.prepare(volume, parts)
         results = await volume.run(
@@ -112,7 +96,7 @@ async def append(call: Call, message: pb.AppendRequest, data: bytes | memoryview
         )
     return pb.AppendReply(
         parts=[
-            pb.AppendReply.Part(base_offset=base, append_time_ms=time_ms, duplicate=duplicate)
+            pb.AppendReply.Part(base_offset=base, append_time_ms=time_ms, duplicate=bool(duplicate))
             for base, time_ms, duplicate in results
         ]
     )

@@ -44,9 +44,7 @@ async def assert_accounts(volume: Volume) -> None:
     assert commits == list(range(volume.state.oldest_change, volume.state.commit + 1))
 
 
-def _names(
-    rows: dict[bytes, dict[bytes, bytes]], inodes: dict[int, Inode]
-) -> dict[int, set[Name]]:
+def _names(rows: dict[bytes, dict[bytes, bytes]], inodes: dict[int, Inode]) -> dict[int, set[Name]]:
     names: dict[int, set[Name]] = defaultdict(set)
     for key, value in rows[keys.ENTRY].items():
         entry = Entry.unpack(value)

@@ -9,10 +9,14 @@ platform comes and goes.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+import pytest
 
 from dataplatform.base.clock import ManualClock, SeededEntropy
 from dataplatform.base.errors import Invalid, NotFound, PlatformError
@@ -24,14 +28,36 @@ from dataplatform.core.units import Request, Unit
 from dataplatform.core.volumes import Volume
 from dataplatform.engine.base import Storages
 from dataplatform.engine.memory import MemoryDisk, MemoryStorages
-from dataplatform.keyspace.records import Inode, Kind, VolumeSettings
+from dataplatform.keyspace.records import ROOT_VOLUME, Inode, Kind, VolumeSettings
+
+from .accounts import assert_accounts
 
 T = TypeVar("T")
 
 SEGMENT_BYTES = 1 << 20
 """Small, so that segments fill up, die and are compacted within a test."""
 
-ENGINES = ("memory", "rocks", "slate")
+
+def engines() -> list[str]:
+    """Those that are there."""
+    found = ["memory", "rocks"]
+    if importlib.util.find_spec("dataplatform.engine.slate") is not None:
+        found.append("slate")
+    return found
+
+
+async def assert_clean(platform: Platform) -> None:
+    """What ends every stateful test: the accounts, and the platform's own check."""
+    for volume_id in [ROOT_VOLUME, *(r.volume for r in await platform.catalog.records())]:
+        volume = await platform.acquire(volume_id)
+        try:
+            await volume.writeback.flush_all()
+            await assert_accounts(volume)
+        finally:
+            platform.release(volume)
+    if importlib.util.find_spec("tests.checking") is not None:
+        checking = importlib.import_module("tests.checking")
+        await checking.assert_clean(platform)
 
 
 class Handle(NamedTuple):
@@ -64,7 +90,7 @@ class Place:
             return await RocksStorages.at(self.path, segment_bytes=self.segment_bytes)
         from dataplatform.engine.slate import SlateStorages
 
-        return await SlateStorages.at(self.path.as_uri())
+        return await SlateStorages.at(self.path.as_uri(), segment_bytes=self.segment_bytes)
 
     async def open(self) -> Platform:
         self.opened += 1
@@ -88,39 +114,52 @@ class Driver:
         self.session = session
         self.sequence = 0
         self.repeats = 0
+        self._busy: set[int] = set()
+        self._last: tuple[Callable[[Request], Awaitable[Any]], Request] | None = None
         self._rng = rng
         self._repeat = repeat
 
     # ---- calls
 
-    def request(self) -> Request:
+    @contextlib.contextmanager
+    def request(self) -> Iterator[Request]:
+        """A request id; its slot is taken until the call ends."""
+        slot = next(n for n in itertools.count() if n not in self._busy)
+        self._busy.add(slot)
         self.sequence += 1
-        return Request("tester", self.session, 0, self.sequence)
+        try:
+            yield Request("tester", self.session, slot, self.sequence)
+        finally:
+            self._busy.remove(slot)
 
     async def _write(self, call: Callable[[Request], Awaitable[T]]) -> T:
-        request = self.request()
         again = self._rng is not None and self._rng.random() < self._repeat
-        try:
-            result = await call(request)
-        except PlatformError as error:
+        with self.request() as request:
+            self._last = call, request
+            try:
+                result = await call(request)
+            except PlatformError as error:
+                if again:
+                    await self._fails_again(call, request, error)
+                raise
             if again:
-                await self._fails_again(call, request, error)
-            raise
-        if again:
-            self.repeats += 1
-            second = await call(request)
-            assert second == result, f"sent twice: {result!r}, then {second!r}"
-        return result
+                self.repeats += 1
+                second = await call(request)
+                assert second == result, f"sent twice: {result!r}, then {second!r}"
+            return result
+
+    async def send_again(self) -> Any:
+        """The last write once more, under its old id: its reply was lost, or its server."""
+        assert self._last is not None
+        call, request = self._last
+        return await call(request)
 
     async def _fails_again(
         self, call: Callable[[Request], Awaitable[T]], request: Request, first: PlatformError
     ) -> None:
-        try:
-            result = await call(request)
-        except PlatformError as error:
-            assert error.os_errno == first.os_errno, f"{first!r}, then {error!r}"
-        else:
-            raise AssertionError(f"sent twice: {first!r}, then {result!r}")
+        with pytest.raises(PlatformError) as second:
+            await call(request)
+        assert second.value.os_errno == first.os_errno, f"{first!r}, then {second.value!r}"
 
     @contextlib.asynccontextmanager
     async def node(self, target: Target, *, follow: bool = True) -> AsyncIterator[Node]:
@@ -385,9 +424,7 @@ class Driver:
     async def truncate(self, target: Target, size: int, *, durable: bool = False) -> None:
         async def call(request: Request) -> None:
             async with self.node(target) as node:
-                await files.truncate(
-                    node.volume, request, node.inode.number, size, durable=durable
-                )
+                await files.truncate(node.volume, request, node.inode.number, size, durable=durable)
 
         await self._write(call)
 
@@ -478,28 +515,34 @@ class Driver:
     # ---- the rest
 
     async def transaction(
-        self, base: str, operations: Sequence[Operation], *, durable: bool = True
+        self,
+        base: str,
+        prepare: Callable[[Volume], Awaitable[Sequence[Operation]]],
+        *,
+        durable: bool = True,
     ) -> int:
+        """The number of its commit. `prepare` writes bulk bytes and makes the operations."""
+
         async def call(request: Request) -> int:
             async with self.node(base) as node:
                 with node.volume.holds.append():
-                    return await transactions.run(
-                        node.volume, request, operations, durable=durable
-                    )
+                    operations = await prepare(node.volume)
+                    return await transactions.run(node.volume, request, operations, durable=durable)
 
         return await self._write(call)
 
     async def create_volume(self, path: str, settings: VolumeSettings | None = None) -> int:
         async def call(request: Request) -> int:
             async with self.new_name(path, parents=True) as at:
-                return await self.platform.catalog.create(
-                    request, at, settings or VolumeSettings()
-                )
+                return await self.platform.catalog.create(request, at, settings or VolumeSettings())
 
         return await self._write(call)
 
     async def remove_volume(self, path: str, *, recursive: bool = False) -> None:
-        request = self.request()
         async with self.node(path) as node:
             volume_id = node.volume.id
-        await self.platform.catalog.remove(request, volume_id, recursive=recursive)
+
+        async def call(request: Request) -> None:
+            await self.platform.catalog.remove(request, volume_id, recursive=recursive)
+
+        await self._write(call)

@@ -51,6 +51,10 @@ class File(io.RawIOBase):
         """Up to `size` bytes, fewer only at the end of the file; all that is left without one."""
         return run(self._open().read(-1 if size is None else size))
 
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Up to and with the next newline, at most `size` bytes."""
+        return run(self._open().readline(-1 if size is None else size))
+
     def readall(self) -> bytes:
         return run(self._open().read(-1))
 

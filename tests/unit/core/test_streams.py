@@ -21,7 +21,7 @@ from dataplatform.base.errors import (
     PlatformError,
     Stale,
 )
-from dataplatform.base.limits import KIB, PARTITIONS_MAX
+from dataplatform.base.limits import PARTITIONS_MAX
 from dataplatform.core import group_offsets, retention, streams
 from dataplatform.core.units import SYSTEM, Request, Unit
 from dataplatform.core.volumes import Volume
@@ -284,7 +284,7 @@ async def test_large_batches_go_to_segments() -> None:
         assert len(await read_all(volume, stream, "a", 0)) == 301
         parts = await streams.fetch(volume, stream, [streams.Position("a", 0, 50)])
         data = b"".join(parts[0].buffers)
-        assert data[8:len(large)] == large[8:]  # all but the base offset, byte for byte
+        assert data[8 : len(large)] == large[8:]  # all but the base offset, byte for byte
 
 
 async def test_extents_are_durable_before_they_are_named() -> None:
@@ -348,9 +348,7 @@ async def test_a_part_of_many_batches_is_one_append() -> None:
     async with opened() as (volume, stream):
         parts = []
         for part in range(3):
-            batches = [
-                build_batch([b"x"], producer=(9, 0, part * 10 + i)) for i in range(10)
-            ]
+            batches = [build_batch([b"x"], producer=(9, 0, part * 10 + i)) for i in range(10)]
             parts.append(b"".join(batches))
             await append(volume, stream, ("a", 0, parts[-1]))
         for index, again in enumerate(parts):
@@ -701,12 +699,6 @@ async def test_a_stream_is_removed_in_steps() -> None:
         for prefix in (*prefixes, keys.STATISTICS, keys.REFERENCE):
             start, end = keys.prefix_range(prefix)
             assert await volume.storage.engine.scan(start, end) == []
-
-
-def test_the_limit_for_extents_is_what_was_measured() -> None:
-    from dataplatform.base.limits import EXTENT_BYTES_MIN
-
-    assert EXTENT_BYTES_MIN == 64 * KIB
 
 
 async def _set(volume: Volume, stream: int, **settings: Any) -> None:

@@ -1,0 +1,105 @@
+"""Volumes: `dp volume create | ls | info | set | remove`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import outputs
+from .apps import SYSTEM, Json, RemotePath, app, command, group
+from .connections import connect
+from .outputs import Size, Time
+from .parsing import parse_quota
+
+if TYPE_CHECKING:
+    from dataplatform import VolumeInfo
+
+volume = group(
+    app, "volume", "Subtrees with a commit line, a quota and settings of their own.", SYSTEM
+)
+
+HEADERS = ("path", "state", "used", "quota", "entries", "commit")
+
+Quota = Annotated[
+    int | None,
+    typer.Option(
+        "--quota", parser=parse_quota, metavar="10GiB", help="Writes beyond it fail; or `none`."
+    ),
+]
+Compression = Annotated[
+    str | None, typer.Option("--compression", metavar="lz4|none", help="Of the files' bytes.")
+]
+
+
+@command(volume, "create", "dp volume create /projects --quota 10GiB")
+def create(
+    path: RemotePath, quota: Quota = None, compression: Compression = None, json: Json = False
+) -> None:
+    """Create a volume at PATH, whose parent directory must exist."""
+    with connect() as client:
+        made = client.create_volume(path, quota_bytes=quota, compression=compression)
+        if json:
+            outputs.json_line(made)
+
+
+@command(volume, "ls", "dp volume ls")
+def ls(json: Json = False) -> None:
+    """List every volume: path, state, bytes used, quota, entries, last commit."""
+    with connect() as client:
+        if json:
+            for item in client.volumes():
+                outputs.json_line(item)
+        else:
+            outputs.table(HEADERS, map(cells, client.volumes()))
+
+
+def cells(item: VolumeInfo) -> tuple[Any, ...]:
+    """A volume as a row of a table with `HEADERS`."""
+    quota = None if item.quota_bytes is None else Size(item.quota_bytes)
+    return item.path, item.state, Size(item.used_bytes), quota, item.entries, item.commit
+
+
+@command(volume, "info", "dp volume info /projects/cars")
+def info(path: RemotePath, json: Json = False) -> None:
+    """Show the volume that holds PATH."""
+    with connect() as client:
+        found = client.volume_info(path)
+        if json:
+            outputs.json_line(found)
+            return
+        known = dict(zip(HEADERS, cells(found), strict=True))
+        known |= {
+            "compression": found.compression,
+            "created": Time(found.created_ns),
+            "volume": str(found.volume),
+            "open": found.open,
+        }
+        outputs.fields(known)
+
+
+@command(
+    volume, "set", "dp volume set /projects --quota 20GiB", "dp volume set /projects --quota none"
+)
+def set_(
+    path: RemotePath, quota: Quota = None, compression: Compression = None, json: Json = False
+) -> None:
+    """Change settings of a volume; what is not named stays."""
+    if quota is None and compression is None:
+        raise typer.BadParameter("nothing to set: give --quota or --compression")
+    with connect() as client:
+        changed = client.set_volume(path, quota_bytes=quota, compression=compression)
+        if json:
+            outputs.json_line(changed)
+
+
+@command(volume, "remove", "dp volume remove /projects", "dp volume remove -r /projects")
+def remove(
+    path: RemotePath,
+    is_recursive: Annotated[
+        bool, typer.Option("-r", "--recursive", help="With everything that it holds.")
+    ] = False,
+) -> None:
+    """Remove an empty volume, or with -r one with everything that it holds."""
+    with connect() as client:
+        client.remove_volume(path, recursive=is_recursive)
