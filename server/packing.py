@@ -61,6 +61,10 @@ def settings_of(
     """The stored settings that a message gives to a table or stream."""
     if message.HasField("stream") and kind == Kind.STREAM:
         options = message.stream
+        if options.ttl_ms < 0:
+            raise Invalid("a ttl cannot be negative", ttl_ms=options.ttl_ms)
+        if options.compression not in ("", "lz4", "none"):
+            raise Invalid("unknown compression: lz4 or none", compression=options.compression)
         return {
             "partitions": options.partitions or 1,
             "ttl_ms": options.ttl_ms,
@@ -68,6 +72,8 @@ def settings_of(
             "bytes_max": options.bytes_max,
         }
     if message.HasField("table") and kind == Kind.TABLE:
+        if message.table.ttl_ms < 0:
+            raise Invalid("a ttl cannot be negative", ttl_ms=message.table.ttl_ms)
         return {"ttl_ms": message.table.ttl_ms}
     if kind == Kind.STREAM and isinstance(message, pb.CreateRequest):
         return {"partitions": 1, "ttl_ms": 0, "compression": "lz4", "bytes_max": 0}

@@ -13,9 +13,19 @@ from dataplatform.base.clock import ManualClock, SeededEntropy
 from dataplatform.core import streams
 from dataplatform.core.units import SYSTEM, Request, Unit
 from dataplatform.core.volumes import Volume, create_volume, open_volume
-from dataplatform.engine.base import Storages
+from dataplatform.engine.base import Storages, scan_all
 from dataplatform.keyspace import keys
-from dataplatform.keyspace.records import ROOT_INODE, Entry, Inode, Kind, VolumeSettings
+from dataplatform.keyspace.records import (
+    ROOT_INODE,
+    Entry,
+    Inode,
+    Kind,
+    Partition,
+    Segment,
+    Statistics,
+    StoredBatch,
+    VolumeSettings,
+)
 
 VOLUME = 5
 NONE, LZ4 = 0, 3
@@ -133,3 +143,37 @@ async def turns(count: int = 20) -> None:
     """Let other tasks run, without waiting for time."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def check_stream(volume: Volume, stream: int) -> None:
+    """The invariants of `streams`, and the accounts of a volume with one stream."""
+    engine = volume.storage.engine
+    records = size_bytes = 0
+    live: dict[int, int] = {}
+    ends: dict[tuple[int, int], list[int]] = {}
+    start, end = keys.prefix_range(keys.batches(stream, 0, 0)[:9])
+    async for key, value in scan_all(engine, start, end):
+        batch, base = StoredBatch.unpack(value), keys.last_number_of(key)
+        records, size_bytes = records + batch.records, size_bytes + batch.length
+        found = ends.setdefault(keys.topic_and_partition_of(key), [base, base, 0, -1])
+        assert found[1] == base
+        assert found[3] <= batch.max_timestamp_ms
+        found[1:] = [base + batch.records, found[2] + batch.length, batch.max_timestamp_ms]
+        if batch.extent is not None:
+            segment = batch.extent.segment
+            live[segment] = live.get(segment, 0) + batch.extent.length
+            assert await engine.get(keys.reference(segment, key)) == b""
+    start, end = keys.prefix_range(keys.partitions(stream))
+    async for key, value in scan_all(engine, start, end):
+        row = Partition.unpack(value)
+        default = [row.start_offset, row.start_offset, 0]
+        assert [row.start_offset, row.next_offset, row.size_bytes] == (
+            ends.get(keys.topic_and_partition_of(key), default)[:3]
+        )
+    value = await engine.get(keys.statistics(stream))
+    statistics = Statistics.unpack(value) if value is not None else Statistics()
+    assert (statistics.count, statistics.size_bytes) == (records, size_bytes)
+    assert volume.state.used_bytes == size_bytes
+    start, end = keys.prefix_range(keys.SEGMENT)
+    async for key, value in scan_all(engine, start, end):
+        assert Segment.unpack(value).live_bytes == live.get(keys.number_of(key), 0)

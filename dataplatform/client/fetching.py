@@ -68,9 +68,10 @@ class Fetcher:
         """The next chunk; None when there was none for `wait_s` (at most `WAIT_S_MAX`)."""
         if not self._chunks and self._ahead is not None:
             await self._receive()
-        if not self._chunks and self._offsets:
+        while not self._chunks and self._offsets:
             await self._send(min(wait_s, WAIT_S_MAX))
-            await self._receive()
+            if not await self._receive():
+                break
         if not self._chunks:
             return None
         chunk = self._chunks.popleft()
@@ -88,13 +89,15 @@ class Fetcher:
         self._ahead_request = request
         self._ahead = await self._channel.start(FETCH, request)
 
-    async def _receive(self) -> None:
+    async def _receive(self) -> bool:
+        """Take the reply. Whether it is worth asking again: an offset was corrected."""
         pending, self._ahead = self._ahead, None
         assert pending is not None
         reply: pb.FetchReply
         reply, data = await pending
         view = memoryview(data)
         at = 0
+        was_corrected = False
         for part in reply.parts:
             asked = self._ahead_request.parts[part.index]
             place = asked.topic, asked.partition
@@ -103,8 +106,10 @@ class Fetcher:
                 continue  # let go of or moved since
             if part.HasField("error"):
                 self._on_error(place, part)
+                was_corrected = True
             elif part.length:
                 self._add(place, asked.offset, part_data)
+        return was_corrected
 
     def _add(self, place: Place, from_offset: int, data: memoryview) -> None:
         end = next_offset(data)

@@ -51,6 +51,9 @@ DEPTH_MAX = 100_000
 
 _ABSENT = object()
 
+STATISTICS_KEPT_MAX = 10_000
+"""Tables and streams whose statistics a volume holds in memory."""
+
 
 class Unit:
     """One unit of work. Made by the lane; see the module's text for the rules."""
@@ -189,8 +192,12 @@ class Unit:
         """Of a table or stream: the unit's own copy; `save_statistics` when changed."""
         found = self._statistics.get(number)
         if found is None:
-            value = await self.get(keys.statistics(number))
-            found = Statistics.unpack(value) if value is not None else Statistics()
+            known = self.volume.statistics.get(number)
+            if known is not None:
+                found = Statistics(known.count, known.size_bytes, known.mtime_ns, known.version)
+            else:
+                value = await self.get(keys.statistics(number))
+                found = Statistics.unpack(value) if value is not None else Statistics()
             self._statistics[number] = found
         return found
 
@@ -337,6 +344,11 @@ class Unit:
         )
 
     def committed(self, ticket: int) -> None:
+        kept = self.volume.statistics
+        for number, statistics in self._statistics.items():
+            kept[number] = statistics
+        if len(kept) > STATISTICS_KEPT_MAX:
+            kept.clear()
         for callback in self._callbacks:
             callback(ticket)
 

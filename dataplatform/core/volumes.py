@@ -74,6 +74,7 @@ class Volume:
         self.settings = settings
         self.opened_monotonic_s = clock.monotonic()
         self.paths = Paths()
+        self.statistics: dict[int, Statistics] = {}  # as committed, of what was written to lately
         self.changed = Signal()  # a commit became durable
         self.replies = Replies(storage.engine)
         self.lane = Lane(self)

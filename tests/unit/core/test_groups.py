@@ -38,7 +38,7 @@ def check_assignment(
     assert set(target) == {
         (t, n) for t in partitions if t in subscribed for n in range(partitions[t])
     }
-    loads = Counter({member: 0 for member in subscriptions})
+    loads = Counter(dict.fromkeys(subscriptions, 0))
     loads.update(target.values())
     for (topic, _), owner in target.items():
         assert topic in subscriptions[owner]

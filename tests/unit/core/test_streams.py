@@ -33,15 +33,13 @@ from dataplatform.keyspace.records import (
     Extent,
     Inode,
     Kind,
-    Partition,
     Producer,
-    Segment,
-    Statistics,
     StoredBatch,
 )
 from tests.streaming import (
     append,
     build_batch,
+    check_stream,
     decode,
     new_stream,
     open_or_create,
@@ -58,43 +56,9 @@ async def opened(**settings: Any) -> AsyncIterator[tuple[Volume, int]]:
     volume = await open_or_create(storages, ManualClock())
     stream = await new_stream(volume, **settings)
     yield volume, stream
-    await check(volume, stream)
+    await check_stream(volume, stream)
     await volume.close()
     await storages.close()
-
-
-async def check(volume: Volume, stream: int) -> None:
-    """The invariants of `streams`, and that segments are accounted for."""
-    engine = volume.storage.engine
-    records = size_bytes = 0
-    live: dict[int, int] = {}
-    ends: dict[tuple[int, int], list[int]] = {}
-    start, end = keys.prefix_range(keys.batches(stream, 0, 0)[:9])
-    async for key, value in scan_all(engine, start, end):
-        batch, base = StoredBatch.unpack(value), keys.last_number_of(key)
-        records, size_bytes = records + batch.records, size_bytes + batch.length
-        found = ends.setdefault(keys.topic_and_partition_of(key), [base, base, 0, -1])
-        assert found[1] == base
-        assert found[3] <= batch.max_timestamp_ms
-        found[1:] = [base + batch.records, found[2] + batch.length, batch.max_timestamp_ms]
-        if batch.extent is not None:
-            segment = batch.extent.segment
-            live[segment] = live.get(segment, 0) + batch.extent.length
-            assert await engine.get(keys.reference(segment, key)) == b""
-    start, end = keys.prefix_range(keys.partitions(stream))
-    async for key, value in scan_all(engine, start, end):
-        row = Partition.unpack(value)
-        default = [row.start_offset, row.start_offset, 0]
-        assert [row.start_offset, row.next_offset, row.size_bytes] == (
-            ends.get(keys.topic_and_partition_of(key), default)[:3]
-        )
-    value = await engine.get(keys.statistics(stream))
-    statistics = Statistics.unpack(value) if value is not None else Statistics()
-    assert (statistics.count, statistics.size_bytes) == (records, size_bytes)
-    assert volume.state.used_bytes == size_bytes
-    start, end = keys.prefix_range(keys.SEGMENT)
-    async for key, value in scan_all(engine, start, end):
-        assert Segment.unpack(value).live_bytes == live.get(keys.number_of(key), 0)
 
 
 def run(volume: Volume, work: Callable[[Unit], Awaitable[Any]], **options: Any) -> Awaitable[Any]:
@@ -228,7 +192,7 @@ async def test_a_big_dropped_topic_goes_in_bounded_units() -> None:
         await delete_topic(volume, stream, "a")
         steps = 0
         while not await run(volume, lambda unit: retention.sweep_dropped(unit, stream, 7)):
-            await check(volume, stream)
+            await check_stream(volume, stream)
             steps += 1
         assert steps == 4
 
@@ -296,7 +260,7 @@ async def test_extents_are_durable_before_they_are_named() -> None:
     storages.crash()
     volume = await open_or_create(storages, ManualClock())
     assert len(await read_all(volume, stream, "a", 0)) == 100
-    await check(volume, stream)
+    await check_stream(volume, stream)
 
 
 async def test_the_quota_holds() -> None:
@@ -353,8 +317,8 @@ async def test_a_part_of_many_batches_is_one_append() -> None:
             await append(volume, stream, ("a", 0, parts[-1]))
         for index, again in enumerate(parts):
             assert (await append(volume, stream, ("a", 0, again)))[0][::2] == [index * 10, True]
+        mixed = parts[2] + build_batch([b"x"], producer=(9, 0, 30))
         with pytest.raises(Conflict):  # some new, some not
-            mixed = parts[2] + build_batch([b"x"], producer=(9, 0, 30))
             await append(volume, stream, ("a", 0, mixed))
         assert len(await read_all(volume, stream, "a", 0)) == 30
 
@@ -365,8 +329,8 @@ async def test_gaps_and_old_epochs() -> None:
             await append(volume, stream, ("a", 0, build_batch([b"x"], producer=(9, 0, 3))))
         await append(volume, stream, ("a", 0, build_batch([b"x"] * 3, producer=(9, 1, 0))))
         for sequence in (1, 4, 2**31 - 1):
+            batch = build_batch([b"x"] * 3, producer=(9, 1, sequence))
             with pytest.raises(Conflict) as caught:
-                batch = build_batch([b"x"] * 3, producer=(9, 1, sequence))
                 await append(volume, stream, ("a", 0, batch))
             assert caught.value.facts["expected"] == 3
             assert caught.value.facts["partition"] == "/events:a/0"
