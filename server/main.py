@@ -17,9 +17,9 @@ from pathlib import Path
 
 import uvloop
 
-from dataplatform.base.errors import KINDS, PlatformError
+from dataplatform.base.errors import KINDS, ErrorKind, PlatformError
+from dataplatform.core.check import check_platform
 from dataplatform.core.platform import Platform
-from dataplatform.engine.base import Storages
 from dataplatform.engine.stores import open_storages
 
 from . import notify
@@ -65,10 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _storages(data: Path, store: str | None) -> Storages:
-    return await open_storages(store or data)
-
-
 def _raise_file_limit() -> None:
     """Each open volume takes about six descriptors, each client one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -80,7 +76,7 @@ async def _start(settings: Settings, ready_file: Path | None, ready_fd: int | No
     _raise_file_limit()
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    storages = await _storages(settings.data, settings.store)
+    storages = await open_storages(settings.store or settings.data)
     server = await Server.start(settings, storages)
     logger.info(
         "started. version=`%s`, engine=`%s`, data=`%s`, cluster=`%s`",
@@ -118,13 +114,10 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 
 async def _check(data: Path, store: str | None, repair: bool) -> int:
     """0 if nothing is wrong, or everything was repaired; else the exit code of CORRUPT."""
-    from dataplatform.base.errors import ErrorKind
-
-    platform = await Platform.start(await _storages(data, store))
+    _raise_file_limit()
+    platform = await Platform.start(await open_storages(store or data))
     try:
-        report = await platform.check(  # type: ignore[attr-defined]  # core part comes later
-            None, repair=repair, progress=lambda stage, checked: None
-        )
+        report = await check_platform(platform, repair=repair)
     finally:
         await platform.close()
     left = 0

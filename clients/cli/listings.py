@@ -182,7 +182,8 @@ def tree(
             else:
                 outputs.line(rails + _label(entry))
         if not json:
-            outputs.line(f"\n{_count(directories, 'directory', 'directories')}, {others} other")
+            counted = _count(directories, "directory", "directories")
+            outputs.line(f"\n{counted}, {_count(others, 'other', 'others')}")
 
 
 def _walk(

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from .parsing import format_duration
 
 if TYPE_CHECKING:
     from dataplatform import Change, Entry, Record, Row, Stat
+
+BUFFER_BYTES = 1 << 17
+"""Python's own 8 KiB would cost a system call for every few records."""
 
 TIMES_NS = ("atime_ns", "mtime_ns", "ctime_ns", "birth_ns", "created_ns", "started_ns", "time_ns")
 
@@ -44,10 +48,26 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+_writers: dict[IO[str], IO[bytes]] = {}  # one, but tests replace standard output
+
+
+def _writer() -> IO[bytes]:
+    stdout = sys.stdout
+    if stdout not in _writers:
+        _writers.clear()
+        try:
+            raw = io.FileIO(stdout.fileno(), "wb", closefd=False)
+        except OSError:  # no file, in tests
+            _writers[stdout] = stdout.buffer
+        else:
+            _writers[stdout] = io.BufferedWriter(raw, BUFFER_BYTES)
+    return _writers[stdout]
+
+
 def write(data: bytes | memoryview) -> None:
     """Raw bytes to standard output."""
     try:
-        sys.stdout.buffer.write(data)
+        _writer().write(data)
     except BrokenPipeError as error:
         raise OutputClosed from error
 
@@ -60,7 +80,7 @@ def line(text: str) -> None:
 def flush() -> None:
     """Let readers see it now."""
     try:
-        sys.stdout.buffer.flush()
+        _writer().flush()
     except BrokenPipeError as error:
         raise OutputClosed from error
 
@@ -218,7 +238,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     listed = [tuple(row) for row in rows]
     if not listed:
         return
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for number, header in enumerate(headers):
         is_number = all(_is_number(row[number]) for row in listed)
         made.add_column(header, justify="right" if is_number else "left", overflow="fold")

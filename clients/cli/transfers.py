@@ -276,6 +276,8 @@ def _cat(client: Client, path: str, *, json: bool) -> None:
         if not topic:
             raise
         path, kind = place, "stream"
+    if kind == "directory":
+        raise dataplatform.Invalid("is a directory: `dp ls` lists it", path=path)
     if kind == "table":
         tables.print_rows(client.table(path).scan_pages(), json=True)
     elif kind == "stream":

@@ -2,8 +2,8 @@
 
 An operation says `call` (send, wait) or `start` (send now, await later). When the connection is
 lost, or the server asks to try later, the request is repeated on a new connection, after a pause
-that doubles up to a second, until the client's patience ends. A repetition carries the same request
-id, so the server knows a write that it has done already and only repeats the reply.
+that doubles up to half a second, until the client's patience ends. A repetition carries the same
+request id, so the server knows a write that it has done already and only repeats the reply.
 
 Whoever has opened files tells the channel: a server that was restarted has forgotten the session,
 so they are opened again. (It keeps a session that has lost all connections for a minute.)
@@ -33,7 +33,7 @@ FIRST_PATIENCE_S = 3.0
 
 OPEN_TIMEOUT_S = 10.0
 PAUSE_S = 0.02
-PAUSE_S_MAX = 1.0
+PAUSE_S_MAX = 0.5
 SESSION_BYTES = 16
 PROTOCOL = 1
 PROGRAM = "dataplatform python"

@@ -8,6 +8,7 @@ or let go of only between two chunks.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from itertools import islice
 from types import TracebackType
@@ -15,7 +16,7 @@ from typing import Self
 
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
-from ..base.errors import Invalid, NotFound
+from ..base.errors import Invalid, NotFound, Stale
 from .connection import Channel
 from .fetching import WAIT_S_MAX, Fetcher, Place
 from .memberships import Membership
@@ -51,7 +52,8 @@ class Consumer:
         self._positions: dict[Place, int] = {}  # of the next record to hand out; see _settle
         self._committed: dict[Place, int] = {}
         self._skip_before_ms: dict[Place, int] = {}
-        self._rest: Iterator[Record] = iter(())
+        self._records: list[Record] = []
+        self._rest: Iterator[Record] = iter(self._records)
         self._rest_end: tuple[Place, int] | None = None
         self.last: Record | None = None  # handed out
         self._is_closed = False
@@ -105,7 +107,7 @@ class Consumer:
             return dict.fromkeys(there, self._start)
         return await find_offsets(self._channel, self._stream, topic, self._start)
 
-    async def _committed_offsets(self, wanted: set[Place]) -> dict[Place, int]:
+    async def _committed_offsets(self, wanted: AbstractSet[Place]) -> dict[Place, int]:
         assert self._membership is not None
         request = pb.GroupRequest(stream=self._stream, group=self._membership.group)
         reply: pb.GroupsReply
@@ -120,19 +122,27 @@ class Consumer:
             if (offset.topic, offset.partition) in wanted
         }
 
-    async def _reconcile(self) -> None:
-        """Let go of and take on what the group says."""
+    async def _reconcile(self) -> AbstractSet[Place]:
+        """Let go of and take on what the group says; what is read no more, or from elsewhere."""
         membership = self._membership
         news = None if membership is None else await membership.news()
         if news is None:
-            return
-        let_go, take_on = news
-        for place in let_go:
+            return frozenset()
+        moved = await self._moved(news.doubtful) if news.doubtful else set()
+        for place in news.let_go | moved:
             self._fetcher.remove(place)
+            self._drop_rest(place)
             self._positions.pop(place, None)
             self._committed.pop(place, None)
             self._skip_before_ms.pop(place, None)
-        await self._take_on(take_on)
+        await self._take_on(news.take_on | moved)
+        return news.let_go | moved
+
+    async def _moved(self, places: frozenset[Place]) -> set[Place]:
+        """Those whose group offset is not the one that this consumer knows: another member was at
+        work there. Where it is, going on from the own position repeats and skips nothing."""
+        committed = await self._committed_offsets(places)
+        return {place for place in places if committed.get(place) != self._committed.get(place)}
 
     # ------------------------------------------------------------------------------- reading
 
@@ -194,7 +204,7 @@ class Consumer:
         records = decode(chunk.data, topic, partition, chunk.from_offset)
         if chunk.place in self._skip_before_ms:
             records = self._from_time(chunk.place, records)
-        self._rest = iter(records)
+        self._records, self._rest = records, iter(records)
         self._rest_end = chunk.place, chunk.end_offset
         return True
 
@@ -242,8 +252,12 @@ class Consumer:
             offset = offsets[partition]
         self._fetcher.set(place, offset)
         self._positions[place] = offset
+        self._drop_rest(place)
+
+    def _drop_rest(self, place: Place) -> None:
+        """Hand out no more of what was decoded, also to an iteration that is under way."""
         if self._rest_end is not None and self._rest_end[0] == place:
-            self._rest = iter(())
+            self._records.clear()
             self._rest_end = None
 
     def _own(self, place: Place) -> Place:
@@ -262,6 +276,17 @@ class Consumer:
             offsets = {p: o for p, o in self._positions.items() if self._committed.get(p) != o}
         if not offsets:
             return
+        try:
+            await self._commit(membership, offsets)
+        except Stale:
+            # The server was restarted, or took us for dead: if the partitions are ours again, and
+            # nobody else was at work on them, nothing has happened.
+            await membership.settled()
+            if offsets.keys() & await self._reconcile():
+                raise
+            await self._commit(membership, offsets)
+
+    async def _commit(self, membership: Membership, offsets: Mapping[Place, int]) -> None:
         request = pb.CommitOffsetsRequest(
             stream=self._stream,
             group=membership.group,

@@ -16,7 +16,7 @@ from ..base.errors import ErrorKind
 from ..base.limits import MIB
 from ..transport.errors import from_info
 from .connection import Channel, Pending
-from .records import next_offset
+from .records import batches, next_offset
 
 FETCH = METHODS["Streams.Fetch"]
 FETCH_BYTES = 2 * MIB
@@ -30,7 +30,8 @@ Place = tuple[str, int]
 
 
 class Chunk(NamedTuple):
-    """Batches of one partition, not decoded yet."""
+    """A batch of one partition, not decoded yet: decoded one at a time, records stay in the CPU's
+    cache until they are handed out."""
 
     place: Place
     from_offset: int
@@ -112,8 +113,11 @@ class Fetcher:
         return was_corrected
 
     def _add(self, place: Place, from_offset: int, data: memoryview) -> None:
-        end = next_offset(data)
-        self._chunks.append(Chunk(place, from_offset, end, data))
+        end = from_offset
+        for batch in batches(data):
+            end = next_offset(batch)
+            if end > from_offset:
+                self._chunks.append(Chunk(place, from_offset, end, batch))
         # To the end of the order, so that a full reply does not starve the partitions behind.
         del self._offsets[place]
         self._offsets[place] = end

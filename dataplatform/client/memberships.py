@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Self
+from typing import NamedTuple, Self
 
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
@@ -21,12 +21,27 @@ from .runtime import Task
 JOIN = METHODS["Groups.Join"]
 HEARTBEAT = METHODS["Groups.Heartbeat"]
 LEAVE_PATIENCE_S = 2.0
+SETTLE_WAIT_S = 5.0
+SETTLED_REPLIES = 2
+"""The first may answer a heartbeat that was under way already."""
+
 MEMBER_BYTES = 16
 
 log = logging.getLogger(__name__)
 
 
+class News(NamedTuple):
+    """What a consumer has to do about its partitions."""
+
+    let_go: frozenset[Place]
+    take_on: frozenset[Place]
+    doubtful: frozenset[Place]
+    """Kept, but in between they may have been another member's: see how far the group is."""
+
+
 class Membership:
+    """One member, its heartbeats, and what the server assigns to it."""
+
     def __init__(
         self,
         channel: Channel,
@@ -47,7 +62,8 @@ class Membership:
         self._assigned: frozenset[Place] = frozenset()
         self._owned: frozenset[Place] = frozenset()
         self._is_owned_news = False
-        self._is_lost = False  # expired: everything was handed on already
+        self._is_lost = False  # forgotten by the server, and joined again
+        self._replies = 0
         self._is_closing = False
         self._error: PlatformError | None = None
         self._task: Task | None = None
@@ -74,29 +90,37 @@ class Membership:
             self.member, self.epoch = reply.member, reply.epoch
             self._heartbeat_s = max(reply.heartbeat_ms, 50) / 1000
             self._assigned = frozenset((o.topic, o.partition) for o in reply.assigned)
+            self._replies += 1
             self._changed.notify_all()
 
     # --------------------------------------------------------------------------- the consumer
 
-    async def news(self) -> tuple[frozenset[Place], frozenset[Place]] | None:
-        """(to let go of, to take on), if anything has changed. To be called while the consumer
-        works on nothing: the server is told at once what is owned from here on, so the consumer
-        must do as it is told before anything else."""
+    async def news(self) -> News | None:
+        """What has changed, if anything. To be called while the consumer works on nothing: the
+        server is told at once what is owned from here on, so the consumer must do as it is told
+        before anything else."""
         async with self._changed:
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
-            owned, self._owned = self._owned, self._assigned
-            if self._is_lost:
-                self._is_lost = False
-                let_go, take_on = owned, self._assigned
-            elif owned == self._assigned:
+            owned, assigned = self._owned, self._assigned
+            if owned == assigned and not self._is_lost:
                 return None
-            else:
-                let_go, take_on = owned - self._assigned, self._assigned - owned
+            doubtful = owned & assigned if self._is_lost else frozenset()
+            self._owned, self._is_lost = assigned, False
             self._is_owned_news = True
             self._changed.notify_all()
-            return let_go, take_on
+            return News(owned - assigned, assigned - owned, doubtful)
+
+    async def settled(self) -> None:
+        """Have the server's word on this member, which may be that it has to join again."""
+        async with self._changed:
+            wanted = self._replies + SETTLED_REPLIES
+            while self._replies < wanted and self._error is None:
+                self._is_owned_news = True
+                self._changed.notify_all()
+                if not await self._changed.wait(SETTLE_WAIT_S):
+                    return
 
     async def wait_for_news(self, timeout_s: float) -> None:
         """Until there may be some."""
@@ -126,7 +150,9 @@ class Membership:
                 group=self.group,
                 member=self.member,
                 epoch=self.epoch,
-                owned=[pb.Owned(topic=topic, partition=number) for topic, number in self._owned],
+                owned=[
+                    pb.Owned(topic=topic, partition=number) for topic, number in sorted(self._owned)
+                ],
                 leave=leave,
             )
 

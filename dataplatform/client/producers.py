@@ -20,6 +20,7 @@ import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import islice
 from types import NoneType, TracebackType
 from typing import NamedTuple, Self
 
@@ -33,6 +34,7 @@ from .connection import Channel, Pending
 from .nodes import durability
 from .partitioner import partition_of
 from .records import (
+    NO_HEADERS,
     RECORD_OVERHEAD_BYTES,
     BatchBuilder,
     Bytes,
@@ -46,6 +48,7 @@ from .streams import BATCH_BYTES, LINGER_S, count_partitions
 from .values import Position
 
 REQUESTS_UNDER_WAY = 5
+PAIRS_AT_ONCE = 1000
 BUFFER_BYTES = 32 * MIB
 """Handed over and not stored yet: beyond it, `send` waits."""
 
@@ -182,19 +185,10 @@ class Producer:
         _check_size(topic, stored_key, stored_value, listed)
         known = self._topics.get(topic) or await self._topic(topic)
         async with self._changed:
-            self._check()
-            while self._batches.unfinished_bytes > BUFFER_BYTES:
-                await self._changed.wait()
-                self._check()
+            await self._have_room()
             now_s = self._channel.runtime.monotonic()
-            while True:
-                batch = self._batches.open(known.of(stored_key, partition), now_s)
-                index = batch.builder.count
-                if batch.builder.add(when, stored_key, stored_value, listed):
-                    break
-                self._batches.make_ready(batch)
-                if stored_key is None and partition is None:
-                    known.next_turn()
+            batch = self._add(known, when, stored_key, stored_value, partition, now_s, listed)
+            index = batch.builder.count - 1
             if index == 0:
                 self._changed.notify_all()  # there is something new to wait for
             return Delivery(self, batch, index, when)
@@ -207,14 +201,60 @@ class Producer:
         timestamp: int | datetime | None = None,
         partition: int | None = None,
     ) -> int:
-        if keys is not None:
-            count = 0
-            for key, value in zip(keys, values, strict=True):
-                await self.send(topic, value, key, None, timestamp, partition)
-                count += 1
-            return count
         known = self._topics.get(topic) or await self._topic(topic)
-        return await self._send_values(known, _stored(values), timestamp, partition)
+        if keys is None:
+            return await self._send_values(known, _stored(values), timestamp, partition)
+        pairs = zip(_stored(keys), _stored(values), strict=True)
+        return await self._send_pairs(known, pairs, timestamp, partition)
+
+    async def _send_pairs(
+        self,
+        topic: _Topic,
+        pairs: Iterator[tuple[bytes | None, bytes | None]],
+        timestamp: int | datetime | None,
+        partition: int | None,
+    ) -> int:
+        """Into the open batches, some pairs at a time so that those that are full can leave."""
+        runtime = self._channel.runtime
+        count = 0
+        while taken := list(islice(pairs, PAIRS_AT_ONCE)):
+            when = as_timestamp(timestamp, runtime.now_ms())
+            for key, value in taken:
+                _check_size(topic.name, key, value)
+            async with self._changed:
+                await self._have_room()
+                now_s = runtime.monotonic()
+                for key, value in taken:
+                    self._add(topic, when, key, value, partition, now_s)
+                self._changed.notify_all()
+            count += len(taken)
+        return count
+
+    def _add(
+        self,
+        topic: _Topic,
+        when: int,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        now_s: float,
+        headers: list[tuple[str, bytes | None]] = NO_HEADERS,
+    ) -> Batch:
+        """Put a record into the open batch of its partition, which is its last one then."""
+        while True:
+            batch = self._batches.open(topic.of(key, partition), now_s)
+            if batch.builder.add(when, key, value, headers):
+                return batch
+            self._batches.make_ready(batch)
+            if key is None and partition is None:
+                topic.next_turn()
+
+    async def _have_room(self) -> None:
+        """Wait while too much is under way. Raises what went wrong before. With the lock held."""
+        self._check()
+        while self._batches.unfinished_bytes > BUFFER_BYTES:
+            await self._changed.wait()
+            self._check()
 
     async def _send_values(
         self,
@@ -242,10 +282,7 @@ class Producer:
 
     async def _hand_over(self, topic: _Topic, builder: BatchBuilder, partition: int | None) -> None:
         async with self._changed:
-            self._check()
-            while self._batches.unfinished_bytes > BUFFER_BYTES:
-                await self._changed.wait()
-                self._check()
+            await self._have_room()
             place = topic.of(None, partition)
             self._batches.make_partition_ready(place)
             batch = Batch(place, builder, self._channel.runtime.monotonic())
@@ -476,7 +513,10 @@ def _stored(values: Iterable[Bytes | None]) -> Iterator[bytes | None]:
 
 
 def _check_size(
-    topic: str, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]]
+    topic: str,
+    key: bytes | None,
+    value: bytes | None,
+    headers: list[tuple[str, bytes | None]] = NO_HEADERS,
 ) -> None:
     size = RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"")
     if headers:

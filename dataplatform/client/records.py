@@ -32,8 +32,10 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from aiokafka.record.util import calc_crc32c
 
 from ..base.errors import Corrupt, Invalid
+from .garbage import collector_paused
 from .paths import checked
-from .values import NO_HEADERS, Record
+from .values import NO_HEADERS as NONE
+from .values import Record
 
 HEADER_BYTES = 61
 MAGIC = 2
@@ -47,9 +49,9 @@ _LZ4 = 3
 RECORD_OVERHEAD_BYTES = 30
 """At most, of framing beside key, value and headers (aiokafka counts 21 and three lengths)."""
 
-Bytes = bytes | str
+Bytes = bytes | bytearray | memoryview | str
 Headers = Mapping[str, bytes | None]
-_NO_HEADERS: list[tuple[str, bytes | None]] = []
+NO_HEADERS: list[tuple[str, bytes | None]] = []
 
 
 # ----------------------------------------------------------------------------------- encoding
@@ -77,7 +79,7 @@ def as_timestamp(timestamp: int | datetime | None, now_ms: int) -> int:
 
 def as_headers(headers: Headers | None) -> list[tuple[str, bytes | None]]:
     if not headers:
-        return _NO_HEADERS
+        return NO_HEADERS
     return [(checked(name, "header"), as_bytes(value)) for name, value in headers.items()]
 
 
@@ -99,7 +101,7 @@ class BatchBuilder:
         timestamp: int,
         key: bytes | None,
         value: bytes | None,
-        headers: list[tuple[str, bytes | None]] = _NO_HEADERS,
+        headers: list[tuple[str, bytes | None]] = NO_HEADERS,
     ) -> bool:
         """False when the batch is full; its first record always fits."""
         if self.append(self.count, timestamp, key, value, headers) is None:
@@ -111,7 +113,7 @@ class BatchBuilder:
         """Values without keys until the batch is full. True at the end of `values`, otherwise the
         value that did not fit."""
         append, count = self.append, self.count
-        headers = _NO_HEADERS
+        headers = NO_HEADERS
         try:
             for value in values:
                 if append(count, timestamp, None, value, headers) is None:
@@ -187,13 +189,10 @@ def batches(data: bytes | memoryview) -> Iterator[memoryview]:
         at += length
 
 
-def next_offset(data: bytes | memoryview) -> int:
-    """The offset behind the last record in `data`, which holds at least one batch."""
-    last = memoryview(b"")
-    for batch in batches(data):
-        last = batch
-    base: int = _LENGTHS.unpack_from(last)[0]
-    delta: int = struct.unpack_from(">i", last, 23)[0]
+def next_offset(batch: memoryview) -> int:
+    """The offset behind the last record of a batch."""
+    base: int = _LENGTHS.unpack_from(batch)[0]
+    delta: int = struct.unpack_from(">i", batch, 23)[0]
     return base + delta + 1
 
 
@@ -202,19 +201,20 @@ def decode(
 ) -> list[Record]:
     """The records of all batches in `data`, from `from_offset` on. Corrupt when a CRC is wrong."""
     records: list[Record] = []
-    make, none = tuple.__new__, NO_HEADERS
+    make, none = tuple.__new__, NONE
     for view in batches(data):
         batch = _checked(view, topic, partition)
         if batch.is_control_batch:
             continue
-        records += [
-            make(
-                Record,
-                (topic, partition, r.offset, r.timestamp, r.key, r.value, dict(h) if h else none),
-            )
-            for r in batch
-            for h in (r.headers,)
-        ]
+        with collector_paused():
+            records += [
+                make(
+                    Record,
+                    (topic, partition, r.offset, r.timestamp, r.key, r.value, dict(h) if h else none),
+                )
+                for r in batch
+                for h in (r.headers,)
+            ]
     if records and records[0].offset < from_offset:
         records = [record for record in records if record.offset >= from_offset]
     return records

@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 
 from ..base.errors import Invalid
+from .garbage import collector_paused
 from .values import Key, Row
 
 
@@ -85,11 +86,12 @@ def unpack_page(page: bytes | memoryview) -> list[Row]:
     rows: list[Row] = []
     append = rows.append
     make = tuple.__new__
-    objects = iter(unpacker)
-    for key, (version, expires_ms, columns) in zip(objects, objects, strict=True):
-        try:
-            name: Key = key.decode()
-        except UnicodeDecodeError:
-            name = key
-        append(make(Row, (name, columns, version, expires_ms)))
+    with collector_paused():
+        objects = iter(unpacker)
+        for key, (version, expires_ms, columns) in zip(objects, objects, strict=True):
+            try:
+                name: Key = key.decode()
+            except UnicodeDecodeError:
+                name = key
+            append(make(Row, (name, columns, version, expires_ms)))
     return rows

@@ -42,7 +42,7 @@ BATCH_BYTES = 512 * 1024
 LINGER_S = 0.005
 COMPRESSIONS = ("lz4", "none")
 
-Bytes = bytes | str
+Bytes = bytes | bytearray | memoryview | str
 Headers = Mapping[str, bytes | None]
 
 

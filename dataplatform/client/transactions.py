@@ -28,7 +28,7 @@ from .values import Key, Row
 
 COMMIT = METHODS["Transactions.Commit"]
 
-Bytes = bytes | str
+Bytes = bytes | bytearray | memoryview | str
 Headers = Mapping[str, bytes | None]
 _Operation = pb.TransactionRequest.Operation
 _Expect = pb.TransactionRequest.Expect

@@ -67,13 +67,18 @@ async def read(volume: Volume, number: int, offset: int, length: int) -> tuple[b
 
 
 async def _read(volume: Volume, number: int, offset: int, length: int) -> tuple[bytes, int]:
-    inode = await file_inode(volume, number)
-    size = volume.writeback.size_of(inode)
-    end = min(offset + length, size)
-    if end <= offset:
-        return b"", size
-    stored = await filemap.load(volume.storage.engine, number, offset, end)
-    pieces = volume.writeback.overlay(number, stored, offset, end)
+    writeback = volume.writeback
+    while True:
+        layers = writeback.layers(number)
+        inode = await file_inode(volume, number)
+        size = writeback.size_of(inode)
+        end = min(offset + length, size)
+        if end <= offset:
+            return b"", size
+        stored = await filemap.load(volume.storage.engine, number, offset, end)
+        if writeback.still(number, layers):
+            break
+    pieces = writeback.overlay(number, stored, offset, end)
     return await _assemble(volume, pieces, offset, end), size
 
 
@@ -324,8 +329,8 @@ async def resize(unit: Unit, number: int, size: int) -> None:
 async def punch(
     volume: Volume, request: Request, number: int, offset: int, length: int, *, durable: bool
 ) -> None:
-    """FALLOC_FL_PUNCH_HOLE: zeros, and the space is free; the size stays. As `truncate`, a hole over
-    very many pieces is made in several commits."""
+    """FALLOC_FL_PUNCH_HOLE: zeros, and the space is free; the size stays. A hole over very many
+    pieces is made in several commits, as a cut is."""
     if offset < 0 or length <= 0:
         raise Invalid("a range has a length", offset=offset, length=length)
     if await volume.lane.is_known(request, durable=durable):

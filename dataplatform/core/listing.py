@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from ..base.errors import Invalid, NotFound
 from ..base.limits import PAGE_ENTRIES_MAX
-from ..engine.base import scan_all
+from ..engine.base import Pair, scan_all
 from ..keyspace import keys
 from ..keyspace.records import Entry, Inode, Kind
 from .platform import Node
+from .volumes import Volume
 
 PAGE_ENTRIES = 1000
 """Entries of a page when the caller names no number."""
@@ -34,19 +35,33 @@ async def page(directory: Node, after: str, limit: int) -> Page:
     start, end = keys.prefix_range(keys.entries(inode.number))
     if after:
         start = keys.entry(inode.number, after.encode("utf-8", "surrogateescape")) + b"\x00"
-    engine = volume.storage.engine
-    pairs = await engine.scan(start, end, limit=limit)
+    while True:
+        pairs = await volume.storage.engine.scan(start, end, limit=limit)
+        nodes = await _nodes(volume, pairs)
+        if not pairs or not await volume.storage.engine.scan(pairs[-1][0] + b"\x00", end, limit=1):
+            return Page(nodes, True)
+        if nodes:
+            return Page(nodes, False)
+        start = pairs[-1][0] + b"\x00"  # all were removed meanwhile: the page needs a last name
+
+
+async def _nodes(volume: Volume, pairs: list[Pair]) -> list[Node]:
     numbers = [Entry.unpack(value).inode for _, value in pairs]
-    found = await engine.get_many([keys.inode(n) for n in numbers])
+    layers = {n: found for n in numbers if (found := volume.writeback.layers(n))}
+    values = await volume.storage.engine.get_many([keys.inode(n) for n in numbers])
     nodes = []
-    for (key, _), value in zip(pairs, found, strict=True):
+    for (key, _), number, value in zip(pairs, numbers, values, strict=True):
         if value is None:
             continue  # removed between the two reads
-        child = await volume.complete(Inode.unpack(value))
-        child.name = keys.name_of(key)
-        nodes.append(Node(volume, child))
-    last = not pairs or not await engine.scan(pairs[-1][0] + b"\x00", end, limit=1)
-    return Page(nodes, last)
+        child: Inode | None
+        if volume.writeback.still(number, layers.get(number, [])):
+            child = await volume.complete(Inode.unpack(value))
+        else:
+            child = await volume.find(number)
+        if child is not None:
+            child.name = keys.name_of(key)
+            nodes.append(Node(volume, child))
+    return nodes
 
 
 async def xattr(node: Node, name: str) -> bytes:

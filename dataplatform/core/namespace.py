@@ -275,9 +275,9 @@ async def _dispose(unit: Unit, inode: Inode) -> None:
     """An inode lost its last name: its usage ends now, its bytes go now or in the sweep."""
     await _uncount(unit, inode)
     held = unit.volume.opens.get(inode.number, 0)
-    if not held and inode.kind not in (Kind.TABLE, Kind.STREAM):
-        if await _remove_small(unit, inode):
-            return
+    swept = held or inode.kind in (Kind.TABLE, Kind.STREAM)
+    if not swept and await _remove_small(unit, inode):
+        return
     unit.put(keys.orphan(inode.number), unit.now_ns.to_bytes(8, "big"))
 
 

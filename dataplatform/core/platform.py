@@ -7,6 +7,7 @@ one leads to the root of another (D1). The root volume keeps the list of volumes
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from typing import NamedTuple
 
@@ -202,7 +203,9 @@ class Platform:
                     return held, place
                 hops += 1
                 if hops > SYMLINK_FOLLOW_MAX * 2:
-                    raise Invalid("too many symbolic links on the path", path=path)
+                    raise Invalid(
+                        "too many symbolic links on the path", path=path, errno=errno.ELOOP
+                    )
                 target = await self.acquire(place.volume or ROOT_VOLUME)
                 self.release(held)
                 held, start, names = target, ROOT_INODE, place.rest
@@ -221,10 +224,10 @@ class Platform:
 
     async def describe(self, volume: Volume, number: int, path: str | None = None) -> Inode:
         """The inode as a reader should see it. NOT_FOUND."""
-        inode = await volume.find_inode(number)
+        inode = await volume.find(number)
         if inode is None:
             raise NotFound("no such file or directory", path=path, inode=number)
-        return await volume.complete(inode)
+        return inode
 
     async def path_of(self, volume: Volume, number: int) -> str:
         """The path from the platform's root of something that has a name."""

@@ -97,8 +97,13 @@ class Volume:
         value = await self.storage.engine.get(keys.inode(number))
         return Inode.unpack(value) if value is not None else None
 
+    async def find(self, number: int) -> Inode | None:
+        """As a reader should see it: see `complete`."""
+        inode = await self.writeback.find(number)
+        return await self.complete(inode) if inode is not None else None
+
     async def complete(self, inode: Inode) -> Inode:
-        """The inode as a reader should see it: buffered writes, statistics of tables and streams."""
+        """As a reader should see it: with buffered writes, and statistics of tables and streams."""
         if inode.kind == Kind.FILE:
             return self.writeback.apply(inode)
         if inode.kind in (Kind.TABLE, Kind.STREAM):

@@ -94,23 +94,30 @@ class Writeback:
         volume = self._volume
         if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
             raise Invalid("the offset is beyond the largest file", offset=offset, errno=27)
-        inode = await volume.find_inode(number)
+        inode = await self._file(number)
+        if not data:
+            return self.size_of(inode)
+        with volume.holds.append():
+            pieces = await self._pieces(offset, data)
+            if pieces[0].extent is not None:
+                inode = await self._file(number)  # other writes were flushed meanwhile
+            for piece in pieces:
+                self._take(request, number, piece)
+        pending, size = self._pending[number], self.size_of(inode)
+        if len(pending.pieces) > FLUSH_PIECES_MAX or pending.memory_bytes > FLUSH_BYTES_MAX:
+            await self.flush(number)
+        elif self.memory_bytes > PENDING_BYTES_MAX or self.segment_bytes > UNSYNCED_BYTES_MAX:
+            await self.flush_all()
+        return size
+
+    async def _file(self, number: int) -> Inode:
+        inode = await self.find(number)
         if inode is None:
             raise NotFound("no such file", inode=number)
         if inode.kind != Kind.FILE:
             is_directory = inode.kind == Kind.DIRECTORY
             raise Invalid("not a file", inode=number, errno=21 if is_directory else 22)
-        if not data:
-            return self.size_of(inode)
-        with volume.holds.append():
-            for piece in await self._pieces(offset, data):
-                self._take(request, number, piece)
-        pending = self._pending[number]
-        if len(pending.pieces) > FLUSH_PIECES_MAX or pending.memory_bytes > FLUSH_BYTES_MAX:
-            await self.flush(number)
-        elif self.memory_bytes > PENDING_BYTES_MAX or self.segment_bytes > UNSYNCED_BYTES_MAX:
-            await self.flush_all()
-        return max(self.size_of(inode), offset + len(data))
+        return inode
 
     async def _pieces(self, offset: int, data: bytes | memoryview) -> list[Piece]:
         if len(data) < EXTENT_BYTES_MIN:
@@ -142,7 +149,10 @@ class Writeback:
 
     # ---- reading what is not flushed
 
-    def _layers(self, number: int) -> list[Pending]:
+    def layers(self, number: int) -> list[Pending]:
+        """What is buffered for a file, older first. Whoever reads the engine, and then looks here,
+        takes the layers before and asks `still` after: what was flushed in between is in neither
+        of the two places that it looked at."""
         layers = []
         flushing = self._flushing.get(number)
         if flushing is not None:
@@ -152,20 +162,36 @@ class Writeback:
             layers.append(pending)
         return layers
 
+    def still(self, number: int, layers: list[Pending]) -> bool:
+        """Whether all these layers are still buffered."""
+        if not layers:
+            return True
+        now = self.layers(number)
+        return all(layer in now for layer in layers)
+
+    async def find(self, number: int) -> Inode | None:
+        """The inode as committed, read at a moment when nothing was between the engine and here:
+        complete it at once."""
+        while True:
+            layers = self.layers(number)
+            inode = await self._volume.find_inode(number)
+            if self.still(number, layers):
+                return inode
+
     def overlay(self, number: int, pieces: list[Piece], start: int, end: int) -> list[Piece]:
         """Committed pieces with the buffered ones laid over, cut to [start, end)."""
         result = filemap.within(pieces, start, end)
-        for layer in self._layers(number):
+        for layer in self.layers(number):
             for piece in filemap.within(layer.pieces, start, end):
                 filemap.overlay(result, piece)
         return result
 
     def size_of(self, inode: Inode) -> int:
-        return max([inode.size, *(layer.size for layer in self._layers(inode.number))])
+        return max([inode.size, *(layer.size for layer in self.layers(inode.number))])
 
     def apply(self, inode: Inode) -> Inode:
         """Size and times as a reader should see them, put into this copy of the inode."""
-        for layer in self._layers(inode.number):
+        for layer in self.layers(inode.number):
             inode.size = max(inode.size, layer.size)
             inode.mtime_ns = max(inode.mtime_ns, layer.mtime_ns)
             inode.ctime_ns = max(inode.ctime_ns, layer.mtime_ns)

@@ -148,6 +148,11 @@ class Driver:
                 assert second == result, f"sent twice: {result!r}, then {second!r}"
             return result
 
+    def reconnect(self, platform: Platform) -> None:
+        """To the server's next life. The session and its numbers go on."""
+        self.platform = platform
+        self._busy.clear()
+
     async def send_again(self) -> Any:
         """The last write once more, under its old id: its reply was lost, or its server."""
         assert self._last is not None

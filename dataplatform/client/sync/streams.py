@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # see streams.py
     from ..producers import Delivery as AsyncDelivery
     from ..producers import Producer as AsyncProducer
 
-Bytes = bytes | str
+Bytes = bytes | bytearray | memoryview | str
 Headers = Mapping[str, bytes | None]
 
 

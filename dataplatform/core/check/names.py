@@ -57,7 +57,7 @@ class _Names:
         self._unrecorded: dict[int, list[Name]] = {}  # names that the inode does not know of
         self._linked: dict[int, Name] = {}  # a further name of inodes seen without their first
         self._unreadable: list[Name] = []  # entries whose value cannot be read
-        self._dangling: list[tuple[Name, Entry]] = []
+        self._dangling: dict[Name, Entry] = {}  # entries of inodes that do not exist
         self._lost: set[int] = set()  # directories that entries stand in and that do not exist
 
     # ---- entries
@@ -99,7 +99,7 @@ class _Names:
             inodes.damaged_named.add(entry.inode)
             check.name_path(entry.inode, await check.entry_path(*name))
         elif check.is_missing(entry.inode):
-            self._dangling.append((name, entry))
+            self._dangling[name] = entry
 
     async def _named(
         self, name: Name, entry: Entry, index: int, directory: int, others: list[tuple[Name, int]]
@@ -155,8 +155,7 @@ class _Names:
 
     async def _link(self, number: int, name: Name, value: bytes | None) -> None:
         check, inodes = self._check, self._inodes
-        if name in self._unreadable:
-            self._unreadable.remove(name)
+        if name in self._unreadable or name in self._dangling:
             await self._rewrite(name, number)
             return
         index = inodes.find(number)
@@ -202,30 +201,37 @@ class _Names:
         check, inodes = self._check, self._inodes
         for number, problem in inodes.damaged.items():
             check.add(await check.path_of(number), problem)
-        hashes = {hash(tuple(name)): name for name in self._unreadable}
+        hashes = {hash(tuple(name)): name for name in [*self._unreadable, *self._dangling]}
         if hashes:
             async for some in inodes.indexes():
                 for index in some:
                     name = hashes.get(inodes.name_hashes[index])
-                    if name is not None:
-                        self._unreadable.remove(name)
-                        await self._rewrite(name, inodes.numbers[index])
+                    if name is not None and not inodes.flags[index] & PRIMARY:
                         inodes.flags[index] |= PRIMARY
+                        await self._rewrite(name, inodes.numbers[index])
         for name in self._unreadable:
             check.add(await check.entry_path(*name), "what the name points to cannot be read")
 
     async def _rewrite(self, name: Name, number: int) -> None:
-        """An unreadable entry whose inode is known."""
+        """A damaged entry of an inode that says that this is its name."""
         check, inodes = self._check, self._inodes
+        directory = inodes.find(name.directory)
+        problem = "what the name points to cannot be read"
+        entry = self._dangling.pop(name, None)
+        if entry is None:
+            self._unreadable.remove(name)
+        else:
+            problem = f"the name points to inode {entry.inode}, which does not exist"
+            if directory >= 0 and entry.kind == Kind.DIRECTORY:
+                inodes.subdirectories[directory] -= 1
         index = inodes.find(number)
         if index >= 0:
             inodes.names[index] += 1
-            directory = inodes.find(name.directory)
             if directory >= 0 and inodes.kinds[index] == Kind.DIRECTORY:
                 inodes.subdirectories[directory] += 1
         check.add(
             await check.entry_path(*name),
-            "what the name points to cannot be read",
+            f"{problem}: it is the name of inode {number}",
             repairs.rewrite_entry(*name, number),
         )
 
@@ -233,7 +239,10 @@ class _Names:
         """Names of nothing, and directories of which only the entries are left."""
         check = self._check
         places: dict[int, Name] = {}
-        for name, entry in self._dangling:
+        if check.is_missing(ROOT_INODE):
+            self._lost.discard(ROOT_INODE)
+            check.add("/", "the root directory's record is missing", repairs.restore_root)
+        for name, entry in self._dangling.items():
             if entry.kind == Kind.DIRECTORY and entry.inode in self._lost:
                 places[entry.inode] = name
                 continue

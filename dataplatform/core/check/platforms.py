@@ -85,9 +85,10 @@ async def _check_one(
 
 async def _mount_path(platform: Platform, volume_id: int) -> str:
     try:
-        return await platform.catalog.mount_path(volume_id)
+        path = await platform.catalog.mount_path(volume_id)
     except PlatformError:
-        return f"(volume {volume_id})"
+        path = ""
+    return path if path.startswith("/") else f"(volume {volume_id})"
 
 
 # ---------------------------------------------------------------- the list of volumes

@@ -297,19 +297,7 @@ def restore_directory(number: int, place: tuple[int, bytes] | None) -> Repair:
         entries, subdirectories = await _content(unit, number)
         if not entries:
             return Step.NOT_NEEDED
-        inode = Inode(
-            number,
-            Kind.DIRECTORY,
-            0o700,
-            0,
-            0,
-            links=2 + subdirectories,
-            size=entries,
-            atime_ns=unit.now_ns,
-            mtime_ns=unit.now_ns,
-            ctime_ns=unit.now_ns,
-            birth_ns=unit.now_ns,
-        )
+        inode = _new_directory(unit, number, 0o700, entries, subdirectories)
         unit.entries_delta += 1
         found = await _find_entry(unit, *place) if place is not None else None
         if place is not None and found is not None and found.inode == number:
@@ -321,6 +309,32 @@ def restore_directory(number: int, place: tuple[int, bytes] | None) -> Repair:
         return Step.DONE
 
     return repair
+
+
+async def restore_root(unit: Unit) -> Step:
+    """The root directory, as a new volume has it, with the entries that are there."""
+    if await unit.find_inode(ROOT_INODE) is not None:
+        return Step.NOT_NEEDED
+    entries, subdirectories = await _content(unit, ROOT_INODE)
+    unit.save(_new_directory(unit, ROOT_INODE, 0o755, entries, subdirectories))
+    return Step.DONE
+
+
+def _new_directory(unit: Unit, number: int, mode: int, entries: int, subdirectories: int) -> Inode:
+    """A record for a directory of which only the entries are left."""
+    return Inode(
+        number,
+        Kind.DIRECTORY,
+        mode,
+        0,
+        0,
+        links=2 + subdirectories,
+        size=entries,
+        atime_ns=unit.now_ns,
+        mtime_ns=unit.now_ns,
+        ctime_ns=unit.now_ns,
+        birth_ns=unit.now_ns,
+    )
 
 
 # ---------------------------------------------------------------- rows that belong to nothing

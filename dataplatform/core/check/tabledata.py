@@ -117,6 +117,8 @@ async def _end_table(check: Check, table: _Table | None) -> None:
     if index >= 0:
         check.inodes.flags[index] |= COUNTED
     check.use(table.number, table.size_bytes)
+    if index >= 0 and check.inodes.kinds[index] != Kind.TABLE:
+        return
     if check.picture.touches_unreadable(*keys.prefix_range(keys.rows(table.number))):
         return
     await compare(check, table.number, table.count, table.size_bytes, "rows")

@@ -22,7 +22,7 @@ class Batch:
     def __init__(self, data: memoryview, base_offset: int) -> None:
         self.data = base_offset.to_bytes(8, "big") + bytes(data)[8:]
         self.base_offset = base_offset
-        self.count = struct.unpack_from(">i", data, 57)[0]
+        self.count: int = struct.unpack_from(">i", data, 57)[0]
         self.producer = struct.unpack_from(">q", data, 43)[0]
         self.sequence = struct.unpack_from(">i", data, 53)[0]
 
@@ -150,7 +150,9 @@ class Streaming(FakeServer):
             elif message.timestamp_ms == -1:
                 offset = self.end(place)
             else:
-                late = [r.offset for r in self.records(*place) if r.timestamp >= message.timestamp_ms]
+                late = [
+                    r.offset for r in self.records(*place) if r.timestamp >= message.timestamp_ms
+                ]
                 offset = self.end(place)
                 for batch in self.logs.get(place, []):
                     if late and batch.base_offset <= late[0] < batch.end:

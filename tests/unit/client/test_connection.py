@@ -101,7 +101,7 @@ def test_reads_carry_no_request_id(server: FakeServer) -> None:
 def test_patience_ends_with_a_clear_error(server: FakeServer) -> None:
     server.refuse_opens = 10_000
     channel = blocking_channel(server, patience_s=5.0)
-    with pytest.raises(Unavailable, match="no server listens there .gave up after trying for 5 s"):
+    with pytest.raises(Unavailable, match="gave up after trying for 5 s"):
         run(channel.call(STAT, pb.StatRequest()))
     runtime = channel.runtime
     assert isinstance(runtime, FakeBlockingRuntime)
@@ -137,7 +137,9 @@ def test_files_are_opened_again_after_a_restart(server: FakeServer) -> None:
     server.instance = b"second"
     server.fail("Namespace.Stat", LOST_BEFORE)
     run(channel.call(STAT, pb.StatRequest()))
-    assert [(m.target.volume, m.target.inode) for m in server.received("Files.Open")] == [(1, 5)] * 2
+    assert [(m.target.volume, m.target.inode) for m in server.received("Files.Open")] == [
+        (1, 5)
+    ] * 2
 
 
 def test_what_follows_a_lost_request_waits_for_its_repetition(server: FakeServer) -> None:

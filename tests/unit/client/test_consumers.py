@@ -198,6 +198,47 @@ def test_a_member_that_was_forgotten_joins_again(server: Streaming, stream: Stre
         assert [record.offset for record in consumer.poll(0.0, max_records=1)] == [0]
 
 
+def test_a_restart_of_the_server_goes_unnoticed(server: Streaming, stream: Stream) -> None:
+    """Membership is in its memory only. Nobody else was at work: go on."""
+    server.assigned = [("t", 0), ("t", 1)]
+    with stream.consumer("t", group="g", follow=False) as consumer:
+        offsets = []
+        for record in consumer:
+            offsets.append((record.partition, record.offset))
+            if len(offsets) == 5:
+                server.fail("Groups.Commit", Stale("rejoin"))
+                server.fail("Groups.Heartbeat", Stale("rejoin"))
+                consumer.commit()
+        consumer.commit()
+    assert len(server.received("Groups.Join")) == 2
+    assert sorted(offsets) == [(partition, n) for partition in (0, 1) for n in range(15)]
+    assert server.committed == {("t", 0): 15, ("t", 1): 15}
+
+
+def test_what_another_member_has_read_is_not_read_again(server: Streaming, stream: Stream) -> None:
+    server.assigned = [("t", 0), ("t", 1)]
+    with stream.consumer("t", group="g", follow=False) as consumer:
+        first = next(iter(consumer))
+        assert first.partition == 0
+        server.fail("Groups.Commit", Stale("rejoin"))
+        server.fail("Groups.Heartbeat", Stale("rejoin"))
+        server.committed["t", 0] = 12
+        with pytest.raises(Stale):
+            consumer.commit()
+        rest = [record.offset for record in consumer if record.partition == 0]
+    assert rest == [12, 13, 14]
+
+
+def test_seeking_in_the_middle_of_an_iteration(stream: Stream) -> None:
+    found = []
+    with stream.consumer("t", partitions=[0], follow=False) as consumer:
+        for record in consumer:
+            found.append(record.offset)
+            if found == [0, 1]:
+                consumer.seek("t", 0, 10)
+    assert found == [0, 1, 10, 11, 12, 13, 14]
+
+
 def test_a_group_assigns_by_itself(stream: Stream) -> None:
     with pytest.raises(Invalid, match="the server assigns"):
         stream.consumer("t", group="g", partitions=[0])

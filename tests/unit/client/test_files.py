@@ -79,8 +79,8 @@ class Disk(FakeServer):
     def close(self, message: pb.StatRequest, data: bytes) -> pb.Empty:
         return pb.Empty()
 
-    def sync(self, message: pb.SyncRequest, data: bytes) -> pb.Empty:
-        return pb.Empty()
+    def sync(self, message: pb.SyncRequest, data: bytes) -> pb.SyncReply:
+        return pb.SyncReply()
 
     def read(self, message: pb.ReadRequest, data: bytes) -> tuple[pb.ReadReply, bytes]:
         content = self.contents[self.find(message.target)]

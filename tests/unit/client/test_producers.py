@@ -22,7 +22,7 @@ from dataplatform.client.sync import Client, Stream
 from .fakes import LOST_AFTER, LOST_BEFORE, async_channel, blocking_channel
 from .streaming import Streaming
 
-FAULTS = [LOST_BEFORE, LOST_AFTER, Unavailable("busy")]
+FAULTS: list[str | PlatformError] = [LOST_BEFORE, LOST_AFTER, Unavailable("busy")]
 
 
 @pytest.fixture
@@ -162,11 +162,17 @@ def test_a_batch_that_overtook_is_sent_again(server: Streaming, stream: Stream) 
 def test_an_exception_in_the_with_block_sends_nothing_more(
     server: Streaming, stream: Stream
 ) -> None:
-    with pytest.raises(KeyError), stream.producer(linger_s=3600) as producer:
-        delivery = producer.send("t", b"x")
-        raise KeyError
+    deliveries = []
+
+    def work() -> None:
+        with stream.producer(linger_s=3600) as producer:
+            deliveries.append(producer.send("t", b"x"))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()
     with pytest.raises(Unavailable, match="closed before"):
-        delivery.result()
+        deliveries[0].result()
     assert server.logs == {}
 
 

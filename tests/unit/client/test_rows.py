@@ -35,7 +35,6 @@ def test_a_packed_row_is_key_and_map(size: int) -> None:
     assert list(msgpack.Unpacker(io.BytesIO(packed))) == [b"k" * size, {"a": 1}]
 
 
-
 def test_a_page() -> None:
     moment = datetime(2024, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC)
     columns = {"n": None, "d": moment, "l": [1, b"x"], "m": {"a": 1.5}}

@@ -63,9 +63,13 @@ def test_everything_goes_in_one_request(server: FakeServer, dp: Client) -> None:
 
 
 def test_nothing_is_sent_after_an_exception(server: FakeServer, dp: Client) -> None:
-    with pytest.raises(KeyError), dp.transaction("/") as tx:
-        tx.remove("a")
-        raise KeyError
+    def work() -> None:
+        with dp.transaction("/") as tx:
+            tx.remove("a")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()
     assert server.calls == []
 
 
@@ -125,9 +129,7 @@ def test_a_repeated_commit_keeps_its_id(server: FakeServer, dp: Client) -> None:
     server.fail("Transactions.Commit", LOST_AFTER)
     with dp.transaction("/") as tx:
         tx.remove("a")
-    ids = {
-        (m.request.slot, m.request.sequence) for m in server.received("Transactions.Commit")
-    }
+    ids = {(m.request.slot, m.request.sequence) for m in server.received("Transactions.Commit")}
     assert len(server.received("Transactions.Commit")) == 2
     assert len(ids) == 1
 

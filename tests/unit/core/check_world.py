@@ -286,6 +286,6 @@ class World:
 
     def segment_file(self, segment: int) -> Any:
         (path,) = (
-            p for p in self.place.path.rglob(f"*{segment:x}.segment") if f"{ROOT_VOLUME}" in str(p)
+            p for p in self.place.path.rglob(f"*{segment:016x}.seg") if p.parent.parent.name == str(ROOT_VOLUME)
         )
         return path

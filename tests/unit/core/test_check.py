@@ -1,0 +1,1152 @@
+"""The check finds every kind of damage, says it in words, finds nothing else, and repairs what can
+be repaired without guessing. Damages are planted past the core, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from struct import Struct
+
+import msgpack
+import pytest
+
+from dataplatform.base.errors import Corrupt
+from dataplatform.base.limits import KIB
+from dataplatform.core import compaction, namespace, orphans, retention, tables
+from dataplatform.core.check import check_platform, check_volume
+from dataplatform.core.check.picture import Picture
+from dataplatform.core.units import SYSTEM, Unit
+from dataplatform.engine.base import Pair, View
+from dataplatform.keyspace import keys
+from dataplatform.keyspace.records import (
+    ROOT_INODE,
+    ChangeRow,
+    Entry,
+    GroupOffset,
+    Inode,
+    Kind,
+    Producer,
+    Segment,
+    Statistics,
+    Topic,
+    VolumePhase,
+    VolumeRecord,
+    VolumeSettings,
+    VolumeState,
+    pack_row,
+)
+from tests.checking import assert_clean
+from tests.model.platform_driver import Place
+from tests.streaming import build_batch
+
+from .check_world import LARGE, World, noise
+
+ENGINES = ["memory", "rocks"]
+NOWHERE = 999  # an inode that does not exist
+BAD = b"\xc1 neither MessagePack nor an entry"
+
+Plant = Callable[[World], Awaitable[None]]
+
+
+@asynccontextmanager
+async def a_world(engine: str, path: Path) -> AsyncIterator[World]:
+    world = World(Place(engine, path / "data"))
+    await world.open()
+    try:
+        await world.build()
+        yield world
+    finally:
+        await world.close()
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A finding: its path, a part of its text, and whether a repair is offered."""
+
+    path: str
+    text: str
+    repairable: bool
+
+
+def fixed(path: str, text: str) -> Expected:
+    return Expected(path, text, True)
+
+
+def kept(path: str, text: str) -> Expected:
+    return Expected(path, text, False)
+
+
+@dataclass(frozen=True)
+class Damage:
+    name: str
+    plant: Plant
+    expected: Sequence[Expected]
+    reopen: bool = True  # so that no memory of before is left
+
+
+DAMAGES: list[Damage] = []
+
+
+def damage(
+    *expected: Expected, name: str = "", reopen: bool = True
+) -> Callable[[Plant], Plant]:
+    def register(plant: Plant) -> Plant:
+        DAMAGES.append(Damage(name or plant.__name__, plant, expected, reopen))
+        return plant
+
+    return register
+
+
+def unreadable(name: str, key: Callable[[World], bytes], *expected: Expected) -> None:
+    """A stored record of which only noise is left."""
+
+    async def plant(world: World) -> None:
+        await world.get(key(world))
+        await world.plant({key(world): BAD})
+
+    DAMAGES.append(Damage(f"unreadable {name}", plant, expected))
+
+
+# ---------------------------------------------------------------- rows and counters
+
+
+@damage(kept("/", "a row of unknown meaning"), kept("/", "a row of unknown meaning"))
+async def unknown_rows(world: World) -> None:
+    await world.plant({b"?what": b"", keys.inode(3) + b"longer": b""})
+
+
+@damage(kept("/", "the volume's counters are missing"), reopen=False)
+async def no_state(world: World) -> None:
+    # Until the next commit, which writes them again: so nothing but the check may run.
+    await world.plant({keys.STATE_KEY: None})
+
+
+@damage(kept("/", "the volume's settings are missing"), reopen=False)
+async def no_settings(world: World) -> None:
+    await world.plant({keys.SETTINGS_KEY: None})
+
+
+unreadable("state", lambda w: keys.STATE_KEY, kept("/", "the volume's counters cannot be read"))
+DAMAGES[-1] = replace(DAMAGES[-1], reopen=False)
+unreadable("settings", lambda w: keys.SETTINGS_KEY, kept("/", "the volume's settings cannot"))
+DAMAGES[-1] = replace(DAMAGES[-1], reopen=False)
+
+
+@damage(fixed("/", "the next inode number would be 5"))
+async def inode_number_again(world: World) -> None:
+    await world.edit_state(next_inode=5)
+
+
+@damage(fixed("/", "the next producer id would be 1, and 1 is used"))
+async def producer_again(world: World) -> None:
+    await world.edit_state(next_producer=1)
+
+
+@damage(fixed("/", "the volume counts 107 used bytes"))
+async def usage(world: World) -> None:
+    await world.edit_state(used_bytes=107)
+
+
+@damage(fixed("/", "the volume counts 3 files, directories and other things"))
+async def usage_entries(world: World) -> None:
+    await world.edit_state(entries=3)
+
+
+# ---------------------------------------------------------------- inodes
+
+unreadable(
+    "inode",
+    lambda w: keys.inode(w.inodes["/docs/small"]),
+    kept("/docs/hard", "its record cannot be read"),  # one of its names
+)
+unreadable(
+    "inode of a directory",
+    lambda w: keys.inode(w.inodes["/docs/deep"]),
+    kept("/docs/deep", "its record cannot be read"),
+)
+unreadable(
+    "inode of a table",
+    lambda w: keys.inode(w.inodes["/table"]),
+    kept("/table", "its record cannot be read"),
+)
+unreadable(
+    "inode of a stream",
+    lambda w: keys.inode(w.inodes["/stream"]),
+    kept("/stream", "its record cannot be read"),
+)
+
+
+@damage(kept("/docs/pipe", "its record is that of another inode"))
+async def swapped_inode(world: World) -> None:
+    await world.edit("/docs/pipe")  # there it is
+    other = await world.get(keys.inode(world.inodes["/docs/link"]))
+    await world.plant({keys.inode(world.inodes["/docs/pipe"]): other})
+
+
+@damage(kept("/docs/pipe", "its kind is unknown"))
+async def unknown_kind(world: World) -> None:
+    await world.edit("/docs/pipe", kind=77)
+
+
+@damage(kept("/docs/pipe", "impossible numbers"))
+async def impossible_numbers(world: World) -> None:
+    await world.edit("/docs/pipe", size=-1)
+
+
+@damage(kept("/docs/link", "the symbolic link has no target"))
+async def no_target(world: World) -> None:
+    await world.edit("/docs/link", symlink=b"")
+
+
+@damage(kept("/docs/pipe", "it has the target of a symbolic link and is none"))
+async def target_of_no_link(world: World) -> None:
+    await world.edit("/docs/pipe", symlink=b"x")
+
+
+@damage(kept("/docs/link", "the symbolic link's size"))
+async def wrong_target_size(world: World) -> None:
+    await world.edit("/docs/link", size=1)
+
+
+@damage(kept("/docs/pipe", "its version 1000000 is newer than the last commit"))
+async def too_new(world: World) -> None:
+    await world.edit("/docs/pipe", version=1_000_000)
+
+
+@damage(kept("/docs/pipe", "mounted on something that is no directory"), fixed("/docs/pipe", "volume"))
+async def volume_on_a_pipe(world: World) -> None:
+    await world.edit("/docs/pipe", volume=0)
+    await world.edit("/docs/pipe", volume=world.mounted)
+
+
+@damage(fixed("/", "the root directory's record is missing"))
+async def no_root(world: World) -> None:
+    await world.plant({keys.inode(ROOT_INODE): None})
+
+
+# ---------------------------------------------------------------- names
+
+
+@damage(fixed("/docs/pipe", "its name says it is a file, and it is a fifo"))
+async def wrong_kind(world: World) -> None:
+    entry = Entry(world.inodes["/docs/pipe"], Kind.FILE)
+    await world.plant({keys.entry(world.inodes["/docs"], b"pipe"): entry.pack()})
+
+
+@damage(fixed("/mounted", "its name says volume 777 is mounted here"))
+async def wrong_volume(world: World) -> None:
+    entry = Entry(world.inodes["/mounted"], Kind.DIRECTORY, 777)
+    await world.plant({keys.entry(ROOT_INODE, b"mounted"): entry.pack()})
+
+
+unreadable(
+    "entry",
+    lambda w: keys.entry(w.inodes["/docs"], b"large"),
+    fixed("/docs/large", "what the name points to cannot be read"),
+)
+unreadable(
+    "entry of a directory",
+    lambda w: keys.entry(w.inodes["/docs"], b"deep"),
+    fixed("/docs/deep", "what the name points to cannot be read"),
+)
+unreadable(
+    "entry of a hard link",
+    lambda w: keys.entry(w.inodes["/docs"], b"hard"),
+    fixed("/docs/hard", "what the name points to cannot be read"),
+)
+
+
+@damage(fixed("/docs/deep", f"points to inode {NOWHERE}, which does not exist: it is the name of"))
+async def name_of_another(world: World) -> None:
+    entry = Entry(NOWHERE, Kind.FILE)
+    await world.plant({keys.entry(world.inodes["/docs"], b"deep"): entry.pack()})
+
+
+@damage(fixed("/docs/hard", f"points to inode {NOWHERE}, which does not exist: it is the name of"))
+async def further_name_of_another(world: World) -> None:
+    entry = Entry(NOWHERE, Kind.DIRECTORY)
+    await world.plant({keys.entry(world.inodes["/docs"], b"hard"): entry.pack()})
+
+
+@damage(fixed("/docs/ghost", f"points to nothing: inode {NOWHERE}"), fixed("/docs", "counts are wrong"))
+async def name_of_nothing(world: World) -> None:
+    docs = world.inodes["/docs"]
+    await world.plant({keys.entry(docs, b"ghost"): Entry(NOWHERE, Kind.FILE).pack()})
+    await world.edit_state(next_inode=NOWHERE + 1)
+
+
+@damage(
+    fixed("/docs", "it counts 10 entries and has 9"),
+    fixed("/docs/pipe", "is in no directory"),
+)
+async def lost_name(world: World) -> None:
+    await world.plant({keys.entry(world.inodes["/docs"], b"pipe"): None})
+
+
+@damage(
+    fixed("/docs", "it counts 10 entries and has 9"),
+    fixed("/docs/deep", "is in no directory: a repair puts it into /lost+found/inode-"),
+)
+async def lost_directory_name(world: World) -> None:
+    await world.plant({keys.entry(world.inodes["/docs"], b"deep"): None})
+
+
+@damage(
+    fixed("/docs/deep", "the directory's record is missing, its entries are there"),
+    fixed("/", "files, directories and other things"),
+)
+async def lost_directory(world: World) -> None:
+    await world.plant({keys.inode(world.inodes["/docs/deep"]): None})
+
+
+@damage(
+    fixed("(inode {docs/deep})", "the directory's record is missing, its entries are there"),
+    fixed("/docs", "it counts 10 entries and has 9"),
+    fixed("/", "files, directories and other things"),
+)
+async def lost_directory_and_name(world: World) -> None:
+    await world.plant(
+        {
+            keys.inode(world.inodes["/docs/deep"]): None,
+            keys.entry(world.inodes["/docs"], b"deep"): None,
+        }
+    )
+
+
+@damage(
+    fixed("/docs/small", "points to nothing"),
+    fixed("/docs/hard", "points to nothing"),
+    fixed("/docs/harder", "points to nothing"),
+    fixed("(inode {docs/small})", "further names of the file are stored for something that does"),
+    fixed("(inode {docs/small})", "extended attributes are stored for something that does not"),
+    fixed("(inode {docs/small})", "bytes of the file are stored for something that does not exist"),
+    fixed("/", "files, directories and other things"),
+    fixed("/", "used bytes"),
+)
+async def lost_file(world: World) -> None:
+    await world.plant({keys.inode(world.inodes["/docs/small"]): None})
+
+
+@damage(
+    fixed("(inode {a})", "is inside of itself"),
+    fixed("/", "it counts 8 entries and has 7"),
+    fixed("/", "files"),
+)
+async def circle(world: World) -> None:
+    a, b = 900, 901
+    world.inodes["/a"] = a
+    base = await world.inode("/empty")
+    await world.plant(
+        {
+            keys.inode(a): replace(base, number=a, parent=b, name=b"a", size=1, links=3).pack(),
+            keys.inode(b): replace(base, number=b, parent=a, name=b"b", size=1, links=3).pack(),
+            keys.entry(b, b"a"): Entry(a, Kind.DIRECTORY).pack(),
+            keys.entry(a, b"b"): Entry(b, Kind.DIRECTORY).pack(),
+        }
+    )
+    root = await world.inode("/")
+    await world.edit("/", size=root.size + 1)
+    await world.edit_state(next_inode=902)
+
+
+@damage(fixed("/empty/again", "it is a second name of /docs/deep"), fixed("/empty", "1"))
+async def second_name_of_a_directory(world: World) -> None:
+    entry = Entry(world.inodes["/docs/deep"], Kind.DIRECTORY)
+    await world.plant({keys.entry(world.inodes["/empty"], b"again"): entry.pack()})
+
+
+@damage(fixed("/empty/again", "it is a second name of /table"), fixed("/empty", "1"))
+async def second_name_of_a_table(world: World) -> None:
+    entry = Entry(world.inodes["/table"], Kind.TABLE)
+    await world.plant({keys.entry(world.inodes["/empty"], b"again"): entry.pack()})
+
+
+@damage(fixed("/empty/top", "it is a second name of the root directory"), fixed("/empty", "1"))
+async def second_name_of_the_root(world: World) -> None:
+    entry = Entry(ROOT_INODE, Kind.DIRECTORY)
+    await world.plant({keys.entry(world.inodes["/empty"], b"top"): entry.pack()})
+
+
+@damage(fixed("/docs/hard", "the file does not know of this name: it is /docs/small"))
+async def lost_link(world: World) -> None:
+    docs, small = world.inodes["/docs"], world.inodes["/docs/small"]
+    await world.plant({keys.link(small, docs, b"hard"): None})
+
+
+@damage(fixed("/docs/other", "there is no such name"))
+async def link_to_no_name(world: World) -> None:
+    docs, small = world.inodes["/docs"], world.inodes["/docs/small"]
+    await world.plant({keys.link(small, docs, b"other"): b""})
+
+
+@damage(fixed("/docs/small", "recorded twice as a name"))
+async def link_of_the_first_name(world: World) -> None:
+    docs, small = world.inodes["/docs"], world.inodes["/docs/small"]
+    await world.plant({keys.link(small, docs, b"small"): b""})
+
+
+@damage(fixed("/docs/pipe", "its record says that it is called /docs/tube"))
+async def wrong_first_name(world: World) -> None:
+    await world.edit("/docs/pipe", name=b"tube")
+
+
+@damage(fixed("/docs/deep", "its record says that it is called /empty/deep"))
+async def wrong_parent(world: World) -> None:
+    await world.edit("/docs/deep", parent=world.inodes["/empty"])
+
+
+@damage(
+    fixed("/docs/harder", "its record says that it is called /docs/small"),
+    fixed("/docs", "it counts 10 entries and has 9"),
+    fixed("/docs/small", "it counts 3 names and has 2"),
+)
+async def lost_first_name(world: World) -> None:
+    await world.plant({keys.entry(world.inodes["/docs"], b"small"): None})
+
+
+@damage(fixed("/docs/large", "it counts 7 names and has 1"))
+async def wrong_links(world: World) -> None:
+    await world.edit("/docs/large", links=7)
+
+
+@damage(fixed("/docs/large", "it counts 0 names and has 1"))
+async def no_links(world: World) -> None:
+    await world.edit("/docs/large", links=0)
+
+
+@damage(fixed("/docs", "it counts 3 entries and has 10"))
+async def wrong_directory_size(world: World) -> None:
+    await world.edit("/docs", size=3)
+
+
+@damage(fixed("/docs", "its links are 9 and should be 3"))
+async def wrong_directory_links(world: World) -> None:
+    await world.edit("/docs", links=9)
+
+
+@damage(kept("/docs/a\\xff", "this cannot be a name"), fixed("/docs", "counts are wrong"))
+async def impossible_name(world: World) -> None:
+    docs, small = world.inodes["/docs"], world.inodes["/docs/small"]
+    inode = await world.inode("/docs/small")
+    await world.plant(
+        {
+            keys.entry(docs, b"a\xff"): Entry(small, Kind.FILE).pack(),
+            keys.link(small, docs, b"a\xff"): b"",
+        }
+    )
+    await world.edit("/docs/small", links=inode.links + 1)
+
+
+@damage(kept("/docs/pipe", "it is no directory, and there is a name in it"))
+async def entry_in_a_pipe(world: World) -> None:
+    pipe, small = world.inodes["/docs/pipe"], world.inodes["/docs/small"]
+    await world.plant(
+        {
+            keys.entry(pipe, b"in"): Entry(small, Kind.FILE).pack(),
+            keys.link(small, pipe, b"in"): b"",
+        }
+    )
+    await world.edit("/docs/small", links=4)
+
+
+# ---------------------------------------------------------------- removed things
+
+
+@damage(fixed("(inode {removed})", "a removed file is not marked for the sweep: it was removed"))
+async def unmarked_orphan(world: World) -> None:
+    await world.plant({keys.orphan(world.inodes["/removed"]): None})
+
+
+@damage(fixed("/docs/large", "it is marked as removed, and has a name"))
+async def marked_file(world: World) -> None:
+    await world.plant({keys.orphan(world.inodes["/docs/large"]): bytes(8)})
+
+
+@damage(fixed(f"(inode {NOWHERE})", "it is marked as removed, and does not exist"))
+async def marked_nothing(world: World) -> None:
+    await world.plant({keys.orphan(NOWHERE): bytes(8)})
+
+
+@damage(
+    fixed("(inode {empty})", "a removed directory still holds something"),
+)
+async def removed_directory_with_content(world: World) -> None:
+    # As if `rmdir` had not looked: the directory went, what is in it did not.
+    await world.create("/empty/in")
+    root = await world.inode("/")
+    state = VolumeState.unpack(await world.get(keys.STATE_KEY))
+    await world.edit("/empty", links=0)
+    await world.plant(
+        {
+            keys.entry(ROOT_INODE, b"empty"): None,
+            keys.orphan(world.inodes["/empty"]): bytes(8),
+        }
+    )
+    await world.edit("/", links=root.links - 1, size=root.size - 1)
+    await world.edit_state(entries=state.entries - 1)
+
+
+# ---------------------------------------------------------------- files
+
+
+@damage(fixed(f"(inode {NOWHERE})", "extended attributes are stored for something that does not"))
+async def attribute_of_nothing(world: World) -> None:
+    await world.plant({keys.xattr(NOWHERE, b"user.a"): b""})
+
+
+@damage(
+    kept("/docs/small", "an extended attribute cannot have this name"),
+    kept("/docs/small", "is too large"),
+)
+async def impossible_attributes(world: World) -> None:
+    small = world.inodes["/docs/small"]
+    await world.plant({keys.xattr(small, b"n" * 256): b"", keys.xattr(small, b"v"): bytes(70_000)})
+
+
+@damage(fixed(f"(inode {NOWHERE})", "bytes of the file are stored for something that does not"))
+async def bytes_of_nothing(world: World) -> None:
+    await world.plant({keys.piece(NOWHERE, n): b"\x00x" for n in range(1200)})
+
+
+@damage(
+    fixed("(inode {docs/packed})", "bytes of the file are stored for something that does not"),
+    fixed("/docs/packed", "points to nothing"),
+    fixed("/", "files, directories and other things"),
+    fixed("/", "used bytes"),
+)
+async def bulk_bytes_of_nothing(world: World) -> None:
+    await world.plant({keys.inode(world.inodes["/docs/packed"]): None})
+
+
+@damage(kept("/docs/pipe", "it is no file, and has bytes"), kept("/docs/pipe", "beyond its end"),
+        fixed("/docs/pipe", "it counts 0 stored bytes and has 1"), fixed("/", "used bytes"))
+async def bytes_of_a_pipe(world: World) -> None:
+    await world.plant({keys.piece(world.inodes["/docs/pipe"], 0): b"\x00x"})
+
+
+@damage(kept("/docs/large", "are stored twice: they overlap others"), fixed("/docs/large", "bytes"),
+        fixed("/", "used bytes"))
+async def overlap(world: World) -> None:
+    await world.plant({keys.piece(world.inodes["/docs/large"], 10): b"\x00xyz"})
+
+
+@damage(kept("/docs/small", "its bytes from 0 to 5 lie beyond its end at 3"))
+async def beyond_the_end(world: World) -> None:
+    await world.edit("/docs/small", size=3)
+
+
+@damage(kept("/docs/small", "a piece without bytes is stored at 100"))
+async def empty_piece(world: World) -> None:
+    await world.plant({keys.piece(world.inodes["/docs/small"], 100): b"\x00"})
+
+
+@damage(fixed("/docs/large", "it counts 3 stored bytes and has 307200"))
+async def wrong_used_bytes(world: World) -> None:
+    await world.edit("/docs/large", used_bytes=3)
+
+
+@damage(fixed("/docs/pipe", "it counts 3 stored bytes and has 0"))
+async def wrong_used_bytes_of_a_pipe(world: World) -> None:
+    await world.edit("/docs/pipe", used_bytes=3)
+
+
+@damage(kept("/docs/small", "where its bytes from 0 on are stored cannot be read"))
+async def unreadable_piece(world: World) -> None:
+    await world.plant({keys.piece(world.inodes["/docs/small"], 0): b"\x07?"})
+
+
+@damage(kept("/docs/large", "more than what is stored of them"))
+async def longer_than_its_extent(world: World) -> None:
+    key, piece = (await world.pieces("/docs/large"))[2]  # what is left behind an overwritten part
+    assert piece.skip
+    await world.plant({key: piece._replace(skip=piece.skip + 1).pack()})
+
+
+@damage(kept("/docs/packed", "lost: they lie beyond the end of segment 1"))
+async def outside_of_its_segment(world: World) -> None:
+    key, piece = await world.bulk_piece("/docs/packed")
+    assert piece.extent is not None
+    extent = piece.extent._replace(offset=1 << 40)
+    await world.plant({key: piece._replace(extent=extent).pack()})
+
+
+@damage(kept("/docs/packed", "are stored in an unknown form"))
+async def unknown_form(world: World) -> None:
+    key, piece = await world.bulk_piece("/docs/packed")
+    assert piece.extent is not None
+    await world.plant({key: piece._replace(extent=piece.extent._replace(flags=0x80)).pack()})
+
+
+@damage(kept("/docs/large", "are stored with two different lengths"))
+async def two_lengths(world: World) -> None:
+    key, piece = (await world.pieces("/docs/large"))[-1]
+    assert piece.extent is not None
+    extent = piece.extent._replace(length=piece.extent.length + 1)
+    await world.plant({key: piece._replace(extent=extent).pack()})
+
+
+@damage(kept("/docs/packed", "do not match their checksum"))
+async def flipped_bit(world: World) -> None:
+    _, piece = await world.bulk_piece("/docs/packed")
+    assert piece.extent is not None
+    await world.flip(1, piece.extent.offset + 5)
+
+
+@damage(
+    kept("/docs/large", "do not match their checksum"),
+    kept("/docs/copy", "do not match their checksum"),
+)
+async def flipped_bit_of_a_copy(world: World) -> None:
+    _, piece = (await world.pieces("/docs/large"))[-1]
+    assert piece.extent is not None
+    await world.flip(1, piece.extent.offset)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def row_key(world: World, key: bytes = b"k1") -> bytes:
+    return keys.row(world.inodes["/table"], key)
+
+
+def damaged_row(name: str, text: str, value: Callable[[bytes], bytes]) -> None:
+    """The row becomes another one, of the same length unless counts are expected to be wrong."""
+
+    async def plant(world: World) -> None:
+        old = await world.get(row_key(world))
+        new = value(old)
+        await world.plant({row_key(world): new.ljust(len(old), b"\xc0")[: len(old)]})
+
+    DAMAGES.append(Damage(f"row {name}", plant, [kept("/table", f"row `k1` {text}")]))
+
+
+damaged_row("noise", "is damaged: it does not begin as a row", lambda old: BAD * 2)
+damaged_row("mangled", "is damaged", lambda old: old[:-1] + b"\xc1")
+damaged_row("no map", "is damaged", lambda old: old[:19] + b"\xd9" + bytes([len(old) - 21]))
+damaged_row(
+    "unhashable",
+    "is damaged",
+    lambda old: old[:19] + b"\x81\x90\xd9" + bytes([len(old) - 23]),
+)
+damaged_row("bad column", "is damaged", lambda old: old.replace(b"name", b"na\x00e"))
+damaged_row("too new", "has version", lambda old: old[:2] + (10**9).to_bytes(8, "big") + old[10:])
+
+
+@damage(kept("/table", "row `k1` is cut off"), fixed("/table", "it counts 5 rows"), fixed("/", "used"))
+async def cut_off_row(world: World) -> None:
+    await world.plant({row_key(world): (await world.get(row_key(world)))[:19]})
+
+
+@damage(
+    kept("/table", "has too long a key"), fixed("/table", "it counts 5 rows"), fixed("/", "used")
+)
+async def too_long_key(world: World) -> None:
+    await world.plant({row_key(world, b"k" * 5000): await world.get(row_key(world))})
+
+
+@damage(fixed("/table", "it counts 5 rows"), fixed("/", "used bytes"))
+async def lost_row(world: World) -> None:
+    await world.plant({row_key(world): None})
+
+
+@damage(fixed("/table", "it counts 77 rows with 1 bytes, and has 5 with"))
+async def wrong_row_count(world: World) -> None:
+    await world.plant({keys.statistics(world.inodes["/table"]): Statistics(77, 1).pack()})
+
+
+@damage(fixed("/blank", "it counts 1 rows with 1 bytes, and has 0 with 0"))
+async def wrong_count_of_no_rows(world: World) -> None:
+    await world.plant({keys.statistics(world.inodes["/blank"]): Statistics(1, 1).pack()})
+
+
+@damage(fixed("/table", "it counts 0 rows"))
+async def lost_counts(world: World) -> None:
+    await world.plant({keys.statistics(world.inodes["/table"]): None})
+
+
+unreadable(
+    "counts of a table",
+    lambda w: keys.statistics(w.inodes["/table"]),
+    fixed("/table", "its counts cannot be read"),
+)
+unreadable(
+    "counts of a stream",
+    lambda w: keys.statistics(w.inodes["/stream"]),
+    fixed("/stream", "its counts cannot be read"),
+)
+
+
+@damage(kept("/table", "newer than the last commit"))
+async def too_new_counts(world: World) -> None:
+    key = keys.statistics(world.inodes["/table"])
+    counts = Statistics.unpack(await world.get(key))
+    await world.plant({key: replace(counts, version=10**6).pack()})
+
+
+@damage(kept("/docs/pipe", "it counts rows or records, and is no table"))
+async def counts_of_a_pipe(world: World) -> None:
+    await world.plant({keys.statistics(world.inodes["/docs/pipe"]): Statistics().pack()})
+
+
+@damage(
+    fixed(f"(inode {NOWHERE})", "counts of the table or stream are stored for something"),
+    fixed(f"(inode {NOWHERE})", "rows of the table are stored for something that does not exist"),
+)
+async def rows_of_nothing(world: World) -> None:
+    row = await world.get(row_key(world))
+    await world.plant(
+        {keys.row(NOWHERE, b"k"): row, keys.statistics(NOWHERE): Statistics(1, 1).pack()}
+    )
+
+
+@damage(kept("/docs/pipe", "it is no table, and has rows"), fixed("/", "used bytes"))
+async def rows_of_a_pipe(world: World) -> None:
+    await world.plant(
+        {keys.row(world.inodes["/docs/pipe"], b"k"): pack_row(1, 0, msgpack.packb({}))}
+    )
+
+
+# ---------------------------------------------------------------- streams
+
+CARS_0 = "/stream:cars/0"
+
+
+@damage(kept("/stream", "there is data of a topic without a name"))
+async def lost_topic(world: World) -> None:
+    await world.plant({keys.topic(world.inodes["/stream"], b"cars"): None})
+
+
+unreadable(
+    "topic",
+    lambda w: keys.topic(w.inodes["/stream"], b"cars"),
+    kept("/stream:cars", "the topic's record cannot be read"),
+)
+unreadable(
+    "partition", World.partition_key, kept(CARS_0, "the partition's record cannot be read")
+)
+
+
+@damage(kept("/stream:c!rs", "this cannot be the name of a topic"))
+async def impossible_topic(world: World) -> None:
+    stream = world.inodes["/stream"]
+    await world.plant({keys.topic(stream, b"c!rs"): Topic(50, 1).pack()})
+    await world.plant({keys.partition(stream, 50, 0): await empty_partition()})
+    inode = await world.inode("/stream")
+    await world.edit("/stream", settings={**inode.settings, "next_topic": 51})
+
+
+async def empty_partition() -> bytes:
+    from dataplatform.keyspace.records import Partition
+
+    return Partition().pack()
+
+
+@damage(kept("/stream:twin", "the topic has the number of another one, cars"))
+async def twin_topic(world: World) -> None:
+    value = await world.get(keys.topic(world.inodes["/stream"], b"cars"))
+    await world.plant({keys.topic(world.inodes["/stream"], b"twin"): value})
+
+
+@damage(kept("/stream:cars", "the topic has 20000 partitions"), reopen=False)
+async def too_many_partitions(world: World) -> None:
+    stream = world.inodes["/stream"]
+    rows: dict[bytes, bytes | None] = {
+        keys.partition(stream, world.topics["cars"], n): await empty_partition()
+        for n in range(2, 10_000)
+    }
+    rows[keys.topic(stream, b"cars")] = Topic(world.topics["cars"], 20_000).pack()
+    await world.plant(rows)
+
+
+@damage(fixed("/stream", "the next topic would get a number that is used already: 2"))
+async def topic_number_again(world: World) -> None:
+    inode = await world.inode("/stream")
+    await world.edit("/stream", settings={**inode.settings, "next_topic": 1})
+
+
+@damage(kept("/stream:cars/1", "the partition's record is missing"))
+async def lost_partition(world: World) -> None:
+    await world.plant({world.partition_key(1): None})
+
+
+@damage(kept("/stream:cars/7", "the topic has no such partition"))
+async def partition_too_many(world: World) -> None:
+    await world.plant({world.partition_key(7): await empty_partition()})
+
+
+@damage(
+    kept(CARS_0, "records from offset 2 to 3 are missing"),
+    fixed(CARS_0, "bytes and has"),
+    fixed("/stream", "it counts 9 records"),
+    fixed("/", "used bytes"),
+)
+async def lost_batch(world: World) -> None:
+    await world.plant({(await world.batches())[1][0]: None})
+
+
+@damage(
+    kept(CARS_0, "records from offset 0 to 2 are missing"),
+    fixed(CARS_0, "bytes and has"),
+    fixed("/stream", "it counts 9 records"),
+    fixed("/", "used bytes"),
+)
+async def lost_first_batch(world: World) -> None:
+    await world.plant({(await world.batches())[0][0]: None})
+
+
+@damage(
+    kept(CARS_0, "records from offset 4 to 7 are missing"),
+    kept(CARS_0, "its latest time is not that of its last batch"),
+    fixed(CARS_0, "bytes and has"),
+    fixed("/stream", "it counts 9 records"),
+    fixed("/", "used bytes"),
+    name="lost last batch",
+)
+async def lost_last_batch(world: World) -> None:
+    key = world.partition_key()
+    await world.plant({key: replace(await world.partition(), max_timestamp_ms=6000).pack()})
+    await world.plant({(await world.batches())[-1][0]: None})
+
+
+@damage(kept(CARS_0, "it has records up to 7 beyond its end at 4"))
+async def beyond_its_end(world: World) -> None:
+    row = replace(await world.partition(), next_offset=4)
+    await world.plant({world.partition_key(): row.pack()})
+
+
+@damage(kept(CARS_0, "records from offset 0 to 1 are there twice"))
+async def start_too_high(world: World) -> None:
+    row = replace(await world.partition(), start_offset=1)
+    await world.plant({world.partition_key(): row.pack()})
+
+
+@damage(fixed(CARS_0, "it counts 1 bytes and has"))
+async def wrong_partition_size(world: World) -> None:
+    row = replace(await world.partition(), size_bytes=1)
+    await world.plant({world.partition_key(): row.pack()})
+
+
+@damage(fixed("/stream", "it counts 1 records with 1 bytes, and has 9 with"))
+async def wrong_record_count(world: World) -> None:
+    await world.plant({keys.statistics(world.inodes["/stream"]): Statistics(1, 1).pack()})
+
+
+@damage(kept(CARS_0, "the batch at offset 2 has an earlier latest time"),
+        kept(CARS_0, "the batch at offset 2 has records that are later than its latest time"))
+async def time_runs_backwards(world: World) -> None:
+    key, batch = (await world.batches())[1]
+    await world.plant({key: batch._replace(max_timestamp_ms=5).pack()})
+
+
+@damage(kept(CARS_0, "the batch at offset 0 is damaged"))
+async def flipped_inline_batch(world: World) -> None:
+    key, _ = (await world.batches())[0]
+    value = bytearray(await world.get(key))
+    value[-3] ^= 1
+    await world.plant({key: bytes(value)})
+
+
+@damage(kept(CARS_0, "the batch at offset 0 has"))
+async def wrong_batch_length(world: World) -> None:
+    key, batch = (await world.batches())[0]
+    assert batch.data is not None
+    await world.plant({key: batch._replace(data=batch.data[:-1]).pack()})
+
+
+@damage(kept(CARS_0, "the batch at offset 3 is damaged: stored bytes do not match"))
+async def flipped_bulk_batch(world: World) -> None:
+    _, batch = next((k, b) for k, b in await world.batches() if b.extent is not None)
+    assert batch.extent is not None
+    await world.flip(batch.extent.segment, batch.extent.offset + 90)
+
+
+@damage(kept(CARS_0, "the batch at offset 3 is not readable: its bytes are lost"))
+async def bulk_batch_outside(world: World) -> None:
+    key, batch = next((k, b) for k, b in await world.batches() if b.extent is not None)
+    assert batch.extent is not None
+    extent = batch.extent._replace(offset=1 << 40)
+    await world.plant({key: batch._replace(extent=extent).pack()})
+
+
+@damage(kept(CARS_0, "the batch at offset 2 cannot be read"))
+async def unreadable_batch(world: World) -> None:
+    await world.plant({(await world.batches())[1][0]: b"\x00short"})
+
+
+@damage(
+    fixed(f"(inode {NOWHERE})", "topics of the stream are stored"),
+    fixed(f"(inode {NOWHERE})", "partitions of the stream are stored"),
+    fixed(f"(inode {NOWHERE})", "record batches of the stream are stored"),
+    fixed(f"(inode {NOWHERE})", "producers of the stream are stored"),
+    fixed(f"(inode {NOWHERE})", "committed offsets of the stream are stored"),
+    fixed("/", "the account of segment 1 counts"),
+    fixed(f"(inode {NOWHERE}):t/0", "segment 1 does not list"),
+)
+async def stream_rows_of_nothing(world: World) -> None:
+    _, bulk = next((k, b) for k, b in await world.batches() if b.extent is not None)
+    await world.plant(
+        {
+            keys.topic(NOWHERE, b"t"): Topic(1, 1).pack(),
+            keys.partition(NOWHERE, 1, 0): await empty_partition(),
+            keys.batch(NOWHERE, 1, 0, 0): bulk.pack(),
+            keys.producer(NOWHERE, 1, 0, 1): Producer(0, []).pack(),
+            keys.group_offset(NOWHERE, b"g", 1, 0): GroupOffset(0).pack(),
+        }
+    )
+
+
+@damage(kept("/docs/pipe", "it is no stream, and has topics"))
+async def topics_of_a_pipe(world: World) -> None:
+    await world.plant({keys.topic(world.inodes["/docs/pipe"], b"t"): Topic(1, 1).pack()})
+
+
+def producer(name: str, text: str, value: Producer | bytes) -> None:
+    async def plant(world: World) -> None:
+        stream, topic = world.inodes["/stream"], world.topics["cars"]
+        key = keys.producer(stream, topic, 0, world.producer)
+        await world.get(key)
+        await world.plant({key: value if isinstance(value, bytes) else value.pack()})
+
+    about = f"what is remembered of producer 1 {text}"
+    DAMAGES.append(Damage(f"producer {name}", plant, [kept(CARS_0, about)]))
+
+
+producer("noise", "cannot be read", BAD)
+producer("wrong types", "cannot be read", Producer(0, [[1, 2, 3]]))
+producer("empty", "is more or less than it can be", Producer(0, []))
+producer("negative", "has impossible sequences", Producer(0, [[-1, 0, 0, 0]]))
+producer("gap", "has a gap in its sequences", Producer(0, [[0, 0, 0, 0], [2, 2, 2, 0]]))
+producer("ahead", "goes up to offset 101, beyond the end at 7", Producer(0, [[0, 0, 100, 0]]))
+
+
+@damage(kept(CARS_0, "group `readers` has committed offset 100, and the end is at 7"))
+async def offset_beyond_the_end(world: World) -> None:
+    stream, topic = world.inodes["/stream"], world.topics["cars"]
+    await world.plant({keys.group_offset(stream, b"readers", topic, 0): GroupOffset(100).pack()})
+
+
+@damage(kept("/stream:cars/9", "group `readers` has an offset in it, and it does not exist"))
+async def offset_of_no_partition(world: World) -> None:
+    stream, topic = world.inodes["/stream"], world.topics["cars"]
+    await world.plant({keys.group_offset(stream, b"readers", topic, 9): GroupOffset(0).pack()})
+
+
+@damage(kept("/stream", "there is data of a topic without a name: number 77"))
+async def offset_of_no_topic(world: World) -> None:
+    stream = world.inodes["/stream"]
+    await world.plant({keys.group_offset(stream, b"readers", 77, 0): GroupOffset(0).pack()})
+
+
+@damage(kept(CARS_0, "the committed offset of group `readers` cannot be read"))
+async def unreadable_offset(world: World) -> None:
+    stream, topic = world.inodes["/stream"], world.topics["cars"]
+    await world.plant({keys.group_offset(stream, b"readers", topic, 0): BAD})
+
+
+# ---------------------------------------------------------------- segments
+
+
+@damage(fixed("/", "the account of segment 1 counts 5 bytes in use, and there are"))
+async def wrong_account(world: World) -> None:
+    await world.plant({keys.segment(1): Segment(10**6, 5).pack()})
+
+
+@damage(fixed("/", "the account of segment 1 is missing"))
+async def lost_account(world: World) -> None:
+    await world.plant({keys.segment(1): None})
+
+
+unreadable("account", lambda w: keys.segment(1), fixed("/", "the account of segment 1 cannot be"))
+
+
+@damage(fixed("/", "segment 77 is missing, and nothing refers to it"))
+async def account_of_nothing(world: World) -> None:
+    await world.plant({keys.segment(77): Segment(10, 0).pack()})
+
+
+@damage(fixed("/docs/packed", "segment 1 does not list that its byte 0 refers to it"))
+async def unlisted(world: World) -> None:
+    key, _ = await world.bulk_piece("/docs/packed")
+    await world.plant({keys.reference(1, key): None})
+
+
+@damage(
+    fixed("/docs/small", "segment 1 lists that its byte 0 refers to it, and it does not"),
+    fixed("/docs/large", "segment 88 lists that its byte 0 refers to it, and it does not"),
+    fixed("/", "segment 1 lists that the unknown row"),
+)
+async def wrongly_listed(world: World) -> None:
+    large, small = world.inodes["/docs/large"], world.inodes["/docs/small"]
+    await world.plant(
+        {
+            keys.reference(1, keys.piece(small, 0)): b"",
+            keys.reference(88, keys.piece(large, 0)): b"",
+            keys.reference(1, b"??"): b"",
+        }
+    )
+
+
+@damage(
+    kept("/only", "its bytes from 0 to 131072 are lost: segment 2 is missing"),
+    kept("/", "segment 2 is missing, and 1 places refer to it"),
+)
+async def lost_segment(world: World) -> None:
+    await world.volume.storage.segments.seal()
+    await world.create("/only")
+    await world.write("/only", 0, noise(128 * KIB))
+    await world.volume.sync()
+    await world.close()
+    await world.lose_segment(2)
+    await world.open()
+
+
+# ---------------------------------------------------------------- the change log, replies, volumes
+
+
+@damage(kept("/", "commits 7 to 8 are missing in the change log"))
+async def gap_in_the_log(world: World) -> None:
+    await world.plant({keys.change(7): None, keys.change(8): None})
+
+
+@damage(kept("/", "is missing in the change log"))
+async def lost_last_change(world: World) -> None:
+    await world.plant({keys.change(world.state.commit): None})
+
+
+@damage(kept("/", "the change log has commit 100000"))
+async def change_of_the_future(world: World) -> None:
+    await world.plant({keys.change(100_000): ChangeRow(0, "ana", [], []).pack()})
+
+
+@damage(kept("/", "the change log has commit 1, which was trimmed"))
+async def change_of_the_past(world: World) -> None:
+    await world.edit_state(oldest_change=2)
+
+
+unreadable("change", lambda w: keys.change(9), kept("/", "the change log cannot be read at commit 9"))
+
+
+@damage(kept("/", "the change log cannot be read at commit 9"))
+async def strange_change(world: World) -> None:
+    await world.plant({keys.change(9): ChangeRow(0, "ana", [["too", "short"]], []).pack()})
+
+
+@damage(kept("/", "the stored reply of a client's slot 3 cannot be read"))
+async def unreadable_reply(world: World) -> None:
+    await world.plant({keys.reply(b"z" * 16, 3): BAD})
+
+
+@damage(kept("/", "a stored reply has slot 5000"))
+async def reply_of_no_slot(world: World) -> None:
+    from dataplatform.keyspace.records import StoredReply
+
+    await world.plant({keys.reply(b"z" * 16, 5000): StoredReply(1, 0).pack()})
+
+
+@damage(kept("/mounted", "is mounted here, and is not in the list of volumes"), reopen=False)
+async def unlisted_volume(world: World) -> None:
+    await world.plant({keys.volume(world.mounted): None})
+
+
+@damage(kept("(volume {mounted_id})", "the volume is not mounted anywhere"), reopen=False)
+async def unmounted_volume(world: World) -> None:
+    key = keys.volume(world.mounted)
+    record = VolumeRecord.unpack(await world.get(key))
+    await world.plant({key: replace(record, junction=ROOT_INODE).pack()})
+
+
+@damage(
+    kept("(volume 500)", "the volume cannot be checked"),
+    kept("(volume 500)", "the volume mounted as v has no data at all"),
+    reopen=False,
+)
+async def volume_without_data(world: World) -> None:
+    record = VolumeRecord(500, VolumePhase.READY, 1, ROOT_INODE, b"v", 499)
+    await world.edit_state(next_inode=501)
+    await world.plant({keys.volume(500): record.pack()})
+
+
+@damage(kept("/mounted", "a record of volume 3 stands outside of the root volume"), reopen=False)
+async def record_elsewhere(world: World) -> None:
+    volume = await world.platform.acquire(world.mounted)
+    engine = volume.storage.engine
+    record = VolumeRecord(3, VolumePhase.READY, 1, 1, b"v")
+    await engine.durable(await engine.commit({keys.volume(3): record.pack()}))
+    world.platform.release(volume)
+
+
+# ---------------------------------------------------------------- every damage
+
+
+def match(world: World, expected: Expected, finding: object) -> bool:
+    from dataplatform.core.check import Finding
+
+    assert isinstance(finding, Finding)
+    path = expected.path
+    for name, number in world.inodes.items():
+        path = path.replace(f"{{{name[1:]}}}", str(number))
+    path = path.replace("{mounted_id}", str(world.mounted))
+    return (
+        path == finding.path
+        and expected.text in finding.problem
+        and expected.repairable == finding.repairable
+    )
+
+
+def assert_found(world: World, expected: Sequence[Expected], findings: Sequence[object]) -> None:
+    left = list(findings)
+    for one in expected:
+        found = next((f for f in left if match(world, one, f)), None)
+        listed = "\n".join(map(str, findings))
+        assert found is not None, f"not found: {one}\nbut:\n{listed}"
+        left.remove(found)
+    assert not left, "found too much:\n" + "\n".join(map(str, left))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.name.replace(" ", "_"))
+@pytest.mark.allow_warnings("cannot be repaired")
+async def test_damage(damage: Damage, engine: str, tmp_path: Path) -> None:
+    async with a_world(engine, tmp_path) as world:
+        await damage.plant(world)
+        if damage.reopen:
+            await world.reopen()
+        report = await check_platform(world.platform)
+        assert_found(world, damage.expected, report.findings)
+        repairable = [e for e in damage.expected if e.repairable]
+        if not repairable:
+            return
+        report = await check_platform(world.platform, repair=True)
+        assert_found(world, damage.expected, report.findings)
+        assert all(f.repaired == f.repairable for f in report.findings), report.findings
+        report = await check_platform(world.platform)
+        assert_found(world, [e for e in damage.expected if not e.repairable], report.findings)
+
+
+_ = (
+    AsyncIterator,
+    Inode,
+    LARGE,
+    Pair,
+    Picture,
+    SYSTEM,
+    Struct,
+    Unit,
+    View,
+    VolumeSettings,
+    asyncio,
+    assert_clean,
+    build_batch,
+    check_volume,
+    compaction,
+    namespace,
+    orphans,
+    random,
+    retention,
+    tables,
+    Corrupt,
+)
