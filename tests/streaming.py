@@ -170,8 +170,10 @@ async def check_stream(volume: Volume, stream: int) -> None:
         assert [row.start_offset, row.next_offset, row.size_bytes] == (
             ends.get(keys.topic_and_partition_of(key), default)[:3]
         )
-    value = await engine.get(keys.statistics(stream))
-    statistics = Statistics.unpack(value) if value is not None else Statistics()
+    found_statistics = await engine.get(keys.statistics(stream))
+    statistics = (
+        Statistics.unpack(found_statistics) if found_statistics is not None else Statistics()
+    )
     assert (statistics.count, statistics.size_bytes) == (records, size_bytes)
     assert volume.state.used_bytes == size_bytes
     start, end = keys.prefix_range(keys.SEGMENT)

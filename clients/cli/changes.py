@@ -38,7 +38,7 @@ def changes(
             if json:
                 outputs.json_line(outputs.change_json(change))
             else:
-                facts = (f"{name}={outputs.plain(v)}" for name, v in change.facts.items())
+                facts = (f"{name}={outputs.plain(v)}" for name, v in sorted(change.facts.items()))
                 cells: tuple[Any, ...] = (
                     change.commit,
                     outputs.Time(change.time_ns),

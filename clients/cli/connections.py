@@ -34,3 +34,12 @@ def connect() -> Iterator[Client]:
 
     with dataplatform.connect(_choice.server, _choice.token) as client:
         yield client
+
+
+@contextmanager
+def connect_to_change() -> Iterator[Client]:
+    """`connect`, and at the end wait until what was done is on the server's disk: a command that
+    says it went well has gone well, whatever happens to the server a moment later."""
+    with connect() as client:
+        yield client
+        client.sync()

@@ -1,4 +1,4 @@
-"""Changing names: mkdir, cp, mv, rm, ln, touch."""
+"""Changing names: mkdir, cp, mv, rm, ln, touch. When a command ends, the change is durable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from .apps import FILES, RemotePath, RemotePaths, app, command
 from .completion import complete_path
-from .connections import connect
+from .connections import connect_to_change
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def mkdir(
     ] = False,
 ) -> None:
     """Make a directory."""
-    with connect() as client:
+    with connect_to_change() as client:
         for path in paths:
             client.mkdir(path, parents=has_parents, exist_ok=has_parents)
 
@@ -52,7 +52,7 @@ def cp(
     Inside a volume the server copies without moving the bytes. A directory at DST takes the copy
     under its old name; a file at DST is replaced.
     """
-    with connect() as client, Progress("copy") as progress:
+    with connect_to_change() as client, Progress("copy") as progress:
         client.copy(source, destination, recursive=is_recursive, progress=progress.advance)
 
 
@@ -70,7 +70,7 @@ def mv(
     """
     import dataplatform
 
-    with connect() as client:
+    with connect_to_change() as client:
         target = inside(client, destination, source)
         try:
             client.rename(source, target, no_replace=is_kept)
@@ -113,7 +113,7 @@ def rm(
     """
     import dataplatform
 
-    with connect() as client:
+    with connect_to_change() as client:
         for path in paths:
             if is_recursive:
                 with Progress(f"remove {path}", unit="names"):
@@ -143,7 +143,7 @@ def ln(
 
     That is a hard link within its volume, or with -s a symbolic link, which may point anywhere.
     """
-    with connect() as client:
+    with connect_to_change() as client:
         name = inside(client, path, target)
         if is_symbolic:
             client.symlink(target, name)
@@ -156,7 +156,7 @@ def touch(paths: RemotePaths) -> None:
     """Set the time of change to now, or create an empty file."""
     import dataplatform
 
-    with connect() as client:
+    with connect_to_change() as client:
         for path in paths:
             try:
                 client.utime(path)

@@ -181,7 +181,7 @@ def record_json(record: Record) -> dict[str, Any]:
 
 
 def change_json(change: Change) -> dict[str, Any]:
-    return as_mapping(change)
+    return as_mapping(change) | {"facts": dict(sorted(change.facts.items()))}
 
 
 # ------------------------------------------------------------------------------------ cells

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from datetime import timedelta
@@ -188,8 +187,13 @@ def _key(row: Row) -> str:
 
 
 def _cells(row: Row, names: list[str]) -> list[Any]:
-    found = (row.columns.get(name) for name in names)
-    return [v if v is None or type(v) in (int, float) else format_value(v) for v in found]
+    """None where the row has no such column; a null says so."""
+    cells: list[Any] = []
+    for name in names:
+        value = row.columns.get(name)
+        is_itself = name not in row.columns or type(value) in (int, float)
+        cells.append(value if is_itself else format_value(value))
+    return cells
 
 
 @command(
@@ -214,10 +218,8 @@ def load(
     json: Json = False,
 ) -> None:
     """Put every row of a CSV, JSON Lines or Parquet file (`-`: standard input) into a table."""
-    import dataplatform
-
-    if file != "-" and os.path.isdir(file):
-        raise dataplatform.Invalid("is a directory, no file", local=file)
+    if file != "-":
+        open(file, "rb").close()  # says at once, and in our words, if it cannot be read
     with connect() as client, Progress("load", unit="rows") as progress:
         source = sys.stdin.buffer if file == "-" else file
         rows = client.table(path).load(

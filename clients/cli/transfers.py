@@ -20,7 +20,7 @@ import typer
 
 from . import outputs
 from .apps import FILES, Json, RemotePath, RemotePaths, app, command
-from .connections import connect
+from .connections import connect, connect_to_change
 from .files import inside
 from .progress import Progress
 
@@ -59,7 +59,7 @@ def put(local: LocalPath, path: RemotePath, is_recursive: Recursive = False) -> 
     """
     import dataplatform
 
-    with connect() as client, Progress("put") as progress:
+    with connect_to_change() as client, Progress("put") as progress:
         if local == STANDARD:
             _upload_parts(client, _parts(sys.stdin.buffer), path, 0o644, progress.advance)
         elif not os.path.isdir(local):
@@ -71,7 +71,6 @@ def put(local: LocalPath, path: RemotePath, is_recursive: Recursive = False) -> 
             _upload_tree(client, local, inside(client, path, local), progress.advance)
         else:
             raise dataplatform.Invalid("is a directory: -r stores it", local=local)
-        client.sync()
 
 
 def _parts(file: Readable) -> Iterator[bytes]:

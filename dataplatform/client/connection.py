@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Awaitable, Generator
 from typing import Any
 
@@ -109,17 +110,28 @@ class Channel:
         self.address = address
         self.runtime = runtime
         self.patience_s = PATIENCE_S if patience_s is None else patience_s
-        self.session = session or os.urandom(SESSION_BYTES)
-        self._hello = pb.Hello(
-            protocol=PROTOCOL, program=PROGRAM, token=token or "", session=self.session
-        )
-        self._slots = Slots(self.session, runtime.condition())
+        self._token = token or ""
+        self._is_closed = False
+        self._begin_session(session or os.urandom(SESSION_BYTES))
+        _channels.add(self)
+
+    def _begin_session(self, session: bytes) -> None:
+        self.session = session
         self.unsynced = Unsynced()
+        self._hello = pb.Hello(
+            protocol=PROTOCOL, program=PROGRAM, token=self._token, session=session
+        )
+        self._slots = Slots(session, self.runtime.condition())
         self._connections: set[Connection] = set()
         self._instance = b""
         self._open_files: dict[tuple[int, int], int] = {}  # how many handles there are on each
         self._files_lock = threading.Lock()
-        self._is_closed = False
+
+    def after_fork(self) -> None:
+        """In a child process: connections and request ids are the parent's, so begin anew. Files,
+        producers and consumers that were open stay the parent's too."""
+        self.runtime.forget_connections()
+        self._begin_session(os.urandom(SESSION_BYTES))
 
     # -------------------------------------------------------------------------------- calls
 
@@ -320,6 +332,17 @@ class Channel:
                 is_answered = True  # gone with its last name; its handle will say so
             finally:
                 await self._slots.give_back(slot.slot, is_answered=is_answered)
+
+
+_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for channel in list(_channels):
+        channel.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Patience:

@@ -26,6 +26,9 @@ from .values import Record
 
 COMMIT = METHODS["Groups.Commit"]
 DESCRIBE = METHODS["Groups.Describe"]
+COMMIT_ATTEMPTS = 5
+"""Restarts of the server in a row that one commit goes along with."""
+
 JOIN_WAIT_S = 0.5
 """Between two looks at whether a group has given us something."""
 
@@ -157,8 +160,8 @@ class Consumer:
                 yield record
 
     async def chunks(self) -> AsyncIterator[Iterator[Record]]:
-        """What is to be handed out next, again and again; the taker reports each record through
-        `handed_out` (or `last`). For the iterators of both runtimes."""
+        """What is to be handed out next, again and again; who takes it sets `last` to each
+        record. For the iterators of both runtimes."""
         while True:
             if not await self._next_chunk(WAIT_S_MAX if self._follow else 0.0):
                 if self._is_at_end():
@@ -181,6 +184,10 @@ class Consumer:
             records = self._take(max_records)
             if not is_there and runtime.monotonic() >= end_s:
                 break
+        while self._fetcher.has_more and (max_records is None or len(records) < max_records):
+            self._settle(is_finished=True)
+            await self._decode_next(0.0)
+            records += self._take(None if max_records is None else max_records - len(records))
         return records
 
     def _take(self, max_records: int | None) -> list[Record]:
@@ -190,13 +197,17 @@ class Consumer:
         return records
 
     async def _next_chunk(self, wait_s: float) -> bool:
-        """Decode the next chunk into `_rest`. False when there was none for `wait_s`."""
+        """What the group says, then the next chunk. False when there was none for `wait_s`."""
         self._check_open()
         self._settle(is_finished=True)
         await self._reconcile()
         if not self._positions and self._membership is not None:
             await self._membership.wait_for_news(min(max(wait_s, 0.01), JOIN_WAIT_S))
             await self._reconcile()
+        return await self._decode_next(wait_s)
+
+    async def _decode_next(self, wait_s: float) -> bool:
+        """Decode the next chunk into `_rest`."""
         chunk = await self._fetcher.next(wait_s)
         if chunk is None:
             return False
@@ -276,15 +287,17 @@ class Consumer:
             offsets = {p: o for p, o in self._positions.items() if self._committed.get(p) != o}
         if not offsets:
             return
-        try:
-            await self._commit(membership, offsets)
-        except Stale:
-            # The server was restarted, or took us for dead: if the partitions are ours again, and
-            # nobody else was at work on them, nothing has happened.
-            await membership.settled()
-            if offsets.keys() & await self._reconcile():
-                raise
-            await self._commit(membership, offsets)
+        for attempt in range(1, COMMIT_ATTEMPTS + 1):
+            try:
+                await self._commit(membership, offsets)
+            except Stale:
+                # The server was restarted, or took us for dead: if the partitions are ours again,
+                # and nobody else was at work on them, nothing has happened.
+                await membership.settled()
+                if attempt == COMMIT_ATTEMPTS or offsets.keys() & await self._reconcile():
+                    raise
+            else:
+                return
 
     async def _commit(self, membership: Membership, offsets: Mapping[Place, int]) -> None:
         request = pb.CommitOffsetsRequest(
@@ -310,6 +323,7 @@ class Consumer:
         self._settle()
         self._is_closed = True
         self._fetcher.close()
+        self._positions.clear()
         if self._membership is not None:
             await self._membership.leave()
 

@@ -13,13 +13,17 @@ from typing import NamedTuple
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
 from ..base.errors import ErrorKind
-from ..base.limits import MIB
+from ..base.limits import KIB, MIB
 from ..transport.errors import from_info
 from .connection import Channel, Pending
 from .records import batches, next_offset
 
 FETCH = METHODS["Streams.Fetch"]
 FETCH_BYTES = 2 * MIB
+CHUNK_BYTES = 64 * KIB
+"""Decoded at a time, at least: few enough that records stay in the CPU's cache until they are
+handed out, enough that batches of one record each cost little."""
+
 WAIT_S_MAX = 2.0
 """Of one long poll: how late a consumer notices that it shall give up a partition, or close."""
 
@@ -30,8 +34,7 @@ Place = tuple[str, int]
 
 
 class Chunk(NamedTuple):
-    """A batch of one partition, not decoded yet: decoded one at a time, records stay in the CPU's
-    cache until they are handed out."""
+    """Some batches of one partition, not decoded yet."""
 
     place: Place
     from_offset: int
@@ -64,6 +67,11 @@ class Fetcher:
 
     def _drop_chunks(self, place: Place) -> None:
         self._chunks = deque(chunk for chunk in self._chunks if chunk.place != place)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `next` would not have to wait."""
+        return bool(self._chunks)
 
     async def next(self, wait_s: float) -> Chunk | None:
         """The next chunk; None when there was none for `wait_s` (at most `WAIT_S_MAX`)."""
@@ -113,11 +121,13 @@ class Fetcher:
         return was_corrected
 
     def _add(self, place: Place, from_offset: int, data: memoryview) -> None:
-        end = from_offset
+        end, begin, length = from_offset, 0, 0
         for batch in batches(data):
             end = next_offset(batch)
-            if end > from_offset:
-                self._chunks.append(Chunk(place, from_offset, end, batch))
+            length += len(batch)
+            if length >= CHUNK_BYTES or begin + length == len(data):
+                self._chunks.append(Chunk(place, from_offset, end, data[begin : begin + length]))
+                begin, length = begin + length, 0
         # To the end of the order, so that a full reply does not starve the partitions behind.
         del self._offsets[place]
         self._offsets[place] = end

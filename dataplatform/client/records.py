@@ -208,12 +208,9 @@ def decode(
             continue
         with collector_paused():
             records += [
-                make(
-                    Record,
-                    (topic, partition, r.offset, r.timestamp, r.key, r.value, dict(h) if h else none),
-                )
+                make(Record, (topic, partition, r.offset, r.timestamp, r.key, r.value, h or none))
                 for r in batch
-                for h in (r.headers,)
+                for h in (r.headers and dict(r.headers),)
             ]
     if records and records[0].offset < from_offset:
         records = [record for record in records if record.offset >= from_offset]

@@ -5,14 +5,18 @@ A page is read by one `msgpack.Unpacker` over all of its bytes: 1–2 µs a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgpack
 
 from ..base.errors import Invalid
+from ..base.limits import KIB
 from .garbage import collector_paused
 from .values import Key, Row
+
+SMALL_BYTES = 16 * KIB
+"""A page of so few rows that the garbage collector hardly shows."""
 
 
 def key_bytes(key: Key) -> bytes:
@@ -83,15 +87,21 @@ def unpack_page(page: bytes | memoryview) -> list[Row]:
         max_buffer_size=0, timestamp=3, use_list=True, strict_map_key=False, raw=False
     )
     unpacker.feed(page)
+    if len(page) < SMALL_BYTES:
+        return _rows(unpacker)
+    with collector_paused():
+        return _rows(unpacker)
+
+
+def _rows(unpacker: Iterable[Any]) -> list[Row]:
     rows: list[Row] = []
     append = rows.append
     make = tuple.__new__
-    with collector_paused():
-        objects = iter(unpacker)
-        for key, (version, expires_ms, columns) in zip(objects, objects, strict=True):
-            try:
-                name: Key = key.decode()
-            except UnicodeDecodeError:
-                name = key
-            append(make(Row, (name, columns, version, expires_ms)))
+    objects = iter(unpacker)
+    for key, (version, expires_ms, columns) in zip(objects, objects, strict=True):
+        try:
+            name: Key = key.decode()
+        except UnicodeDecodeError:
+            name = key
+        append(make(Row, (name, columns, version, expires_ms)))
     return rows

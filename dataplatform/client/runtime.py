@@ -13,6 +13,7 @@ not: state that a producer or consumer shares with its background work is touche
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 import time
@@ -114,6 +115,9 @@ class Runtime(Protocol):
     def holder(self) -> Holder:
         """The caller's, made at the first call."""
 
+    def forget_connections(self) -> None:
+        """After a fork, in the child."""
+
     async def open(self, address: Address, hello: pb.Hello, timeout_s: float) -> Connection: ...
 
 
@@ -199,6 +203,9 @@ class AsyncRuntime(_Clock):
     def holder(self) -> Holder:
         return self._holder
 
+    def forget_connections(self) -> None:
+        """An event loop does not outlive a fork, so neither does its client."""
+
     async def open(self, address: Address, hello: pb.Hello, timeout_s: float) -> Connection:
         return await AsyncConnection.open(address, hello, timeout_s=timeout_s)
 
@@ -255,9 +262,14 @@ class _ThreadTask:
 class _ThreadHolder(Holder):
     """A thread's connection. Closed with its thread: thread-local values die there."""
 
+    def __init__(self, lock: Lock) -> None:
+        super().__init__(lock)
+        self._process = os.getpid()
+
     def __del__(self) -> None:
-        if self.connection is not None and not self.connection.closed:
-            run(_close(self.connection))
+        connection = self.connection
+        if connection is not None and not connection.closed and self._process == os.getpid():
+            run(_close(connection))  # in a forked child it is still its parent's
 
 
 async def _close(connection: Connection) -> None:
@@ -292,6 +304,10 @@ class BlockingRuntime(_Clock):
         except AttributeError:
             holder = self._threads.holder = _ThreadHolder(_BlockingLock())
         return holder
+
+    def forget_connections(self) -> None:
+        """They belong to the process that this one was forked from."""
+        self._threads = threading.local()
 
     async def open(self, address: Address, hello: pb.Hello, timeout_s: float) -> Connection:
         return await BlockingConnection.open(address, hello, timeout_s=timeout_s)

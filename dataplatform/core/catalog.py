@@ -11,7 +11,7 @@ import asyncio
 import errno
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Exists, Invalid, NotFound, PlatformError
 from ..engine.base import scan_all
@@ -127,7 +127,7 @@ class Catalog:
         async with self._lock:
             root = await self._platform.acquire(ROOT_VOLUME)
             try:
-                known, result = await root.replies.find(request)
+                known, result = await root.lane.find_reply(request)
                 if known:
                     return int(result)
                 if at.inode:
@@ -141,14 +141,14 @@ class Catalog:
     ) -> int:
         platform, now_ns = self._platform, self._platform.clock.now_ns()
 
-        async def parents(unit: Unit) -> int:
+        async def parents(unit: Unit) -> tuple[int, int]:
             directory = at.directory
             if at.missing:
                 new = Attributes(Kind.DIRECTORY)
                 directory = await namespace.make_parents(unit, directory, at.missing, new)
-            return directory
+            return directory, unit.new_inode_number()
 
-        directory = await at.volume.run(SYSTEM, parents, durable=False)
+        directory, junction = await at.volume.run(SYSTEM, parents, durable=False)
 
         async def announce(unit: Unit) -> int:
             number = unit.new_inode_number()  # never used again, so neither is the volume's id
@@ -158,7 +158,9 @@ class Catalog:
                 at.volume.id,
                 directory,
                 at.name.encode(),
-                created_ns=now_ns,
+                junction,
+                now_ns,
+                _pack_request(request),
             )
             unit.put(keys.volume(number), record.pack())
             return number
@@ -171,20 +173,21 @@ class Catalog:
             await storage.engine.close()
 
             async def mount(unit: Unit) -> int:
-                new = Attributes(Kind.DIRECTORY, 0o755, volume=volume_id)
+                new = Attributes(Kind.DIRECTORY, 0o755, volume=volume_id, number=junction)
                 return await namespace.create(unit, directory, at.name, new)
 
-            junction = await at.volume.run(Request(request.principal), mount, durable=True)
+            await at.volume.run(Request(request.principal), mount, durable=True)
         except PlatformError:
-            await self._forget(root, volume_id)
+            if at.volume.lane.broken is None:  # else nobody knows whether it is mounted: recover
+                await self._forget(root, volume_id)
             raise
-        await self._finish(root, request, volume_id, junction)
+        await self._finish(root, request, volume_id)
         return volume_id
 
-    async def _finish(self, root: Volume, request: Request, volume_id: int, junction: int) -> None:
+    async def _finish(self, root: Volume, request: Request, volume_id: int) -> None:
         async def ready(unit: Unit) -> int:
             record = await _record(unit, volume_id)
-            record.phase, record.junction = VolumePhase.READY, junction
+            record.phase, record.request = VolumePhase.READY, []
             unit.put(keys.volume(volume_id), record.pack())
             return volume_id
 
@@ -210,14 +213,14 @@ class Catalog:
         async with self._lock:
             root = await self._platform.acquire(ROOT_VOLUME)
             try:
-                known, _ = await root.replies.find(request)
+                known, _ = await root.lane.find_reply(request)
                 if not known:
-                    await self._check_removable(volume_id, recursive=recursive)
-                    await self._remove(root, request, volume_id)
+                    await self._check_removable(volume_id)
+                    await self._remove(root, request, volume_id, recursive=recursive)
             finally:
                 self._platform.release(root)
 
-    async def _check_removable(self, volume_id: int, *, recursive: bool) -> None:
+    async def _check_removable(self, volume_id: int) -> None:
         if volume_id == ROOT_VOLUME:
             raise Invalid("the root volume cannot be removed")
         for record in await self.records():
@@ -226,6 +229,15 @@ class Catalog:
                     "another volume is mounted inside: remove that first",
                     path=await self.mount_path(record.volume),
                 )
+
+    async def _remove(
+        self, root: Volume, request: Request, volume_id: int, *, recursive: bool
+    ) -> None:
+        async def announce(unit: Unit) -> None:
+            record = await _record(unit, volume_id)
+            record.phase, record.request = VolumePhase.REMOVING, _pack_request(request)
+            unit.put(keys.volume(volume_id), record.pack())
+
         described = await self.describe(volume_id)
         if described.entries and not recursive:
             raise Invalid(
@@ -234,15 +246,12 @@ class Catalog:
                 entries=described.entries,
                 errno=errno.ENOTEMPTY,
             )
-
-    async def _remove(self, root: Volume, request: Request, volume_id: int) -> None:
-        async def announce(unit: Unit) -> None:
-            record = await _record(unit, volume_id)
-            record.phase = VolumePhase.REMOVING
-            unit.put(keys.volume(volume_id), record.pack())
-
         await self._platform.discard(volume_id)
-        await root.run(SYSTEM, announce, durable=True)
+        try:
+            await root.run(SYSTEM, announce, durable=True)
+        except PlatformError:
+            self._platform.readmit(volume_id)
+            raise
         await self._unmount(request.principal, volume_id)
         await self._forget(root, volume_id, request)
 
@@ -250,14 +259,14 @@ class Catalog:
         record = await self.find(volume_id)
         if record is None:
             return
+        number = record.junction
         parent = await self._platform.acquire(record.parent_volume)
         try:
-            junction: Inode | None = await parent.find_inode(record.junction)
-            if junction is None or junction.volume != volume_id:
-                return
 
             async def work(unit: Unit) -> None:
-                await namespace.remove_junction(unit, junction.parent, junction.name)
+                junction = await unit.find_inode(number)
+                if junction is not None and junction.volume == volume_id:
+                    await namespace.remove_junction(unit, junction.parent, junction.name)
 
             await parent.run(Request(principal), work, durable=True)
         finally:
@@ -287,19 +296,31 @@ class Catalog:
 
     async def _recover(self, root: Volume, record: VolumeRecord) -> None:
         log.info("volume %d was left in phase %d: recovering", record.volume, record.phase)
-        if record.phase == VolumePhase.CREATING:
-            parent = await self._platform.acquire(record.parent_volume)
-            try:
-                entry = await parent.find_entry(record.directory, record.name)
-            finally:
-                self._platform.release(parent)
-            if entry is not None and entry.volume == record.volume:
-                await self._finish(root, SYSTEM, record.volume, entry.inode)
-            else:
-                await self._forget(root, record.volume)
-        else:
+        request = _unpack_request(record.request)
+        if record.phase == VolumePhase.REMOVING:
             await self._unmount(SYSTEM.principal, record.volume)
+            await self._forget(root, record.volume, request)
+            return
+        parent = await self._platform.acquire(record.parent_volume)
+        try:
+            junction: Inode | None = await parent.find_inode(record.junction)
+        finally:
+            self._platform.release(parent)
+        if junction is not None and junction.volume == record.volume:
+            await self._finish(root, request, record.volume)
+        else:
             await self._forget(root, record.volume)
+
+
+def _pack_request(request: Request) -> list[object]:
+    """So that a request which recovery completes is known when it is repeated."""
+    if request.session is None:
+        return []
+    return [request.session, request.slot, request.sequence]
+
+
+def _unpack_request(packed: list[Any]) -> Request:
+    return Request(SYSTEM.principal, *packed)
 
 
 async def _record(unit: Unit, volume_id: int) -> VolumeRecord:

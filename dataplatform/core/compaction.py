@@ -59,10 +59,7 @@ async def _sealed(volume: Volume) -> list[tuple[int, Segment]]:
 async def delete_dead(volume: Volume) -> int:
     """Forget dead segments durably, then delete their bytes: a crash between leaves a file that
     the next opening drops."""
-    held_from = min(
-        (n for n in (volume.holds.held_from(), volume.writeback.lowest_segment()) if n is not None),
-        default=None,
-    )
+    held_from = _held_from(volume)
     dead = [
         number
         for number, segment in await _sealed(volume)
@@ -85,6 +82,12 @@ async def delete_dead(volume: Volume) -> int:
     for number in gone:
         await volume.storage.segments.delete(number)
     return len(gone)
+
+
+def _held_from(volume: Volume) -> int | None:
+    """Segments from here on may be named by a commit that is still to come."""
+    holders = volume.holds.held_from(), volume.writeback.lowest_segment()
+    return min((number for number in holders if number is not None), default=None)
 
 
 # ---------------------------------------------------------------- mostly dead segments

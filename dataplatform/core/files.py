@@ -289,7 +289,8 @@ async def truncate(
     """truncate(2). A cut of very many pieces is done in several commits, from the end."""
     if not 0 <= size <= FILE_BYTES_MAX:
         raise Invalid("the size is out of range", size=size, errno=errno.EFBIG)
-    if await volume.lane.is_known(request, durable=durable):
+    known, _ = await volume.lane.find_reply(request)
+    if known:
         return  # before any cut: others may have written since
     await volume.writeback.flush(number)
     while True:
@@ -333,7 +334,8 @@ async def punch(
     pieces is made in several commits, as a cut is."""
     if offset < 0 or length <= 0:
         raise Invalid("a range has a length", offset=offset, length=length)
-    if await volume.lane.is_known(request, durable=durable):
+    known, _ = await volume.lane.find_reply(request)
+    if known:
         return
     await volume.writeback.flush(number)
     start, end = offset, min(offset + length, FILE_BYTES_MAX)

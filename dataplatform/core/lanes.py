@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..base.errors import PlatformError, Unavailable
 from ..keyspace import keys
@@ -72,14 +72,14 @@ class Lane:
             await self.durable(ticket)
         return result
 
-    async def is_known(self, request: Request, *, durable: bool) -> bool:
-        """Whether this very request was committed before: for work of several units, which must
-        not begin again."""
+    async def find_reply(self, request: Request) -> tuple[bool, Any]:
+        """(True, result) if this very request was committed before, durable by now: for work of
+        several units, which must not begin again."""
         async with self._lock:
-            known, _ = await self._volume.replies.find(request)
-        if known and durable:
+            known, result = await self._volume.replies.find(request)
+        if known:
             await self.durable()
-        return known
+        return known, result
 
     async def _commit(self, unit: Unit, result: object) -> None:
         volume = self._volume

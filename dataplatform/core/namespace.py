@@ -37,6 +37,7 @@ class Attributes:
     symlink: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     volume: int = 0  # a junction to this volume
+    number: int = 0  # of the inode, taken before; 0: the next one
 
 
 # ---------------------------------------------------------------- looking
@@ -110,7 +111,7 @@ def _new_inode(unit: Unit, parent: Inode, name: bytes, new: Attributes) -> Inode
     if inherits_group and is_directory:
         mode |= 0o2000
     return Inode(
-        number=unit.new_inode_number(),
+        number=new.number or unit.new_inode_number(),
         kind=new.kind,
         mode=0o777 if new.kind == Kind.SYMLINK else mode,
         uid=new.uid,

@@ -12,9 +12,9 @@ import logging
 from typing import NamedTuple
 
 from ..base.clock import Clock, Entropy, SystemClock, SystemEntropy
-from ..base.errors import Invalid, NotFound, Unavailable
+from ..base.errors import Invalid, NotFound, PlatformError, Unavailable
 from ..base.limits import SYMLINK_FOLLOW_MAX
-from ..engine.base import Storages
+from ..engine.base import Storage, Storages
 from ..keyspace.records import (
     ROOT_INODE,
     ROOT_VOLUME,
@@ -64,7 +64,8 @@ class Platform:
         self.catalog = Catalog(self)
         self.opens = Opens(self)
         self._volumes: dict[int, Volume] = {}
-        self._opening: dict[int, asyncio.Future[Volume]] = {}
+        self._opening: dict[int, asyncio.Future[None]] = {}
+        self._discarded: set[int] = set()  # removed since the start: ids are never used again
         self._closed = False
 
     @classmethod
@@ -78,20 +79,21 @@ class Platform:
     ) -> Platform:
         """Open the root volume, made on the first start, and finish what a crash left half done."""
         platform = cls(storages, cluster, clock or SystemClock(), entropy or SystemEntropy())
-        if ROOT_VOLUME not in await storages.volumes():
-            storage = await storages.open(ROOT_VOLUME, create=True)
-            await create_volume(storage, ROOT_VOLUME, platform.clock.now_ns(), VolumeSettings())
-            await storage.segments.close()
-            await storage.engine.close()
         await platform.catalog.recover()
         return platform
 
     async def close(self) -> None:
-        """Make everything durable and close every volume."""
+        """Make everything durable and close every volume. Raises the first error, after all."""
         self._closed = True
+        errors = []
         for volume in list(self._volumes.values()):
-            await self._close(volume)
+            try:
+                await self._close(volume)
+            except PlatformError as error:
+                errors.append(error)
         await self.storages.close()
+        if errors:
+            raise errors[0]
 
     # ---- volumes
 
@@ -102,11 +104,15 @@ class Platform:
 
     async def acquire(self, volume_id: int) -> Volume:
         """The volume, opened if need be, in use until `release`. NOT_FOUND."""
-        if self._closed:
-            raise Unavailable("the server is shutting down")
-        volume = self._volumes.get(volume_id)
-        while volume is None:
-            volume = await self._open(volume_id)
+        while True:
+            if self._closed:
+                raise Unavailable("the server is shutting down")
+            if volume_id in self._discarded:
+                raise NotFound("the volume was removed", volume=volume_id)
+            volume = self._volumes.get(volume_id)
+            if volume is not None:
+                break
+            await self._open(volume_id)
         volume.users += 1
         volume.used_monotonic_s = self.clock.monotonic()
         return volume
@@ -115,17 +121,21 @@ class Platform:
         volume.users -= 1
         assert volume.users >= 0
 
-    async def _open(self, volume_id: int) -> Volume:
+    async def _open(self, volume_id: int) -> None:
+        """Open it, or wait for whoever opens or closes it right now: look again afterwards."""
         opening = self._opening.get(volume_id)
         if opening is not None:
-            return await asyncio.shield(opening)
+            await asyncio.shield(opening)
+            return
         opening = self._opening[volume_id] = asyncio.get_running_loop().create_future()
         try:
-            storage = await self.storages.open(volume_id)
+            is_root = volume_id == ROOT_VOLUME
+            storage = await self.storages.open(volume_id, create=is_root)
+            if is_root:
+                await self._make_root(storage)
             volume = await open_volume(volume_id, storage, self.clock, self.entropy)
             self._volumes[volume_id] = volume
-            opening.set_result(volume)
-            return volume
+            opening.set_result(None)
         except BaseException as error:
             opening.set_exception(error)
             opening.exception()  # somebody may have waited or not
@@ -133,26 +143,35 @@ class Platform:
         finally:
             del self._opening[volume_id]
 
+    async def _make_root(self, storage: Storage) -> None:
+        """On the first start, or after one that was cut short before it stored anything."""
+        if not await storage.engine.scan(b"\x00", b"\xff", limit=1):
+            await create_volume(storage, ROOT_VOLUME, self.clock.now_ns(), VolumeSettings())
+
     async def _close(self, volume: Volume) -> None:
-        """Close it; meanwhile nobody can reopen it."""
-        closing: asyncio.Future[Volume] = asyncio.get_running_loop().create_future()
+        """Close it; who wants it meanwhile waits, and opens it again."""
+        closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._opening[volume.id] = closing
         del self._volumes[volume.id]
         try:
             await volume.close()
         finally:
             del self._opening[volume.id]
-            closing.set_exception(Unavailable("the volume was being closed: try again"))
-            closing.exception()
+            closing.set_result(None)
 
     async def discard(self, volume_id: int) -> None:
-        """Close a volume that is going to be removed. UNAVAILABLE while it is in use."""
+        """Close a volume that is going to be removed: nobody opens it from now on, unless it is
+        given to `readmit`. UNAVAILABLE while it is in use."""
         volume = self._volumes.get(volume_id)
-        if volume is None:
-            return
-        if volume.users or volume.opens:
+        if volume is not None and (volume.users or volume.opens):
             raise Unavailable("the volume is in use", volume=volume_id)
-        await self._close(volume)
+        self._discarded.add(volume_id)
+        if volume is not None:
+            await self._close(volume)
+
+    def readmit(self, volume_id: int) -> None:
+        """The volume is not going to be removed after all."""
+        self._discarded.discard(volume_id)
 
     # ---- finding
 

@@ -280,6 +280,7 @@ async def _remove_rows(
 ) -> tuple[int, int, int]:
     """Delete up to `limit` rows, in the order of the ranges: (rows, records, bytes of batches)."""
     removed = records = size_bytes = 0
+    partitions: list[PartitionId] = []
     for start, end in ranges:
         while removed < limit:
             page: list[Pair] = await unit.scan(start, end, limit=limit - removed)
@@ -293,8 +294,11 @@ async def _remove_rows(
                     size_bytes += batch.length
                 else:
                     unit.delete(key)
+                if key[:1] == keys.PARTITION:
+                    partitions.append((keys.number_of(key), *keys.topic_and_partition_of(key)))
             removed += len(page)
             start = page[-1][0] + b"\x00"
+    unit.on_commit(lambda _: unit.volume.partitions.forget(partitions))
     return removed, records, size_bytes
 
 

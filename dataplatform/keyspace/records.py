@@ -169,6 +169,7 @@ class VolumeRecord(Record):
     name: bytes
     junction: int = 0
     created_ns: int = 0
+    request: list[Any] = field(default_factory=list)  # session, slot, sequence: who waits for it
 
 
 class Extent(NamedTuple):

@@ -543,10 +543,7 @@ class Driver:
 
         return await self._write(call)
 
-    async def remove_volume(self, path: str, *, recursive: bool = False) -> None:
-        async with self.node(path) as node:
-            volume_id = node.volume.id
-
+    async def remove_volume(self, volume_id: int, *, recursive: bool = False) -> None:
         async def call(request: Request) -> None:
             await self.platform.catalog.remove(request, volume_id, recursive=recursive)
 

@@ -107,7 +107,7 @@ class Walk:
         self.topics: dict[str, Topic] = {}
         self.topics_made = 0
         self.offsets: dict[tuple[str, int, str, int], int] = {}  # group, topic id, topic, partition
-        self.settings = {"partitions": 2, "ttl_ms": 0, "bytes_max": 0}
+        self.settings: dict[str, Any] = {"partitions": 2, "ttl_ms": 0, "bytes_max": 0}
         self.session = rng.randbytes(16)
         self.sequence = 0
         self.counter = 0

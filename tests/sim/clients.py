@@ -269,12 +269,12 @@ class TransactionClient(Client):
             await self.driver.send_again()
             assert await self.found() == old
             self.versions.attempt(old)
-        elif not old:
-            await self._restart()
+        if not self.versions.last:
+            await self._clear()
         return found
 
-    async def _restart(self) -> None:
-        """The preparation was cut short: begin it anew."""
+    async def _clear(self) -> None:
+        """The preparation was cut short, or nothing came of it yet: begin it anew."""
         for name in await self._names():
             await self.driver.unlink(f"{self.directory}/{name}")
         if self.directory.strip("/") in await self.driver.names("/"):
@@ -363,14 +363,16 @@ class VolumeClient(Client):
             if durable:
                 self.versions.acknowledge()
         else:
+            async with self.driver.node(self.path) as node:
+                volume_id = node.volume.id
             self.versions.attempt(None)
-            await self.remove()
+            await self.remove(volume_id)
             self.versions.acknowledge()
 
-    async def remove(self) -> None:
+    async def remove(self, volume_id: int) -> None:
         while True:
             try:
-                await self.driver.remove_volume(self.path, recursive=True)
+                await self.driver.remove_volume(volume_id, recursive=True)
                 return
             except Unavailable as error:
                 if error.message != "the volume is in use":

@@ -85,14 +85,10 @@ class Check:
     def unknown_row(self, key: bytes) -> None:
         self.add("/", f"a row of unknown meaning is stored in the engine: {key!r}")
 
-    def _on_unreadable(self, key: bytes, error: Corrupt) -> None:
+    async def _on_unreadable(self, key: bytes, error: Corrupt) -> None:
         noun, is_about_inode = NOUNS.get(key[:1], ("rows of unknown meaning", False))
-        path = "/"
-        number = 0
-        if is_about_inode and len(key) >= 9:
-            number = keys.number_of(key)
-            path = self._paths.get(number, f"(inode {number})")
-        self.add(path, f"{noun} cannot be read from here on: {error.message}")
+        path = await self.path_of(keys.number_of(key)) if is_about_inode else "/"
+        self.add(path, f"{noun} cannot be read: {error.message}")
 
     async def path_of(self, number: int) -> str:
         """From the volume's root, by way of first names, as they were at this moment."""

@@ -73,7 +73,9 @@ class Findings:
         if len(self.listed) >= FINDINGS_MAX:
             self._unlisted += 1
             return
-        shown = self._prefix if self._prefix and path == "/" else self._prefix + path
+        shown = path
+        if self._prefix:
+            shown = self._prefix if path == "/" else f"{self._prefix}/{path.removeprefix('/')}"
         finding = Finding(shown, problem, repair is not None)
         self.listed.append(finding)
         if repair is not None:

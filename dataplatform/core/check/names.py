@@ -171,7 +171,7 @@ class _Names:
             "it is recorded twice as a name of the file"
             if is_first
             else f"it is recorded as a name of inode {number}, and there is no such name",
-            repairs.remove_link(number, *name),
+            repairs.remove_link(number, *name) if index >= 0 else None,
         )
 
     # ---- marks of what was removed

@@ -7,8 +7,9 @@ on behind it. Whoever misses a row asks `is_unreadable` before calling it missin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from ...base.errors import Corrupt
@@ -23,8 +24,8 @@ PAGE_ROWS = 500
 _WIDTH = 40
 """Leading bytes of a key that the search for the end of a damage looks at."""
 
-OnUnreadable = Callable[[bytes, Corrupt], None]
-"""Called with the first key of an unreadable range, and why."""
+OnUnreadable = Callable[[bytes, Corrupt], Awaitable[None]]
+"""Called with the last key of an unreadable range, as far as it is known, and why."""
 
 
 class Picture:
@@ -33,12 +34,13 @@ class Picture:
     def __init__(self, view: View, on_unreadable: OnUnreadable) -> None:
         self._view = view
         self._on_unreadable = on_unreadable
-        self._unreadable: list[tuple[bytes, bytes]] = []
+        self._unreadable: list[tuple[bytes, bytes]] = []  # found by scans, and reported
+        self._missed: set[bytes] = set()  # found by looking for a row: a scan reports them
 
     # ---- what could not be read
 
     def is_unreadable(self, key: bytes) -> bool:
-        return any(start <= key < end for start, end in self._unreadable)
+        return key in self._missed or any(s <= key < e for s, e in self._unreadable)
 
     def touches_unreadable(self, start: bytes, end: bytes) -> bool:
         """Whether a part of the range could not be read."""
@@ -62,13 +64,14 @@ class Picture:
         try:
             return await self._view.get(key)
         except Corrupt:
-            if not self.is_unreadable(key):
-                self._unreadable.append((key, key + b"\x00"))
+            self._missed.add(key)
             return None
 
-    async def pages(self, start: bytes, end: bytes) -> AsyncIterator[list[Pair]]:
+    async def pages(
+        self, start: bytes, end: bytes, *, rows: int = PAGE_ROWS
+    ) -> AsyncIterator[list[Pair]]:
         """All that can be read of the range; other tasks get their turn between pages."""
-        limit = PAGE_ROWS
+        limit = rows
         while True:
             try:
                 page = await self._view.scan(start, end, limit=limit)
@@ -77,18 +80,18 @@ class Picture:
                     limit //= 2  # what stands before the damage is still to be read
                     continue
                 start = await self._skip(start, end, error)
-                limit = PAGE_ROWS
+                limit = rows
                 continue
             if not page:
                 return
             yield page
             await asyncio.sleep(0)
             start = page[-1][0] + b"\x00"
-            limit = min(PAGE_ROWS, limit * 2)
+            limit = min(rows, limit * 2)
 
     async def first(self, start: bytes, end: bytes) -> bytes | None:
         """The first key of the range that can be read."""
-        async for page in self.pages(start, end):
+        async for page in self.pages(start, end, rows=1):
             return page[0][0]
         return None
 
@@ -102,9 +105,11 @@ class Picture:
                 high = middle
             except Corrupt:
                 low = middle
+        # Reading goes on right behind the last damaged key, which is this one but for zeros.
         behind = min(high.to_bytes(_WIDTH, "big"), end)
-        self._unreadable.append((start, behind))
-        self._on_unreadable(start, error)
+        if not any(s < behind <= e for s, e in self._unreadable):
+            self._unreadable.append((start, behind))
+            await self._on_unreadable(behind, error)
         return behind
 
 
@@ -115,7 +120,8 @@ def _number(key: bytes) -> int:
 # ---------------------------------------------------------------- records
 
 _TYPES: dict[str, type] = {"int": int, "bytes": bytes, "str": str, "dict": dict, "list": list}
-_expected: dict[type, list[type | None]] = {}
+_shapes: dict[type, tuple[Callable[[Any], tuple[Any, ...]], tuple[type | None, ...]]] = {}
+"""Of a record class: what gets its fields, and their types; None where anything goes."""
 
 
 def read_record(cls: type[R], value: bytes) -> R:
@@ -124,17 +130,17 @@ def read_record(cls: type[R], value: bytes) -> R:
         record = cls.unpack(value)
     except TypeError as error:  # a map whose keys cannot be keys
         raise Corrupt(f"a stored {cls.__name__} cannot be read", reason=error) from error
-    expected = _expected.get(cls)
-    if expected is None:
-        expected = _expected[cls] = [
-            _TYPES.get(str(f.type).split("[")[0])
-            for f in fields(cls)  # type: ignore[arg-type]
-        ]
-    for wanted, found in zip(expected, _values(record), strict=True):
-        if wanted is not None and type(found) is not wanted:
-            raise Corrupt(f"a stored {cls.__name__} has a wrong field")
+    shape = _shapes.get(cls)
+    if shape is None:
+        shape = _shapes[cls] = _shape(cls)
+    values_of, wanted = shape
+    found = tuple(map(type, values_of(record)))
+    if found != wanted and any(w not in (None, f) for w, f in zip(wanted, found, strict=True)):
+        raise Corrupt(f"a stored {cls.__name__} has a wrong field")
     return record
 
 
-def _values(record: Any) -> list[Any]:
-    return [getattr(record, f.name) for f in fields(record)]
+def _shape(cls: type) -> tuple[Callable[[Any], tuple[Any, ...]], tuple[type | None, ...]]:
+    names = [field.name for field in fields(cls)]
+    types = [_TYPES.get(str(field.type).split("[")[0]) for field in fields(cls)]
+    return attrgetter(*names), tuple(types)

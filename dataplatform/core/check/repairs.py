@@ -5,12 +5,14 @@ Each does what a normal operation would, accounts included; wrong counts are fin
 
 from __future__ import annotations
 
+from ...base.errors import Corrupt
 from ...keyspace import keys
-from ...keyspace.records import ROOT_INODE, Entry, Inode, Kind, Piece, StoredBatch
+from ...keyspace.records import ROOT_INODE, Entry, Inode, Kind
 from .. import namespace
 from ..namespace import Attributes
 from ..units import Unit
 from .findings import Repair, Step
+from .references import extent_of
 
 LOST_AND_FOUND = "lost+found"
 
@@ -358,11 +360,10 @@ def remove_strays(prefix: bytes, number: int) -> Repair:
 
 async def _remove_stray(unit: Unit, key: bytes, value: bytes) -> None:
     unit.delete(key)
-    if key[:1] == keys.PIECE:
-        piece = Piece.unpack(keys.last_number_of(key), value)
-        if piece.extent is not None:
-            await unit.unrefer(piece.extent, key, piece.length)
-    elif key[:1] == keys.BATCH:
-        batch = StoredBatch.unpack(value)
-        if batch.extent is not None:
-            await unit.unrefer(batch.extent, key, batch.extent.length)
+    try:
+        place = extent_of(key, value)
+    except Corrupt:
+        return  # what it referred to is found out by the next check
+    if place is not None:
+        extent, length = place
+        await unit.unrefer(extent, key, length)

@@ -59,7 +59,7 @@ class Answers:
 
 
 class Command:
-    """`dp = Command(...); dp("ls", "/")` runs a command line in this process: code, output, errors."""
+    """`dp = Command(...); dp("ls", "/")` runs a command line here: its code, output and errors."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], client: Any

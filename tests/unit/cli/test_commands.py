@@ -293,7 +293,8 @@ def test_a_path_is_completed(monkeypatch: pytest.MonkeyPatch, dp: Make) -> None:
     dp(scandir=lambda path: iter([entry("abc"), entry("abd", kind="directory"), entry("x")]))
 
     class Context:
-        params: dict[str, str] = {}
+        def __init__(self) -> None:
+            self.params: dict[str, str] = {}
 
         def find_root(self) -> Context:
             return self

@@ -19,6 +19,7 @@ from dataplatform.client.runtime import AsyncRuntime, BlockingRuntime
 from dataplatform.transport.addresses import Address
 
 ADDRESS = Address("dp", "nowhere", 1)
+SESSION = b"s" * 16
 LOST_BEFORE = "lost before"
 LOST_AFTER = "lost after"
 
@@ -161,9 +162,9 @@ class FakeAsyncRuntime(_Faked, AsyncRuntime):
 
 
 def blocking_channel(server: FakeServer, **options: Any) -> Channel:
-    return Channel(ADDRESS, FakeBlockingRuntime(server), session=b"s" * 16, **options)
+    return Channel(ADDRESS, FakeBlockingRuntime(server), **{"session": SESSION, **options})
 
 
 def async_channel(server: FakeServer, **options: Any) -> Channel:
     """To be made inside the loop."""
-    return Channel(ADDRESS, FakeAsyncRuntime(server), session=b"s" * 16, **options)
+    return Channel(ADDRESS, FakeAsyncRuntime(server), **{"session": SESSION, **options})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
@@ -194,6 +195,24 @@ async def test_a_cancelled_write_keeps_its_slot_away_from_the_next(server: FakeS
     server.refuse_opens = 0
     await channel.call(PUT, pb.PutRequest())
     assert ids(server) == [(1, 1)]
+
+
+def test_a_forked_child_has_a_session_of_its_own(server: FakeServer) -> None:
+    channel = blocking_channel(server)
+    run(channel.call(PUT, pb.PutRequest()))
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        run(channel.call(PUT, pb.PutRequest()))
+        os.write(writer, server.opened[-1].session + bytes(channel.session == b"s" * 16))
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        session = pipe.read()
+    os.wait()
+    assert len(session) == 16
+    assert session != channel.session == b"s" * 16
+    run(channel.call(PUT, pb.PutRequest()))
+    assert len(server.opened) == 1
 
 
 def test_a_closed_client_says_so(server: FakeServer) -> None:

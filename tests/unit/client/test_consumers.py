@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dataplatform.base.errors import Invalid, NotFound, Stale
+from dataplatform.client import fetching
 from dataplatform.client.clients import Client as AsyncClient
 from dataplatform.client.sync import Client, Stream
 
@@ -85,6 +86,20 @@ def test_poll_gives_what_is_there(stream: Stream) -> None:
         stream.append("t", b"new", partition=1)
         assert [record.value for record in consumer.poll(0.0)] == [b"new"]
         assert consumer.poll(0.0) == []
+
+
+def test_a_poll_takes_all_that_was_fetched(
+    server: Streaming, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "CHUNK_BYTES", 1)
+    with stream.consumer("t") as consumer:
+        first = consumer.poll(0.0, max_records=4)
+        rest = consumer.poll(0.0)
+        positions = [consumer.position("t", partition) for partition in (0, 1)]
+    assert len(first) == 4
+    for partition in 0, 1:
+        found = [r.offset for r in first + rest if r.partition == partition]
+        assert found == list(range(positions[partition]))
 
 
 def test_positions_and_seeks(stream: Stream) -> None:

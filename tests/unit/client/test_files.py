@@ -27,7 +27,7 @@ class Disk(FakeServer):
         super().__init__()
         self.names: dict[str, int] = {}
         self.contents: dict[int, bytearray] = {}
-        self.replies: dict[tuple[int, int], Any] = {}
+        self.replies: dict[tuple[bytes, int, int], Any] = {}
         for service, methods in {
             "Namespace": ("Create", "SetAttributes", "Stat", "Rename", "Remove"),
             "Files": ("Open", "Close", "Read", "Write", "Sync", "WriteFile"),
@@ -43,7 +43,7 @@ class Disk(FakeServer):
             request = getattr(message, "request", None)
             if request is None:
                 return handler(message, data)
-            key = request.slot, request.sequence
+            key = request.session, request.slot, request.sequence
             if key not in self.replies:
                 self.replies[key] = handler(message, data)
             return self.replies[key]

@@ -1,15 +1,19 @@
-"""A volume with everything in it, for the tests of the check: by name, so damages can be planted."""
+"""A volume with everything in it, for the tests of the check, which plant damages in it."""
 
 from __future__ import annotations
 
 import dataclasses
+import random
+from pathlib import Path
 from typing import Any
+
+import msgpack
 
 from dataplatform.base.limits import EXTENT_BYTES_MIN, KIB
 from dataplatform.core import files, groups, namespace, streams, tables
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import NewName, Platform
-from dataplatform.core.units import SYSTEM, Request, Unit
+from dataplatform.core.units import Request, Unit
 from dataplatform.core.volumes import Volume
 from dataplatform.engine.base import Pair, scan_all
 from dataplatform.keyspace import keys
@@ -33,8 +37,6 @@ SESSION = b"s" * 16
 
 def noise(size: int, seed: int = 1) -> bytes:
     """Bytes that no compression shortens."""
-    import random
-
     return random.Random(seed).randbytes(size)
 
 
@@ -162,15 +164,13 @@ class World:
         await self.volume.run(self.request(), xattr, durable=False)
 
     async def _build_tables(self) -> None:
-        import msgpack
-
         await self.create("/table", Kind.TABLE)
         await self.create("/blank", Kind.TABLE)
         for number in range(5):
             columns = msgpack.packb({"n": number, "name": f"row {number}"})
 
-            async def put(unit: Unit, key: bytes = b"k%d" % number, columns: bytes = columns) -> int:
-                return await tables.put(unit, self.inodes["/table"], key, columns)
+            async def put(unit: Unit, number: int = number, columns: bytes = columns) -> int:
+                return await tables.put(unit, self.inodes["/table"], b"k%d" % number, columns)
 
             await self.volume.run(self.request(), put, durable=False)
 
@@ -180,8 +180,8 @@ class World:
         stream = self.inodes["/stream"]
         for topic, partitions in (("cars", 2), ("gone", 1)):
 
-            async def make(unit: Unit, topic: str = topic, partitions: int = partitions) -> list[int]:
-                return await streams.create_topic(unit, stream, topic, partitions)
+            async def make(unit: Unit, topic: str = topic, count: int = partitions) -> list[int]:
+                return await streams.create_topic(unit, stream, topic, count)
 
             self.topics[topic], _ = await self.volume.run(self.request(), make, durable=False)
 
@@ -190,7 +190,9 @@ class World:
 
         self.producer, _ = await self.volume.run(self.request(), init, durable=True)
         producer = self.producer
-        await self.append("/stream", "cars", 0, build_batch([b"a", b"b"], producer=(producer, 0, 0)))
+        await self.append(
+            "/stream", "cars", 0, build_batch([b"a", b"b"], producer=(producer, 0, 0))
+        )
         await self.append("/stream", "cars", 0, build_batch([b"c"], producer=(producer, 0, 2)))
         large = build_batch([noise(40 * KIB)], timestamps_ms=[5_000])
         await self.append("/stream", "cars", 0, large)
@@ -284,8 +286,6 @@ class World:
         else:
             self.segment_file(segment).unlink()
 
-    def segment_file(self, segment: int) -> Any:
-        (path,) = (
-            p for p in self.place.path.rglob(f"*{segment:016x}.seg") if p.parent.parent.name == str(ROOT_VOLUME)
-        )
+    def segment_file(self, segment: int) -> Path:
+        (path,) = self.place.path.glob(f"volumes/{ROOT_VOLUME}/segments/{segment:016x}.seg")
         return path

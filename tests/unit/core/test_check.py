@@ -9,33 +9,42 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from struct import Struct
 
 import msgpack
 import pytest
 
-from dataplatform.base.errors import Corrupt
+from dataplatform.base.errors import Corrupt, NotFound
 from dataplatform.base.limits import KIB
-from dataplatform.core import compaction, namespace, orphans, retention, tables
-from dataplatform.core.check import check_platform, check_volume
+from dataplatform.core import (
+    compaction,
+    filemap,
+    files,
+    namespace,
+    orphans,
+    retention,
+    streams,
+    tables,
+)
+from dataplatform.core.check import Finding, check_platform, check_volume
 from dataplatform.core.check.picture import Picture
 from dataplatform.core.units import SYSTEM, Unit
-from dataplatform.engine.base import Pair, View
+from dataplatform.engine.base import Pair, View, scan_all
 from dataplatform.keyspace import keys
 from dataplatform.keyspace.records import (
     ROOT_INODE,
+    ROOT_VOLUME,
     ChangeRow,
     Entry,
     GroupOffset,
-    Inode,
     Kind,
+    Partition,
     Producer,
     Segment,
     Statistics,
+    StoredReply,
     Topic,
     VolumePhase,
     VolumeRecord,
-    VolumeSettings,
     VolumeState,
     pack_row,
 )
@@ -43,7 +52,7 @@ from tests.checking import assert_clean
 from tests.model.platform_driver import Place
 from tests.streaming import build_batch
 
-from .check_world import LARGE, World, noise
+from .check_world import LARGE, SESSION, World, noise
 
 ENGINES = ["memory", "rocks"]
 NOWHERE = 999  # an inode that does not exist
@@ -91,9 +100,7 @@ class Damage:
 DAMAGES: list[Damage] = []
 
 
-def damage(
-    *expected: Expected, name: str = "", reopen: bool = True
-) -> Callable[[Plant], Plant]:
+def damage(*expected: Expected, name: str = "", reopen: bool = True) -> Callable[[Plant], Plant]:
     def register(plant: Plant) -> Plant:
         DAMAGES.append(Damage(name or plant.__name__, plant, expected, reopen))
         return plant
@@ -217,7 +224,9 @@ async def too_new(world: World) -> None:
     await world.edit("/docs/pipe", version=1_000_000)
 
 
-@damage(kept("/docs/pipe", "mounted on something that is no directory"), fixed("/docs/pipe", "volume"))
+@damage(
+    kept("/docs/pipe", "mounted on something that is no directory"), fixed("/docs/pipe", "volume")
+)
 async def volume_on_a_pipe(world: World) -> None:
     await world.edit("/docs/pipe", volume=0)
     await world.edit("/docs/pipe", volume=world.mounted)
@@ -272,7 +281,9 @@ async def further_name_of_another(world: World) -> None:
     await world.plant({keys.entry(world.inodes["/docs"], b"hard"): entry.pack()})
 
 
-@damage(fixed("/docs/ghost", f"points to nothing: inode {NOWHERE}"), fixed("/docs", "counts are wrong"))
+@damage(
+    fixed("/docs/ghost", f"points to nothing: inode {NOWHERE}"), fixed("/docs", "counts are wrong")
+)
 async def name_of_nothing(world: World) -> None:
     docs = world.inodes["/docs"]
     await world.plant({keys.entry(docs, b"ghost"): Entry(NOWHERE, Kind.FILE).pack()})
@@ -522,14 +533,21 @@ async def bulk_bytes_of_nothing(world: World) -> None:
     await world.plant({keys.inode(world.inodes["/docs/packed"]): None})
 
 
-@damage(kept("/docs/pipe", "it is no file, and has bytes"), kept("/docs/pipe", "beyond its end"),
-        fixed("/docs/pipe", "it counts 0 stored bytes and has 1"), fixed("/", "used bytes"))
+@damage(
+    kept("/docs/pipe", "it is no file, and has bytes"),
+    kept("/docs/pipe", "beyond its end"),
+    fixed("/docs/pipe", "it counts 0 stored bytes and has 1"),
+    fixed("/", "used bytes"),
+)
 async def bytes_of_a_pipe(world: World) -> None:
     await world.plant({keys.piece(world.inodes["/docs/pipe"], 0): b"\x00x"})
 
 
-@damage(kept("/docs/large", "are stored twice: they overlap others"), fixed("/docs/large", "bytes"),
-        fixed("/", "used bytes"))
+@damage(
+    kept("/docs/large", "are stored twice: they overlap others"),
+    fixed("/docs/large", "bytes"),
+    fixed("/", "used bytes"),
+)
 async def overlap(world: World) -> None:
     await world.plant({keys.piece(world.inodes["/docs/large"], 10): b"\x00xyz"})
 
@@ -636,7 +654,9 @@ damaged_row("bad column", "is damaged", lambda old: old.replace(b"name", b"na\x0
 damaged_row("too new", "has version", lambda old: old[:2] + (10**9).to_bytes(8, "big") + old[10:])
 
 
-@damage(kept("/table", "row `k1` is cut off"), fixed("/table", "it counts 5 rows"), fixed("/", "used"))
+@damage(
+    kept("/table", "row `k1` is cut off"), fixed("/table", "it counts 5 rows"), fixed("/", "used")
+)
 async def cut_off_row(world: World) -> None:
     await world.plant({row_key(world): (await world.get(row_key(world)))[:19]})
 
@@ -725,24 +745,16 @@ unreadable(
     lambda w: keys.topic(w.inodes["/stream"], b"cars"),
     kept("/stream:cars", "the topic's record cannot be read"),
 )
-unreadable(
-    "partition", World.partition_key, kept(CARS_0, "the partition's record cannot be read")
-)
+unreadable("partition", World.partition_key, kept(CARS_0, "the partition's record cannot be read"))
 
 
 @damage(kept("/stream:c!rs", "this cannot be the name of a topic"))
 async def impossible_topic(world: World) -> None:
     stream = world.inodes["/stream"]
     await world.plant({keys.topic(stream, b"c!rs"): Topic(50, 1).pack()})
-    await world.plant({keys.partition(stream, 50, 0): await empty_partition()})
+    await world.plant({keys.partition(stream, 50, 0): Partition().pack()})
     inode = await world.inode("/stream")
     await world.edit("/stream", settings={**inode.settings, "next_topic": 51})
-
-
-async def empty_partition() -> bytes:
-    from dataplatform.keyspace.records import Partition
-
-    return Partition().pack()
 
 
 @damage(kept("/stream:twin", "the topic has the number of another one, cars"))
@@ -755,7 +767,7 @@ async def twin_topic(world: World) -> None:
 async def too_many_partitions(world: World) -> None:
     stream = world.inodes["/stream"]
     rows: dict[bytes, bytes | None] = {
-        keys.partition(stream, world.topics["cars"], n): await empty_partition()
+        keys.partition(stream, world.topics["cars"], n): Partition().pack()
         for n in range(2, 10_000)
     }
     rows[keys.topic(stream, b"cars")] = Topic(world.topics["cars"], 20_000).pack()
@@ -775,7 +787,7 @@ async def lost_partition(world: World) -> None:
 
 @damage(kept("/stream:cars/7", "the topic has no such partition"))
 async def partition_too_many(world: World) -> None:
-    await world.plant({world.partition_key(7): await empty_partition()})
+    await world.plant({world.partition_key(7): Partition().pack()})
 
 
 @damage(
@@ -835,8 +847,10 @@ async def wrong_record_count(world: World) -> None:
     await world.plant({keys.statistics(world.inodes["/stream"]): Statistics(1, 1).pack()})
 
 
-@damage(kept(CARS_0, "the batch at offset 2 has an earlier latest time"),
-        kept(CARS_0, "the batch at offset 2 has records that are later than its latest time"))
+@damage(
+    kept(CARS_0, "the batch at offset 2 has an earlier latest time"),
+    kept(CARS_0, "the batch at offset 2 has records that are later than its latest time"),
+)
 async def time_runs_backwards(world: World) -> None:
     key, batch = (await world.batches())[1]
     await world.plant({key: batch._replace(max_timestamp_ms=5).pack()})
@@ -891,7 +905,7 @@ async def stream_rows_of_nothing(world: World) -> None:
     await world.plant(
         {
             keys.topic(NOWHERE, b"t"): Topic(1, 1).pack(),
-            keys.partition(NOWHERE, 1, 0): await empty_partition(),
+            keys.partition(NOWHERE, 1, 0): Partition().pack(),
             keys.batch(NOWHERE, 1, 0, 0): bulk.pack(),
             keys.producer(NOWHERE, 1, 0, 1): Producer(0, []).pack(),
             keys.group_offset(NOWHERE, b"g", 1, 0): GroupOffset(0).pack(),
@@ -1027,7 +1041,9 @@ async def change_of_the_past(world: World) -> None:
     await world.edit_state(oldest_change=2)
 
 
-unreadable("change", lambda w: keys.change(9), kept("/", "the change log cannot be read at commit 9"))
+unreadable(
+    "change", lambda w: keys.change(9), kept("/", "the change log cannot be read at commit 9")
+)
 
 
 @damage(kept("/", "the change log cannot be read at commit 9"))
@@ -1042,8 +1058,6 @@ async def unreadable_reply(world: World) -> None:
 
 @damage(kept("/", "a stored reply has slot 5000"))
 async def reply_of_no_slot(world: World) -> None:
-    from dataplatform.keyspace.records import StoredReply
-
     await world.plant({keys.reply(b"z" * 16, 5000): StoredReply(1, 0).pack()})
 
 
@@ -1082,10 +1096,7 @@ async def record_elsewhere(world: World) -> None:
 # ---------------------------------------------------------------- every damage
 
 
-def match(world: World, expected: Expected, finding: object) -> bool:
-    from dataplatform.core.check import Finding
-
-    assert isinstance(finding, Finding)
+def match(world: World, expected: Expected, finding: Finding) -> bool:
     path = expected.path
     for name, number in world.inodes.items():
         path = path.replace(f"{{{name[1:]}}}", str(number))
@@ -1097,7 +1108,7 @@ def match(world: World, expected: Expected, finding: object) -> bool:
     )
 
 
-def assert_found(world: World, expected: Sequence[Expected], findings: Sequence[object]) -> None:
+def assert_found(world: World, expected: Sequence[Expected], findings: Sequence[Finding]) -> None:
     left = list(findings)
     for one in expected:
         found = next((f for f in left if match(world, one, f)), None)
@@ -1127,26 +1138,470 @@ async def test_damage(damage: Damage, engine: str, tmp_path: Path) -> None:
         assert_found(world, [e for e in damage.expected if not e.repairable], report.findings)
 
 
-_ = (
-    AsyncIterator,
-    Inode,
-    LARGE,
-    Pair,
-    Picture,
-    SYSTEM,
-    Struct,
-    Unit,
-    View,
-    VolumeSettings,
-    asyncio,
-    assert_clean,
-    build_batch,
-    check_volume,
-    compaction,
-    namespace,
-    orphans,
-    random,
-    retention,
-    tables,
-    Corrupt,
-)
+# ---------------------------------------------------------------- repairs keep what there is
+
+
+async def test_what_was_lost_is_found_again(tmp_path: Path) -> None:
+    """Things without a name, and what they hold, are in /lost+found."""
+    async with a_world("memory", tmp_path) as world:
+        docs = world.inodes["/docs"]
+        await world.plant({keys.inode(docs): None, keys.entry(ROOT_INODE, b"docs"): None})
+        await world.plant({keys.entry(ROOT_INODE, b"stream"): None})
+        await world.reopen()
+        report = await check_platform(world.platform, repair=True)
+        assert all(f.repaired for f in report.findings)
+        await assert_clean(world.platform)
+        for path, old in (
+            (f"/lost+found/inode-{docs}/deep/er/file", "/docs/deep/er/file"),
+            (f"/lost+found/inode-{world.inodes['/stream']}", "/stream"),
+        ):
+            node = await world.platform.locate(path)
+            assert node.inode.number == world.inodes[old]
+            world.platform.release(node.volume)
+
+
+async def test_a_repair_is_in_the_change_log(tmp_path: Path) -> None:
+    async with a_world("memory", tmp_path) as world:
+        await world.edit("/docs/large", links=7)
+        await check_volume(world.volume, repair=True)
+        row = ChangeRow.unpack(await world.get(keys.change(world.state.commit)))
+        ((verb, path, _, facts),) = row.events
+        assert (verb, path) == ("repaired", "/docs/large")
+        assert "it counts 7 names" in facts["problem"]
+
+
+async def test_two_repairs_at_a_time_do_not_add_twice(tmp_path: Path) -> None:
+    async with a_world("memory", tmp_path) as world:
+        await world.edit("/docs/large", used_bytes=3)
+        await asyncio.gather(*(check_volume(world.volume, repair=True) for _ in range(3)))
+        await assert_clean(world.platform)
+
+
+@pytest.mark.allow_warnings("cannot be repaired")
+async def test_a_repair_that_fails_is_not_marked(tmp_path: Path) -> None:
+    """/lost+found cannot be made where a file is called so."""
+    async with a_world("memory", tmp_path) as world:
+        await world.create("/lost+found")
+        await world.plant({keys.entry(world.inodes["/docs"], b"pipe"): None})
+        report = await check_volume(world.volume, repair=True)
+        assert {f.path: f.repaired for f in report.findings} == {
+            "/docs": True,
+            "/docs/pipe": False,
+        }
+
+
+# ---------------------------------------------------------------- half swept, and under load
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_sweeps_under_way_are_no_damage(engine: str, tmp_path: Path) -> None:
+    """Removed files, tables, streams and topics are swept in steps: clean after each of them."""
+    async with a_world(engine, tmp_path) as world:
+        await world.write("/docs/large", 0, noise(LARGE, 2))
+        for path in ("/table", "/stream", "/docs/large", "/docs/small"):
+            await world.remove(path)
+            await assert_clean(world.volume)
+        removed = [world.inodes[p] for p in ("/table", "/stream", "/docs/large", "/removed")]
+        world.volume.opens.clear()
+        for number in removed:
+            done = False
+            while not done:
+
+                async def work(unit: Unit, number: int = number) -> bool:
+                    return await sweep_one(unit, number)
+
+                done = await world.volume.run(SYSTEM, work, durable=False)
+                await assert_clean(world.volume)
+        assert await orphans.run_once(world.volume) == 0
+
+
+async def sweep_one(unit: Unit, number: int) -> bool:
+    """One step of a sweep that takes single rows: True when the orphan is gone."""
+    inode = await unit.find_inode(number)
+    if inode is None:
+        return True
+    if inode.kind == Kind.FILE:
+        done = await filemap.remove_some(unit, number, 1)
+    elif inode.kind == Kind.TABLE:
+        page = await unit.scan(*keys.prefix_range(keys.rows(number)), limit=1)
+        for key, _ in page:
+            unit.delete(key)
+        done = not page
+    else:
+        done = await retention.remove_stream_data(unit, number, 1)
+    if done:
+        await orphans._sweep_some(unit, number)
+    return done
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_deleted_topic_is_swept_in_steps(engine: str, tmp_path: Path) -> None:
+    async with a_world(engine, tmp_path) as world:
+        stream = world.inodes["/stream"]
+
+        async def delete(unit: Unit) -> None:
+            await streams.delete_topic(unit, stream, "cars")
+
+        await world.volume.run(SYSTEM, delete, durable=False)
+        done = False
+        while not done:
+            await assert_clean(world.volume)
+            done = await world.volume.run(
+                SYSTEM, lambda unit: retention.sweep_dropped(unit, stream, 1), durable=False
+            )
+        report = await assert_clean(world.volume)
+        assert "batches" not in report.counts
+
+
+class Load:
+    """Writers of everything, and the background tasks, until told to stop."""
+
+    def __init__(self, world: World, rng: random.Random) -> None:
+        self.world = world
+        self.rng = rng
+        self.stopping = False
+        self.rounds = 0
+        self.files: list[str] = []
+
+    async def run(self) -> None:
+        while not self.stopping:
+            self.rounds += 1
+            await self.rng.choice((self.write, self.write, self.remove, self.rows, self.records))()
+            await self.rng.choice((self.tidy, self.nothing))()
+            await asyncio.sleep(0)
+
+    async def write(self) -> None:
+        world = self.world
+        path = f"/empty/f{self.rng.randrange(40)}"
+        if path not in self.files:
+            await world.create(path)
+            self.files.append(path)
+        size = self.rng.choice((10, 5_000, 70_000, 200_000))
+        data = noise(size, self.rng.randrange(1000))
+        offset = self.rng.randrange(300_000)
+        await files.write(
+            world.volume, SYSTEM, world.inodes[path], offset, data, durable=self.rng.random() < 0.3
+        )
+        if self.rng.random() < 0.2:
+            await files.truncate(
+                world.volume, SYSTEM, world.inodes[path], self.rng.randrange(200_000), durable=False
+            )
+
+    async def remove(self) -> None:
+        if self.files:
+            path = self.files.pop(self.rng.randrange(len(self.files)))
+            await self.world.remove(path, is_open=self.rng.random() < 0.5)
+
+    async def rows(self) -> None:
+        table = self.world.inodes["/table"]
+        key = b"r%d" % self.rng.randrange(50)
+        columns = msgpack.packb({"n": self.rng.randrange(10**9)})
+        if self.rng.random() < 0.3:
+            await self.world.volume.run(
+                SYSTEM, lambda unit: tables.delete(unit, table, key), durable=False
+            )
+        else:
+            await self.world.volume.run(
+                SYSTEM, lambda unit: tables.put(unit, table, key, columns), durable=False
+            )
+
+    async def records(self) -> None:
+        value = noise(self.rng.choice((10, 50_000)), self.rng.randrange(1000))
+        await self.world.append("/stream", "cars", self.rng.randrange(2), build_batch([value]))
+
+    async def tidy(self) -> None:
+        volume = self.world.volume
+        task = self.rng.randrange(5)
+        if task == 0:
+            volume.opens.clear()
+            await orphans.run_once(volume)
+        elif task == 1:
+            await compaction.run_once(volume)
+        elif task == 2:
+            await retention.run_once(volume)
+        elif task == 3:
+            await volume.storage.segments.seal()
+        else:
+            await volume.writeback.run_once()
+
+    async def nothing(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_no_false_alarm_under_load(engine: str, tmp_path: Path, seed: int) -> None:
+    async with a_world(engine, tmp_path) as world:
+        inode = await world.inode("/stream")
+        settings = {**inode.settings, "bytes_max": 200_000}
+
+        async def limit(unit: Unit) -> None:
+            await namespace.set_attributes(unit, inode.number, settings=settings)
+
+        await world.volume.run(SYSTEM, limit, durable=False)
+        world.volume.settings.compression = "lz4"
+        # Writers with request ids would need a slot each: one writes, the others keep house.
+        load = Load(world, random.Random(seed))
+        task = asyncio.create_task(load.run())
+        try:
+            for _ in range(25):
+                await assert_clean(world.volume)
+                before = load.rounds
+                while load.rounds < before + 10:
+                    await asyncio.sleep(0)
+                    assert not task.done()
+        finally:
+            load.stopping = True
+            await task
+        await assert_clean(world.platform)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_repairs_under_load(engine: str, tmp_path: Path, seed: int) -> None:
+    """Wrong counts of what is being changed all the time are put right all the same."""
+    async with a_world(engine, tmp_path) as world:
+        await world.close()
+        await world.open()
+        directory = await world.inode("/empty")
+        await world.edit("/empty", size=directory.size + 40)
+        table, stream = world.inodes["/table"], world.inodes["/stream"]
+        for number in (table, stream):
+            counts = Statistics.unpack(await world.get(keys.statistics(number)))
+            counts.count += 1000
+            counts.size_bytes += 10**6
+            await world.plant({keys.statistics(number): counts.pack()})
+        account = Segment.unpack(await world.get(keys.segment(1)))
+        account.live_bytes += 10**6
+        await world.plant({keys.segment(1): account.pack()})
+        world.volume.state.used_bytes += 10**6
+        world.volume.state.entries += 100
+        await world.edit_state(
+            used_bytes=world.volume.state.used_bytes, entries=world.volume.state.entries
+        )
+        load = Load(world, random.Random(seed))
+        task = asyncio.create_task(load.run())
+        try:
+            report = await check_volume(world.volume, repair=True)
+            assert not task.done()
+        finally:
+            load.stopping = True
+            await task
+        assert len(report.findings) >= 5
+        assert all(f.repaired for f in report.findings), report.findings
+        await assert_clean(world.platform)
+
+
+async def test_others_have_their_turn_and_progress_is_told(tmp_path: Path) -> None:
+    async with a_world("memory", tmp_path) as world:
+        rows: dict[bytes, bytes | None] = {keys.change(n): None for n in range(1, 3)}
+        await world.plant(rows)
+        await world.edit_state(oldest_change=3)
+        await world.reopen()
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        told: list[tuple[str, int]] = []
+        await check_platform(world.platform, progress=lambda s, n: told.append((s, n)))
+        task.cancel()
+        assert turns > 30
+        assert [n for _, n in told] == sorted(n for _, n in told)
+        stages = {stage for stage, _ in told}
+        assert {"/: names", "/: rows of tables", "/mounted: files and directories"} <= stages
+
+
+async def test_paths_begin_with_the_mount(tmp_path: Path) -> None:
+    async with a_world("memory", tmp_path) as world:
+        volume = await world.platform.acquire(world.mounted)
+        inode = await volume.find_inode(ROOT_INODE)
+        assert inode is not None
+        inode.size = 7
+        engine = volume.storage.engine
+        await engine.commit({keys.inode(ROOT_INODE): inode.pack(), keys.xattr(9, b"a"): b""})
+        world.platform.release(volume)
+        for report in (
+            await check_platform(world.platform),
+            await check_platform(world.platform, world.mounted),
+        ):
+            assert [f.path for f in report.findings] == ["/mounted", "/mounted/(inode 9)"]
+        assert not (await check_platform(world.platform, ROOT_VOLUME)).findings
+
+
+async def test_an_unknown_volume(tmp_path: Path) -> None:
+    async with a_world("memory", tmp_path) as world:
+        with pytest.raises(NotFound):
+            await check_platform(world.platform, 12345)
+
+
+# ---------------------------------------------------------------- what the engine cannot read
+
+
+class DamagedView(View):
+    """Some rows cannot be read."""
+
+    def __init__(self, view: View, damaged: set[bytes]) -> None:
+        self._view = view
+        self._damaged = damaged
+
+    async def get(self, key: bytes) -> bytes | None:
+        if key in self._damaged:
+            raise Corrupt("database is damaged")
+        return await self._view.get(key)
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [await self.get(key) for key in keys]
+
+    async def scan(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        reverse: bool = False,
+        limit: int = 1000,
+        size_bytes: int = 1 << 20,
+    ) -> list[Pair]:
+        page = await self._view.scan(
+            start, end, reverse=reverse, limit=limit, size_bytes=size_bytes
+        )
+        if any(key in self._damaged for key, _ in page):
+            raise Corrupt("database is damaged")
+        return page
+
+    def close(self) -> None:
+        self._view.close()
+
+
+UNREADABLE: list[tuple[str, Callable[[World], bytes], str]] = [
+    ("state", lambda w: keys.STATE_KEY, "/"),
+    ("inode", lambda w: keys.inode(w.inodes["/docs/large"]), "(inode {docs/large})"),
+    ("directory", lambda w: keys.inode(w.inodes["/docs/deep"]), "(inode {docs/deep})"),
+    ("root", lambda w: keys.inode(ROOT_INODE), "/"),
+    ("table", lambda w: keys.inode(w.inodes["/table"]), "(inode {table})"),
+    ("stream", lambda w: keys.inode(w.inodes["/stream"]), "(inode {stream})"),
+    ("entry", lambda w: keys.entry(w.inodes["/docs"], b"large"), "/docs"),
+    (
+        "link",
+        lambda w: keys.link(w.inodes["/docs/small"], w.inodes["/docs"], b"hard"),
+        "/docs/small",
+    ),
+    ("xattr", lambda w: keys.xattr(w.inodes["/docs/small"], b"user.colour"), "/docs/small"),
+    ("piece", lambda w: keys.piece(w.inodes["/docs/packed"], 0), "/docs/packed"),
+    ("orphan", lambda w: keys.orphan(w.inodes["/removed"]), "/"),
+    ("counts", lambda w: keys.statistics(w.inodes["/table"]), "/table"),
+    ("row", lambda w: keys.row(w.inodes["/table"], b"k3"), "/table"),
+    ("topic", lambda w: keys.topic(w.inodes["/stream"], b"cars"), "/stream"),
+    ("partition", World.partition_key, "/stream"),
+    ("batch", lambda w: keys.batch(w.inodes["/stream"], w.topics["cars"], 0, 2), "/stream"),
+    ("producer", lambda w: keys.producer(w.inodes["/stream"], 1, 0, 1), "/stream"),
+    ("offset", lambda w: keys.group_offset(w.inodes["/stream"], b"readers", 1, 0), "/stream"),
+    ("account", lambda w: keys.segment(1), "/"),
+    ("reference", lambda w: keys.reference(1, keys.piece(w.inodes["/docs/packed"], 0)), "/"),
+    ("change", lambda w: keys.change(9), "/"),
+    ("reply", lambda w: keys.reply(SESSION, 0), "/"),
+    ("volume record", lambda w: keys.volume(w.mounted), "/"),
+]
+
+
+@pytest.mark.parametrize("case", UNREADABLE, ids=lambda case: case[0])
+async def test_an_unreadable_row_is_one_finding(
+    case: tuple[str, Callable[[World], bytes], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where it is, and nothing that only follows from it; nothing is "repaired"."""
+    _, key_of, path = case
+    async with a_world("memory", tmp_path) as world:
+        key = key_of(world)
+        await world.get(key)
+        view = await world.volume.storage.engine.view()
+
+        async def damaged() -> View:
+            return DamagedView(view, {key})
+
+        monkeypatch.setattr(world.volume.storage.engine, "view", damaged)
+        report = await check_volume(world.volume)
+        assert_found(world, [kept(path, "cannot be read: database is damaged")], report.findings)
+
+
+async def test_the_end_of_a_damage_is_found(tmp_path: Path) -> None:
+    """What stands before and behind unreadable rows is read."""
+    async with a_world("memory", tmp_path) as world:
+        directory = world.inodes["/empty"]
+        names = [b"%04d" % n for n in range(2000)]
+        await world.plant({keys.entry(directory, name): b"x" * 17 for name in names})
+        view = await world.volume.storage.engine.view()
+        bad = {keys.entry(directory, name) for name in names[700:900]}
+        told: list[bytes] = []
+
+        async def on_unreadable(key: bytes, error: Corrupt) -> None:
+            told.append(key)
+
+        picture = Picture(DamagedView(view, bad), on_unreadable)
+        found = [
+            keys.name_of(key)
+            async for page in picture.pages(*keys.prefix_range(keys.entries(directory)))
+            for key, _ in page
+        ]
+        assert found == names[:700] + names[900:]
+        assert [key.rstrip(b"\x00") for key in told] == [keys.entry(directory, names[899])]
+        assert picture.is_unreadable(keys.entry(directory, names[800]))
+        assert not picture.is_unreadable(keys.entry(directory, names[900]))
+        view.close()
+
+
+# ---------------------------------------------------------------- any noise
+
+
+async def test_no_damage_makes_the_check_fail(tmp_path: Path, seed: int) -> None:
+    """Noise in any rows: the check ends, and says what it found in words."""
+    rng = random.Random(seed)
+    for _ in range(60):
+        async with a_world("memory", tmp_path) as world:
+            rows = await everything(world)
+            for key, _ in rng.sample(rows, 3):
+                await world.plant({key: mangled(rng, rows, key)})
+            report = await check_volume(world.volume)
+            assert all(f.path and f.problem for f in report.findings)
+
+
+async def everything(world: World) -> list[Pair]:
+    engine = world.volume.storage.engine
+    return [pair async for pair in scan_all(engine, b"N", b"\xff")] + [
+        pair async for pair in scan_all(engine, b"", b"M")
+    ]
+
+
+def mangled(rng: random.Random, rows: list[Pair], key: bytes) -> bytes | None:
+    """What could stand there instead."""
+    value = dict(rows)[key]
+    changed = bytearray(value or b"?")
+    changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    alike = rng.choice([v for k, v in rows if k[:1] == key[:1]])
+    cut = value[: rng.randrange(len(value) + 1)]
+    return rng.choice((None, bytes(changed), cut, rng.randbytes(rng.randrange(40)), alike))
+
+
+# ---------------------------------------------------------------- what else holds segments
+
+
+async def test_no_segment_goes_while_one_is_looked_at(tmp_path: Path) -> None:
+    async with a_world("memory", tmp_path) as world:
+        await world.remove("/docs/packed", is_open=False)
+        await world.volume.storage.segments.seal()
+        rows = {keys.segment(1): Segment(10, 0).pack()}
+        await world.plant(dict(rows))
+        with world.volume.holds.pin():
+            assert await compaction.delete_dead(world.volume) == 0
+        assert await compaction.delete_dead(world.volume) == 1
+
+
+async def test_a_lost_account_does_not_cost_the_segment(tmp_path: Path) -> None:
+    """On opening, segments that nothing names are dropped: the account alone is not enough."""
+    async with a_world("memory", tmp_path) as world:
+        await world.plant({keys.segment(1): None})
+        await world.reopen()
+        assert 1 in await world.volume.storage.segments.sizes()

@@ -655,10 +655,16 @@ async def test_a_stream_is_removed_in_steps() -> None:
         with pytest.raises(NotFound):
             await produce(volume, stream, "a", 0, [b"x"])
         assert await retention.run_once(volume) == 0
+        (found,) = await streams.offsets(volume, stream, "b", -1)
+        position = [streams.Position("b", 0, found.offset)]
+        waiting = asyncio.ensure_future(streams.fetch(volume, stream, position, wait_s=60))
+        await turns()
         steps = 1
         while not await run(volume, lambda unit: streams.remove_stream_data(unit, stream, 4)):
             steps += 1
         assert steps == 4
+        assert isinstance((await waiting)[0].error, NotFound)
+        assert not volume.partitions._ends
         prefixes = (keys.TOPIC, keys.PARTITION, keys.BATCH, keys.PRODUCER, keys.GROUP_OFFSET)
         for prefix in (*prefixes, keys.STATISTICS, keys.REFERENCE):
             start, end = keys.prefix_range(prefix)
