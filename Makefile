@@ -23,7 +23,7 @@ check: install  ## format, lint, types and import rules
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy $(TYPED)
-	.venv/bin/lint-imports --no-logo --config setup.cfg
+	.venv/bin/lint-imports --no-cache --no-logo --config setup.cfg
 
 test: install  ## all tests except the system tests
 	@$(PYTHON) -m pytest -m "not system" $(ARGS)

@@ -101,9 +101,7 @@ async def concurrent(address: str) -> list[Figure]:
         await dp.mkdir(f"{BASE}/small")
         block = os.urandom(4096)
         with timed() as writing:
-            await _together(
-                clients, files, lambda i: dp.write_file(f"{BASE}/small/{i}", block)
-            )
+            await _together(clients, files, lambda i: dp.write_file(f"{BASE}/small/{i}", block))
             await dp.sync()
     return [
         Figure(f"put, {clients} at a time", count / putting.seconds, "/s", "durable"),

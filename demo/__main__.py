@@ -57,9 +57,7 @@ def main() -> None:
     print("\nAll numbers agree with pandas.")
 
 
-def show(
-    dp: dataplatform.Client, address: str, frame: pd.DataFrame, weather: pd.DataFrame
-) -> None:
+def show(dp: dataplatform.Client, address: str, frame: pd.DataFrame, weather: pd.DataFrame) -> None:
     with step("Creating a directory, a table and a stream"):
         dp.mkdir(BASE)
         dp.create_table(f"{BASE}/carriers")
@@ -145,7 +143,7 @@ def look(address: str) -> None:
     print("\nThe same through the command line:")
     dp_command(address, "ls", "-l", BASE)
     dp_command(address, "table", "get", f"{BASE}/carriers", "UA")
-    where = 'flights > 50000 and delay_minutes > 0'
+    where = "flights > 50000 and delay_minutes > 0"
     dp_command(address, "table", "scan", f"{BASE}/carriers", "--where", where)
     dp_command(address, "stream", "info", f"{BASE}/events")
     dp_command(address, "stream", "groups", f"{BASE}/events")

@@ -52,7 +52,11 @@ def cp(
     Inside a volume the server copies without moving the bytes. A directory at DST takes the copy
     under its old name; a file at DST is replaced.
     """
+    import dataplatform
+
     with connect_to_change() as client, Progress("copy") as progress:
+        if not is_recursive and client.stat(source).is_dir():
+            raise dataplatform.Invalid("is a directory: -r copies it", path=source)
         client.copy(source, destination, recursive=is_recursive, progress=progress.advance)
 
 

@@ -285,6 +285,7 @@ def test_files_and_directories(dp: Shell) -> None:
     dp.fails("dp put none.jpg /files/x", 3, "local=`none.jpg`")
     dp.fails("dp get /files/cars out", 2, "-r")
     dp.fails("dp put . /files/x", 2, "-r")
+    dp.fails("dp cp /files/cars /files/x", 2, "-r")
 
 
 def test_trees_go_there_and_back(dp: Shell) -> None:

@@ -183,23 +183,28 @@ async def check_usage(check: Check) -> None:
     state = check.state
     if state is None:
         return
+    memory = check.moment.state
     entries = check.counts["things with a name"]
     names_known = not any(
         check.picture.touches_unreadable(*keys.prefix_range(p)) for p in (keys.INODE, keys.ENTRY)
     )
-    if names_known and state.entries != entries:
-        check.add(
-            "/",
-            f"the volume counts {state.entries} files, directories and other things, "
-            f"and has {entries}",
-            _add_to_usage(0, entries - state.entries),
-        )
-    if names_known and check.usage_is_sure and state.used_bytes != check.used_bytes:
-        check.add(
-            "/",
-            f"the volume counts {state.used_bytes} used bytes, and has {check.used_bytes}",
-            _add_to_usage(check.used_bytes - state.used_bytes, 0),
-        )
+    for counted in (state.entries, memory.entries):
+        if names_known and counted != entries:
+            check.add(
+                "/",
+                f"the volume counts {counted} files, directories and other things, "
+                f"and has {entries}",
+                _add_to_usage(0, entries - memory.entries),
+            )
+            break
+    for counted in (state.used_bytes, memory.used_bytes):
+        if names_known and check.usage_is_sure and counted != check.used_bytes:
+            check.add(
+                "/",
+                f"the volume counts {counted} used bytes, and has {check.used_bytes}",
+                _add_to_usage(check.used_bytes - memory.used_bytes, 0),
+            )
+            break
 
 
 def _add_to_usage(size_bytes: int, entries: int) -> Repair:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
 
 from ...base.errors import Corrupt
 from ...engine.base import Pair, View
 from ...keyspace import keys
-from ...keyspace.records import ROOT_INODE, Inode, VolumeState
+from ...keyspace.records import ROOT_INODE, Inode, Statistics, VolumeState
 from ..volumes import Volume
 from .findings import Findings, Repair
 from .inodes import Inodes
@@ -21,20 +22,30 @@ Progress = Callable[[str, int], None]
 PATHS_MAX = 100_000
 
 
+class Moment(NamedTuple):
+    """A view, and what the volume holds in memory of the same commit: repairs of counts begin from
+    that, because that is what every unit adds to."""
+
+    view: View
+    state: VolumeState
+    statistics: dict[int, Statistics]
+
+
 class Check:
     """One check of one volume, under way."""
 
     def __init__(
         self,
         volume: Volume,
-        view: View,
+        moment: Moment,
         sizes: dict[int, int],
         findings: Findings,
         progress: Progress | None,
     ) -> None:
         self.volume = volume
         self.findings = findings
-        self.picture = Picture(view, self._on_unreadable)
+        self.moment = moment
+        self.picture = Picture(moment.view, self._on_unreadable)
         self.state: VolumeState | None = None
         self.inodes = Inodes()
         self.references = References(self, sizes)

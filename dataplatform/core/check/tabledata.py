@@ -154,13 +154,16 @@ async def compare(check: Check, number: int, count: int, size_bytes: int, noun: 
     if value is None and check.picture.is_unreadable(key):
         return
     stored = read_record(Statistics, value) if value is not None else Statistics()
-    if (stored.count, stored.size_bytes) != (count, size_bytes):
-        check.add(
-            path,
-            f"it counts {stored.count} {noun} with {stored.size_bytes} bytes, "
-            f"and has {count} with {size_bytes}",
-            _add_to_statistics(number, count - stored.count, size_bytes - stored.size_bytes),
-        )
+    memory = check.moment.statistics.get(number, stored)
+    for counted in (stored, memory):
+        if (counted.count, counted.size_bytes) != (count, size_bytes):
+            check.add(
+                path,
+                f"it counts {counted.count} {noun} with {counted.size_bytes} bytes, "
+                f"and has {count} with {size_bytes}",
+                _add_to_statistics(number, count - memory.count, size_bytes - memory.size_bytes),
+            )
+            return
 
 
 async def end_statistics(check: Check) -> None:
@@ -170,7 +173,8 @@ async def end_statistics(check: Check) -> None:
 
 
 def _write_statistics(number: int, count: int, size_bytes: int) -> Repair:
-    """Nothing can have been put or appended since: every writer stops at what cannot be read."""
+    """Counts are in memory, or else nothing was put or appended since: every writer stops at what
+    cannot be read."""
 
     async def repair(unit: Unit) -> Step:
         value = await unit.get(keys.statistics(number))
@@ -180,8 +184,10 @@ def _write_statistics(number: int, count: int, size_bytes: int) -> Repair:
         try:
             read_record(Statistics, value)
         except Corrupt:
+            if number in unit.volume.statistics:  # then writers went on, and that is right
+                await unit.statistics(number)
             statistics = Statistics(count, size_bytes, unit.now_ns, unit.commit)
-            unit.put(keys.statistics(number), statistics.pack())
+            unit.put(keys.statistics(number), statistics.pack())  # the unit's own is packed over it
             return Step.DONE
         return Step.NOT_NEEDED
 

@@ -6,9 +6,10 @@ import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
 from weakref import WeakKeyDictionary
 
+from ..units import SYSTEM, Unit
 from ..volumes import Volume
 from . import accounts, filedata, inodes, keytable, log, names, streamdata, tabledata
-from .context import Check, Progress
+from .context import Check, Moment, Progress
 from .findings import Findings, Report
 
 _repairing: WeakKeyDictionary[Volume, asyncio.Lock] = WeakKeyDictionary()
@@ -52,14 +53,26 @@ async def check_one(
 
 async def _look(volume: Volume, findings: Findings, progress: Progress | None) -> Check:
     with volume.holds.pin():
-        view = await volume.storage.engine.view()
+        moment = await _take(volume)
         try:
             sizes = await volume.storage.segments.sizes()
-            check = Check(volume, view, sizes, findings, progress)
+            check = Check(volume, moment, sizes, findings, progress)
             await _check(check)
             return check
         finally:
-            view.close()
+            moment.view.close()
+
+
+async def _take(volume: Volume) -> Moment:
+    """In the lane, so that what is stored and what is in memory are of the same commit."""
+    taken: list[Moment] = []
+
+    async def take(unit: Unit) -> None:
+        view = await unit.engine.view()
+        taken.append(Moment(view, volume.state, dict(volume.statistics)))
+
+    await volume.run(SYSTEM, take, durable=False)
+    return taken[0]
 
 
 async def _check(check: Check) -> None:

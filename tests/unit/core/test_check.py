@@ -1170,6 +1170,33 @@ async def test_a_repair_is_in_the_change_log(tmp_path: Path) -> None:
         assert "it counts 7 names" in facts["problem"]
 
 
+async def test_what_is_stored_wrongly_is_right_in_memory(tmp_path: Path) -> None:
+    """Counts that a disk changed under a running server: those in memory are the right ones."""
+    async with a_world("memory", tmp_path) as world:
+        table, stream = world.inodes["/table"], world.inodes["/stream"]
+        assert {table, stream} <= world.volume.statistics.keys()
+        await world.plant(
+            {keys.statistics(table): Statistics(77, 7).pack(), keys.statistics(stream): BAD}
+        )
+        await world.edit_state(used_bytes=1, entries=2)
+        report = await check_volume(world.volume, repair=True)
+        assert [f.path for f in report.findings] == ["/table", "/stream", "/", "/"]
+        assert all(f.repaired for f in report.findings)
+        await assert_clean(world.volume)
+        await world.reopen()
+        await assert_clean(world.volume)
+
+
+async def test_what_is_wrong_in_memory_is_found(tmp_path: Path) -> None:
+    """The next commit would store it."""
+    async with a_world("memory", tmp_path) as world:
+        world.volume.state.entries += 1
+        world.volume.statistics[world.inodes["/table"]].count += 1
+        report = await check_volume(world.volume, repair=True)
+        assert [f.path for f in report.findings] == ["/table", "/"]
+        await assert_clean(world.volume)
+
+
 async def test_two_repairs_at_a_time_do_not_add_twice(tmp_path: Path) -> None:
     async with a_world("memory", tmp_path) as world:
         await world.edit("/docs/large", used_bytes=3)
