@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..base.errors import PlatformError, Unavailable
+from ..base.errors import Internal, PlatformError, Unavailable
 from ..keyspace import keys
 from ..keyspace.records import VolumeState
 from .units import Request, Unit
@@ -100,6 +100,10 @@ class Lane:
             ticket = await volume.storage.engine.commit(batch)
         except PlatformError as error:
             self._break(error)
+            raise
+        except BaseException as error:
+            # A defect, or a cancelled writer: nobody knows whether the engine has the batch.
+            self._break(Internal("a commit was cut short", error=repr(error)))
             raise
         self._last_ticket = ticket
         volume.state = state

@@ -209,11 +209,14 @@ class Writeback:
             pending = self._pending.pop(number, None)
             if pending is None:
                 return
-            await self._flush(number, pending)
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._flushing[number] = (pending, done)
+            # A task of its own: whoever asked for the flush may give up, a commit may not.
+            flushing = asyncio.create_task(self._flush(number, pending, done))
+            flushing.add_done_callback(lambda task: task.cancelled() or task.exception())
+            await asyncio.shield(flushing)
 
-    async def _flush(self, number: int, pending: Pending) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._flushing[number] = (pending, done)
+    async def _flush(self, number: int, pending: Pending, done: asyncio.Future[None]) -> None:
         try:
             await self._commit(number, pending)
         except BaseException:

@@ -23,6 +23,7 @@ from dataplatform.base.errors import Invalid, NotFound, PlatformError
 from dataplatform.core import files, listing, namespace, transactions
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import NewName, Node, Platform
+from dataplatform.core.replies import SESSION_AGE_NS
 from dataplatform.core.transactions import Operation
 from dataplatform.core.units import Request, Unit
 from dataplatform.core.volumes import Volume
@@ -116,6 +117,7 @@ class Driver:
         self.repeats = 0
         self._busy: set[int] = set()
         self._last: tuple[Callable[[Request], Awaitable[Any]], Request] | None = None
+        self._sent_ns = 0
         self._rng = rng
         self._repeat = repeat
 
@@ -136,6 +138,7 @@ class Driver:
         again = self._rng is not None and self._rng.random() < self._repeat
         with self.request() as request:
             self._last = call, request
+            self._sent_ns = self.platform.clock.now_ns()
             try:
                 result = await call(request)
             except PlatformError as error:
@@ -152,6 +155,12 @@ class Driver:
         """To the server's next life. The session and its numbers go on."""
         self.platform = platform
         self._busy.clear()
+
+    @property
+    def may_send_again(self) -> bool:
+        """There is a last write, and its reply is not old enough to be forgotten."""
+        age_ns = self.platform.clock.now_ns() - self._sent_ns
+        return self._last is not None and age_ns < SESSION_AGE_NS
 
     async def send_again(self) -> Any:
         """The last write once more, under its old id: its reply was lost, or its server."""

@@ -57,7 +57,10 @@ class Campaign:
         power = Power(self._rng(), self.storages, cut_at, fail_at)
         await self._work(power)
         self.trace.append(f"cut at point {power.points}, {power.where}, failed={power.failed}")
-        platform = await self._start(Power(self._rng(), self.storages, 1 << 60, None))
+        try:
+            platform = await self._start(Power(self._rng(), self.storages, 1 << 60, None))
+        except PlatformError as error:
+            raise AssertionError(f"it does not start again: {error!r}") from error
         await self._verify(platform)
         await platform.close()
         self.storages = MemoryStorages(self.disk, segment_bytes=SEGMENT_BYTES)
@@ -112,8 +115,11 @@ class Campaign:
     async def _verify(self, platform: Platform) -> None:
         for client in self.clients:
             client.connect(platform)
-        await self._check_volumes(platform)
-        await assert_clean(platform)
+        try:
+            await self._check_volumes(platform)
+            await assert_clean(platform)
+        except PlatformError as error:
+            raise AssertionError(f"after the crash: {error!r}") from error
         for client in self.clients:
             try:
                 found = await client.verify()

@@ -170,7 +170,7 @@ class FileClient(Client):
         old = self.versions.last
         found = await self.read(self.path)
         is_last = self.versions.survive(found)
-        if self.change is None:
+        if self.change is None or not self.driver.may_send_again:
             return found
         expected = old if is_last else self.change(found) if found is not None else None
         try:
@@ -265,7 +265,7 @@ class TransactionClient(Client):
         old = self.versions.last
         found = await self.found()
         is_last = self.versions.survive(found)
-        if old and (is_last or found == old - 1):
+        if old and (is_last or found == old - 1) and self.driver.may_send_again:
             await self.driver.send_again()
             assert await self.found() == old
             self.versions.attempt(old)
@@ -317,7 +317,7 @@ class LogClient(Client):
             assert found.get(record) == offset, f"lost: {record[:30]!r}, was at {offset}"
         mine = {r for r in found if r.startswith(self.name.encode() + b" ")}
         assert mine <= self.attempted
-        if self.last:
+        if self.last and self.driver.may_send_again:
             offset = await self.driver.send_again()
             found = await self.records()
             assert found[self.last] == offset
@@ -392,7 +392,7 @@ class VolumeClient(Client):
         old = self.versions.last
         found = await self.found()
         is_last = self.versions.survive(found)
-        if self.path and (old is None or not is_last):
+        if self.path and (old is None or not is_last) and self.driver.may_send_again:
             # A creation, a put or a removal was cut short: complete it.
             try:
                 await self.driver.send_again()
