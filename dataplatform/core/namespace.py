@@ -10,8 +10,21 @@ import errno
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..base.errors import Conflict, Exhausted, Exists, Invalid, NotFound
-from ..base.limits import LINK_COUNT_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
+from ..base.errors import (
+    Conflict,
+    Corrupt,
+    Exhausted,
+    Exists,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
+from ..base.limits import (
+    LINK_COUNT_MAX,
+    PATH_BYTES_MAX,
+    XATTR_NAME_BYTES_MAX,
+    XATTR_VALUE_BYTES_MAX,
+)
 from ..engine.base import Pair
 from ..keyspace import keys
 from ..keyspace.records import Entry, Inode, Kind
@@ -21,6 +34,9 @@ from .units import Unit
 
 DISPOSE_PIECES_MAX = 16
 """A file of at most this many pieces goes with its last name; a larger one is swept later."""
+
+LEVELS_MAX = 100_000
+"""Directories above one another before they must be a circle, which only damage makes."""
 
 _DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 
@@ -101,8 +117,18 @@ def _new_inode(unit: Unit, parent: Inode, name: bytes, new: Attributes) -> Inode
     if new.kind not in Kind.__members__.values():
         raise Invalid("unknown kind of node", kind=new.kind)
     symlink = new.symlink.encode("utf-8", "surrogateescape")
-    if (new.kind == Kind.SYMLINK) != bool(symlink) or len(symlink) > 4095 or b"\x00" in symlink:
-        raise Invalid("a symbolic link needs a target of 1 to 4095 bytes", target=new.symlink)
+    if (new.kind == Kind.SYMLINK) != bool(symlink) or b"\x00" in symlink:
+        raise Invalid(
+            "a symbolic link has a target without NUL, nothing else has one",
+            target=new.symlink,
+            errno=errno.ENOENT if new.kind == Kind.SYMLINK and not symlink else None,
+        )
+    if len(symlink) >= PATH_BYTES_MAX:
+        raise Invalid(
+            "the target of a symbolic link is too long",
+            bytes_max=PATH_BYTES_MAX - 1,
+            errno=errno.ENAMETOOLONG,
+        )
     if new.rdev and new.kind not in _DEVICES:
         raise Invalid("only devices have a device number", kind=Kind(new.kind).word)
     is_directory = new.kind == Kind.DIRECTORY
@@ -139,8 +165,12 @@ def _grow(unit: Unit, directory: Inode, entries: int, subdirectories: int) -> No
 
 
 async def make_parents(unit: Unit, directory: int, names: tuple[str, ...], new: Attributes) -> int:
-    """Directories along `names`, those missing made; the number of the last."""
+    """Directories along `names`, those missing made; the number of the last. UNAVAILABLE if a
+    volume was mounted on the way since the names were looked for."""
     for name in names:
+        found = await find_entry(unit, directory, name.encode("utf-8", "surrogateescape"))
+        if found is not None and found.volume:
+            raise Unavailable("a volume was mounted here just now: try again", name=name)
         directory = await create(
             unit,
             directory,
@@ -371,9 +401,11 @@ async def _is_within(unit: Unit, directory: int, entry: Entry) -> bool:
     if entry.kind != Kind.DIRECTORY:
         return False
     current = directory
-    while current and current != entry.inode:
+    for _ in range(LEVELS_MAX):
+        if not current or current == entry.inode:
+            return current == entry.inode
         current = (await unit.inode(current)).parent
-    return current == entry.inode
+    raise Corrupt("the directories above run in a circle: run dp check", inode=directory)
 
 
 async def _replace(

@@ -80,7 +80,8 @@ class Place(NamedTuple):
 
     `inode` is 0 if the last name does not exist; then `rest` holds the names that are missing
     below `directory`, the last one included. With `volume` set, the walk has to go on in that
-    volume's root along `rest`; with `absolute` set, from the platform's root along `rest`.
+    volume's root along `rest`; with `absolute` set, from the platform's root; with `above` set,
+    from the directory that this volume is mounted in.
     """
 
     directory: int  # holds the last name; 0 for a volume's root
@@ -90,17 +91,18 @@ class Place(NamedTuple):
     rest: tuple[str, ...] = ()
     volume: int = 0
     absolute: bool = False
+    above: bool = False
 
     @property
     def ended(self) -> bool:
-        return not self.volume and not self.absolute
+        return not (self.volume or self.absolute or self.above)
 
 
 async def walk(
     reader: Getter, start: int, names: tuple[str, ...] | list[str], *, follow: bool
 ) -> Place:
     """Go along `names` from the inode `start`, following symbolic links on the way, the last one
-    only if `follow`. Stops at a junction or an absolute link: see `Place`.
+    only if `follow`. Stops where it leaves the volume: see `Place`.
 
     NOT_FOUND with ENOTDIR if a name on the way is no directory; ELOOP after 40 links.
     """
@@ -118,6 +120,8 @@ async def walk(
         if name == ".":
             continue
         if name == "..":
+            if place.inode == ROOT_INODE:
+                return Place(0, b"", 0, 0, tuple(reversed(todo)), above=True)
             place = await _parent(reader, place)
             continue
         encoded = name.encode()
@@ -149,8 +153,6 @@ async def _read_link(reader: Getter, number: int) -> str:
 
 
 async def _parent(reader: Getter, place: Place) -> Place:
-    if place.inode == ROOT_INODE:
-        return place
     value = await reader.get(keys.inode(place.inode))
     if value is None:
         raise NotFound("a directory is gone", inode=place.inode)

@@ -225,14 +225,30 @@ class Platform:
                     raise Invalid(
                         "too many symbolic links on the path", path=path, errno=errno.ELOOP
                     )
-                target = await self.acquire(place.volume or ROOT_VOLUME)
+                names = place.rest
+                if place.above:
+                    target, start = await self._above(held)
+                else:
+                    target, start = await self.acquire(place.volume or ROOT_VOLUME), ROOT_INODE
                 self.release(held)
-                held, start, names = target, ROOT_INODE, place.rest
+                held = target
         except BaseException as error:
             self.release(held)
             if isinstance(error, NotFound) and path:
                 raise NotFound(error.message, path=path, errno=error.os_errno) from error
             raise
+
+    async def _above(self, volume: Volume) -> tuple[Volume, int]:
+        """Where `..` leads from the root of a volume; the platform's root is its own parent."""
+        record = await self.catalog.find(volume.id)
+        if record is None:
+            return await self.acquire(ROOT_VOLUME), ROOT_INODE
+        parent = await self.acquire(record.parent_volume)
+        junction = await parent.find_inode(record.junction)
+        if junction is None:
+            self.release(parent)
+            raise NotFound("the volume was removed", volume=volume.id)
+        return parent, junction.parent
 
     async def _check_directory(self, volume: Volume, number: int) -> None:
         inode = await volume.find_inode(number)

@@ -59,7 +59,7 @@ def unpack_columns(packed: bytes) -> Columns:
     check_size(packed)
     try:
         columns = _unpack(packed)
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise _unreadable("columns are not one MessagePack map", error) from error
     check_columns(columns, packed)
     return columns  # type: ignore[no-any-return]
@@ -195,7 +195,7 @@ def columns_of(value: bytes) -> Columns:
     """The columns of a stored row."""
     try:
         _, _, columns = _unpack(value)
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise Corrupt("a stored row cannot be read", reason=error) from error
     if type(columns) is not dict:
         raise Corrupt("a stored row has no columns")
@@ -294,7 +294,7 @@ class BulkRows:
         except PlatformError:
             self.key = key
             raise
-        except (ValueError, msgpack.UnpackException) as error:
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
             self.key = key
             raise _unreadable("rows are not MessagePack: key, columns, …", error) from error
         self._position = position

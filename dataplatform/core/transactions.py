@@ -9,7 +9,8 @@ import errno
 from collections.abc import Awaitable, Callable, Sequence
 
 from ..base.errors import Invalid, NotFound
-from ..keyspace.records import Inode
+from ..base.limits import SYMLINK_FOLLOW_MAX
+from ..keyspace.records import ROOT_INODE, ROOT_VOLUME, Inode
 from . import paths
 from .units import Request, Unit
 from .volumes import Volume
@@ -56,6 +57,12 @@ async def resolve_name(unit: Unit, base: int, path: str) -> tuple[int, str, tupl
 
 async def _walk(unit: Unit, base: int, path: str, *, follow: bool) -> paths.Place:
     place = await paths.walk(unit, base, paths.split_path(path), follow=follow)
+    hops = 0
+    while (place.absolute or place.above) and unit.volume.id == ROOT_VOLUME:
+        hops += 1
+        if hops > SYMLINK_FOLLOW_MAX:
+            raise Invalid("too many symbolic links on the path", path=path, errno=errno.ELOOP)
+        place = await paths.walk(unit, ROOT_INODE, place.rest, follow=follow)
     if not place.ended:
         raise Invalid("a transaction stays within one volume", path=path, errno=errno.EXDEV)
     return place

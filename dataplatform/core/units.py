@@ -122,34 +122,33 @@ class Unit:
         limit: int = 1000,
         size_bytes: int = 1 << 20,
     ) -> list[Pair]:
-        """As `Reader.scan`, this unit's writes included. A page may be shorter than asked;
-        the range is exhausted when it is empty."""
-        while True:
-            page = await self.engine.scan(
-                start, end, reverse=reverse, limit=limit, size_bytes=size_bytes
-            )
-            own = [k for k in self.writes if start <= k < end]
-            if not own:
-                return page
-            cut = len(page) >= limit or sum(len(k) + len(v) for k, v in page) >= size_bytes
-            if page and cut:
-                # The page was cut: this unit's keys beyond it belong to later pages.
-                last = page[-1][0]
-                own = [k for k in own if (k >= last if reverse else k <= last)]
-            merged = dict(page)
-            for key in own:
-                value = self.writes[key]
-                if value is None:
-                    merged.pop(key, None)
-                else:
-                    merged[key] = value
-            if merged or not page:
-                return sorted(merged.items(), reverse=reverse)[:limit]
-            # Everything in this page is deleted by this unit: look further.
-            if reverse:
-                end = page[-1][0]
+        """As `Reader.scan`, this unit's writes included."""
+        page = await self.engine.scan(
+            start, end, reverse=reverse, limit=limit, size_bytes=size_bytes
+        )
+        own = [k for k in self.writes if start <= k < end]
+        if not own:
+            return page
+        cut = len(page) >= limit or sum(len(k) + len(v) for k, v in page) >= size_bytes
+        if cut:
+            # This unit's keys beyond the page belong to later pages.
+            last = page[-1][0]
+            own = [k for k in own if (k >= last if reverse else k <= last)]
+        merged = dict(page)
+        for key in own:
+            value = self.writes[key]
+            if value is None:
+                merged.pop(key, None)
             else:
-                start = page[-1][0] + b"\x00"
+                merged[key] = value
+        found = sorted(merged.items(), reverse=reverse)[:limit]
+        if cut and len(found) < len(page):
+            # This unit deleted some of these: fill the page up.
+            start, end = (start, last) if reverse else (last + b"\x00", end)
+            found += await self.scan(
+                start, end, reverse=reverse, limit=limit - len(found), size_bytes=size_bytes
+            )
+        return found
 
     def put(self, key: bytes, value: bytes) -> None:
         self.writes[key] = value
@@ -289,6 +288,7 @@ class Unit:
         path = self.volume.paths.get(number)
         if path is not None:
             return path
+        cleared = self.volume.paths.cleared
         names: list[str] = []
         current = number
         while True:
@@ -301,7 +301,8 @@ class Unit:
             current = inode.parent
         path = "/" + "/".join(reversed(names))
         # Only what this unit did not name itself: it may yet fail.
-        if not self.renames and number < self.volume.state.next_inode:
+        unchanged = not self.renames and cleared == self.volume.paths.cleared
+        if unchanged and number < self.volume.state.next_inode:
             self.volume.paths.remember(number, path, self._inodes[number].kind)
         return path
 

@@ -42,6 +42,7 @@ class Paths:
 
     def __init__(self) -> None:
         self._paths: dict[int, str] = {ROOT_INODE: "/"}
+        self.cleared = 0  # how often: what was looked up before a clearing is not remembered
 
     def get(self, number: int) -> str | None:
         return self._paths.get(number)
@@ -51,6 +52,7 @@ class Paths:
             self._paths[number] = path
 
     def clear(self) -> None:
+        self.cleared += 1
         self._paths = {ROOT_INODE: "/"}
 
 
@@ -181,12 +183,8 @@ async def open_volume(volume_id: int, storage: Storage, clock: Clock, entropy: E
     state, settings = await storage.engine.get_many([keys.STATE_KEY, keys.SETTINGS_KEY])
     if state is None or settings is None:
         raise Corrupt("the volume has no state: it was never finished", volume=volume_id)
+    counters = VolumeState.unpack(state)
+    if not all(type(n) is int for n in counters.fields()):
+        raise Corrupt("the volume's state is damaged: restore it from a copy", volume=volume_id)
     await drop_unknown(storage)
-    return Volume(
-        volume_id,
-        storage,
-        clock,
-        entropy,
-        VolumeState.unpack(state),
-        VolumeSettings.unpack(settings),
-    )
+    return Volume(volume_id, storage, clock, entropy, counters, VolumeSettings.unpack(settings))

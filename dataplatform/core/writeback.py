@@ -13,10 +13,11 @@ What a killed server loses of this is what a crashed machine loses of its page c
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from typing import TYPE_CHECKING
 
-from ..base.errors import Invalid, NotFound, PlatformError
+from ..base.errors import Exhausted, Invalid, NotFound, PlatformError
 from ..base.limits import EXTENT_BYTES_MIN, FILE_BYTES_MAX, MIB
 from ..keyspace.records import Extent, Inode, Kind, Piece
 from . import extents, filemap
@@ -93,10 +94,12 @@ class Writeback:
         """Take a write; the file's new size. Not durable. NOT_FOUND, INVALID, EXHAUSTED."""
         volume = self._volume
         if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
-            raise Invalid("the offset is beyond the largest file", offset=offset, errno=27)
+            raise Invalid("the offset is beyond the largest file", offset=offset, errno=errno.EFBIG)
         inode = await self._file(number)
         if not data:
             return self.size_of(inode)
+        if inode.links:
+            await self._check_quota(number, offset, len(data))
         with volume.holds.append():
             pieces = await self._pieces(offset, data)
             if pieces[0].extent is not None:
@@ -110,13 +113,35 @@ class Writeback:
             await self.flush_all()
         return size
 
+    async def _check_quota(self, number: int, offset: int, length: int) -> None:
+        """EXHAUSTED (EDQUOT) now rather than at the flush, when nobody is there to hear it."""
+        volume = self._volume
+        quota = volume.settings.quota_bytes
+        buffered = self.memory_bytes + self.segment_bytes
+        if not quota or volume.state.used_bytes + buffered + length <= quota:
+            return
+        await self.flush_all()
+        end = offset + length
+        stored = await filemap.load(volume.storage.engine, number, offset, end)
+        new_bytes = length - sum(p.length for p in filemap.within(stored, offset, end))
+        if volume.state.used_bytes + new_bytes > quota:
+            raise Exhausted(
+                "the volume's quota is used up: remove data or raise it with `dp volume set`",
+                volume=volume.id,
+                quota_bytes=quota,
+                used_bytes=volume.state.used_bytes,
+                errno=errno.EDQUOT,
+            )
+
     async def _file(self, number: int) -> Inode:
         inode = await self.find(number)
         if inode is None:
             raise NotFound("no such file", inode=number)
         if inode.kind != Kind.FILE:
             is_directory = inode.kind == Kind.DIRECTORY
-            raise Invalid("not a file", inode=number, errno=21 if is_directory else 22)
+            raise Invalid(
+                "not a file", inode=number, errno=errno.EISDIR if is_directory else errno.EINVAL
+            )
         return inode
 
     async def _pieces(self, offset: int, data: bytes | memoryview) -> list[Piece]:

@@ -3,27 +3,27 @@
 Keys sort as their parts do: integers are big-endian and fixed in width, a name stands last, or is
 ended by NUL where something follows it (names cannot contain NUL).
 
-    key                                          value               one per
-    M "state"                                    VolumeState         volume: counters and usage
-    M "settings"                                 VolumeSettings      volume
-    V volume:8                                   VolumeRecord        volume of the cluster (root volume only)
-    I inode:8                                    Inode               file, directory, table, stream, …
-    E directory:8 name                           Entry               name in a directory
-    H inode:8 directory:8 name                   (empty)             further hard link of an inode
-    X inode:8 name                               bytes               extended attribute
-    D inode:8 offset:8                           Piece               range of a file's bytes
-    O inode:8                                    time_ns:8           inode without a name, to be swept
-    N inode:8                                    Statistics          table, stream
-    T table:8 row-key                            Row                 row
-    t stream:8 topic-name                        Topic               topic
-    P stream:8 topic:4 partition:4               Partition           partition
-    S stream:8 topic:4 partition:4 offset:8      StoredBatch         record batch, by its first offset
-    Q stream:8 topic:4 partition:4 producer:8    Producer            idempotent producer in a partition
-    g stream:8 group NUL topic:4 partition:4     GroupOffset         committed offset
-    Z segment:8                                  Segment             segment that something refers to
-    Y segment:8 key                              (empty)             key whose value refers to the segment
-    R session:16 slot:4                          StoredReply         last write of a client's slot
-    C commit:8                                   ChangeRow           commit
+    key                                       value            one per
+    M "state"                                 VolumeState      volume: counters and usage
+    M "settings"                              VolumeSettings   volume
+    V volume:8                                VolumeRecord     volume (in the root volume)
+    I inode:8                                 Inode            file, directory, table, stream, …
+    E directory:8 name                        Entry            name in a directory
+    H inode:8 directory:8 name                (empty)          further hard link of an inode
+    X inode:8 name                            bytes            extended attribute
+    D inode:8 offset:8                        Piece            range of a file's bytes
+    O inode:8                                 time_ns:8        inode without a name, to be swept
+    N inode:8                                 Statistics       table, stream
+    T table:8 row-key                         Row              row
+    t stream:8 topic-name                     Topic            topic
+    P stream:8 topic:4 partition:4            Partition        partition
+    S stream:8 topic:4 partition:4 offset:8   StoredBatch      record batch, by its first offset
+    Q stream:8 topic:4 partition:4 producer:8 Producer         idempotent producer in a partition
+    g stream:8 group NUL topic:4 partition:4  GroupOffset      committed offset
+    Z segment:8                               Segment          segment that something refers to
+    Y segment:8 key                           (empty)          key whose value refers to the segment
+    R session:16 slot:4                       StoredReply      last write of a client's slot
+    C commit:8                                ChangeRow        commit
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ rows, batches) have a fixed binary head instead.
 from __future__ import annotations
 
 import enum
+import struct
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from struct import Struct
-from struct import error as StructError
 from typing import Any, NamedTuple, TypeVar
 
 import msgpack
@@ -51,7 +51,7 @@ _pack = msgpack.Packer().pack
 def unpack(data: bytes, what: str) -> Any:
     try:
         return msgpack.unpackb(data, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise Corrupt(f"a stored {what} cannot be read", reason=error) from error
 
 
@@ -62,8 +62,7 @@ class Record:
 
     def pack(self) -> bytes:
         cls = type(self)
-        values = cls.__dict__.get("_values") or cls._prepare()
-        return _pack(values(self))  # type: ignore[no-any-return]
+        return _pack((cls.__dict__.get("_values") or cls._prepare())(self))  # type: ignore[no-any-return]
 
     @classmethod
     def unpack(cls: type[R], data: bytes) -> R:
@@ -72,6 +71,10 @@ class Record:
             return cls(*values)
         except TypeError as error:
             raise Corrupt(f"a stored {cls.__name__} cannot be read", reason=error) from error
+
+    def fields(self) -> tuple[Any, ...]:
+        cls = type(self)
+        return tuple((cls.__dict__.get("_values") or cls._prepare())(self))
 
     @classmethod
     def _prepare(cls) -> Any:
@@ -124,7 +127,7 @@ class Entry(NamedTuple):
     def unpack(cls, data: bytes) -> Entry:
         try:
             return cls._make(_ENTRY.unpack(data))
-        except StructError as error:
+        except struct.error as error:
             raise Corrupt("a stored directory entry cannot be read") from error
 
 
@@ -225,7 +228,7 @@ class Piece(NamedTuple):
         try:
             tag, length, skip = _PIECE_HEAD.unpack_from(value)
             extent = Extent._make(_EXTENT.unpack_from(value, _PIECE_HEAD.size))
-        except StructError as error:
+        except struct.error as error:
             raise Corrupt("a stored piece of a file cannot be read", offset=offset) from error
         if tag != 1:
             raise Corrupt("a stored piece of a file has an unknown form", offset=offset)
@@ -260,7 +263,7 @@ def row_head(value: bytes) -> tuple[int, int]:
     """(version, expires_ms) of a stored row."""
     try:
         _, _, version, _, expires_ms = ROW_HEAD.unpack_from(value)
-    except StructError as error:
+    except struct.error as error:
         raise Corrupt("a stored row cannot be read") from error
     return version, expires_ms
 
@@ -321,7 +324,7 @@ class StoredBatch(NamedTuple):
                     records, length, max_timestamp_ms, append_time_ms, value[_BATCH_HEAD.size :]
                 )
             extent = Extent._make(_EXTENT.unpack_from(value, _BATCH_HEAD.size))
-        except StructError as error:
+        except struct.error as error:
             raise Corrupt("a stored record batch cannot be read") from error
         return cls(records, length, max_timestamp_ms, append_time_ms, None, extent)
 

@@ -29,6 +29,7 @@ from dataplatform.core.units import Request, Unit
 from dataplatform.core.volumes import Volume
 from dataplatform.engine.base import Storages
 from dataplatform.engine.memory import MemoryDisk, MemoryStorages
+from dataplatform.engine.wrappers import Faults, FaultyStorages
 from dataplatform.keyspace.records import ROOT_VOLUME, Inode, Kind, VolumeSettings
 
 from .accounts import assert_accounts
@@ -79,12 +80,15 @@ class Place:
         self.path = path
         self.segment_bytes = segment_bytes
         self.disk = MemoryDisk()
+        self.memory: MemoryStorages
         self.clock = ManualClock()
+        self.faults = Faults()
         self.opened = 0
 
     async def storages(self) -> Storages:
         if self.engine == "memory":
-            return MemoryStorages(self.disk, segment_bytes=self.segment_bytes)
+            self.memory = MemoryStorages(self.disk, segment_bytes=self.segment_bytes)
+            return FaultyStorages(self.memory, self.faults)
         if self.engine == "rocks":
             from dataplatform.engine.rocks import RocksStorages
 
@@ -93,11 +97,28 @@ class Place:
 
         return await SlateStorages.at(self.path.as_uri(), segment_bytes=self.segment_bytes)
 
+    async def crash(self) -> None:
+        """The power goes, on the memory engine: what was not synced is lost, locks are free."""
+        self.memory.crash()
+        await self.memory.close()
+        self.faults.clear()
+
     async def open(self) -> Platform:
         self.opened += 1
         return await Platform.start(
             await self.storages(), clock=self.clock, entropy=SeededEntropy(self.opened)
         )
+
+
+@contextlib.asynccontextmanager
+async def at_work(place: Place) -> AsyncIterator[tuple[Driver, Volume]]:
+    """A client and the root volume of a platform, which is clean in the end."""
+    platform = await place.open()
+    volume = await platform.acquire(ROOT_VOLUME)
+    yield Driver(platform), volume
+    await assert_clean(platform)
+    platform.release(volume)
+    await platform.close()
 
 
 class Driver:

@@ -92,6 +92,8 @@ class Campaign:
         for task in tasks:
             task.cancel()
         await asyncio.gather(off, *tasks, return_exceptions=True)
+        for _ in range(20):
+            await asyncio.sleep(0)  # what the clients left behind meets the end of the power
         self._check_ended(tasks, power)
         if not power.off.is_set():
             self._switch_off(power)

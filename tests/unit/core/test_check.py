@@ -937,10 +937,10 @@ producer("gap", "has a gap in its sequences", Producer(0, [[0, 0, 0, 0], [2, 2, 
 producer("ahead", "goes up to offset 101, beyond the end at 7", Producer(0, [[0, 0, 100, 0]]))
 
 
-@damage(kept(CARS_0, "group `readers` has committed offset 100, and the end is at 7"))
-async def offset_beyond_the_end(world: World) -> None:
+@damage(kept(CARS_0, "group `readers` has an impossible committed offset: -5"))
+async def impossible_offset(world: World) -> None:
     stream, topic = world.inodes["/stream"], world.topics["cars"]
-    await world.plant({keys.group_offset(stream, b"readers", topic, 0): GroupOffset(100).pack()})
+    await world.plant({keys.group_offset(stream, b"readers", topic, 0): GroupOffset(-5).pack()})
 
 
 @damage(kept("/stream:cars/9", "group `readers` has an offset in it, and it does not exist"))
@@ -1619,8 +1619,10 @@ async def test_no_segment_goes_while_one_is_looked_at(tmp_path: Path) -> None:
     async with a_world("memory", tmp_path) as world:
         await world.remove("/docs/packed", is_open=False)
         await world.volume.storage.segments.seal()
-        rows = {keys.segment(1): Segment(10, 0).pack()}
-        await world.plant(dict(rows))
+        engine = world.volume.storage.engine
+        references = await engine.scan(*keys.prefix_range(keys.references(1)))
+        dead = {keys.segment(1): Segment(10, 0).pack()}
+        await world.plant({**dead, **dict.fromkeys(key for key, _ in references)})
         with world.volume.holds.pin():
             assert await compaction.delete_dead(world.volume) == 0
         assert await compaction.delete_dead(world.volume) == 1
