@@ -60,7 +60,6 @@ async def delete_dead(volume: Volume) -> int:
     """Forget dead segments durably, then delete their bytes: a crash between leaves a file that
     the next opening drops."""
     await _delete_unnamed(volume)
-    await _delete_unnamed(volume)
     dead = [number for number, segment in await _sealed(volume) if segment.live_bytes == 0]
     if not dead:
         return 0
@@ -93,8 +92,10 @@ async def _delete_unnamed(volume: Volume) -> None:
     """Segments of which no commit ever named anything, and none will: all that was written to them
     was overwritten before its flush, or was given up."""
     segments = volume.storage.segments
+    sizes = await segments.sizes()
+    # Looked at after the sizes: what begins to append from now on goes to later segments.
     held_from, open_segment = _held_from(volume), segments.open_segment
-    for number in await segments.sizes():
+    for number in sizes:
         if number == open_segment or (held_from is not None and number >= held_from):
             continue
         if await volume.storage.engine.get(keys.segment(number)) is None:

@@ -275,7 +275,6 @@ def test_numbers_out_of_range_are_our_errors(dp: dataplatform.Client, number: in
         list(dp.changes("/", since=number))
 
 
-@pytest.mark.xfail(strict=True, reason=FIX + "a committed offset beyond the end is taken")
 def test_committed_offset_beyond_the_end_is_no_damage(own: ServerProcess) -> None:
     """Refused, or else nothing that the check complains about."""
     with dataplatform.connect(own.address) as dp:
