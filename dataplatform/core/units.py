@@ -11,8 +11,10 @@ times, what refers to which segment, and the change row.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Corrupt, Exhausted, NotFound
@@ -51,6 +53,9 @@ DEPTH_MAX = 100_000
 
 _ABSENT = object()
 
+SORT_FROM = 32
+"""New keys from which sorting everything beats inserting one by one."""
+
 STATISTICS_KEPT_MAX = 10_000
 """Tables and streams whose statistics a volume holds in memory."""
 
@@ -62,6 +67,7 @@ class Unit:
         "_callbacks",
         "_inodes",
         "_size_bytes",
+        "_sorted",
         "_statistics",
         "commit",
         "engine",
@@ -96,6 +102,7 @@ class Unit:
         self._statistics: dict[int, Statistics] = {}
         self._callbacks: list[Callable[[int], None]] = []
         self._size_bytes = 0
+        self._sorted: list[bytes] = []  # the keys of `writes`, as far as a scan needed them
 
     # ---- keys
 
@@ -126,7 +133,7 @@ class Unit:
         page = await self.engine.scan(
             start, end, reverse=reverse, limit=limit, size_bytes=size_bytes
         )
-        own = [k for k in self.writes if start <= k < end]
+        own = self._own(start, end)
         if not own:
             return page
         cut = len(page) >= limit or sum(len(k) + len(v) for k, v in page) >= size_bytes
@@ -149,6 +156,17 @@ class Unit:
                 start, end, reverse=reverse, limit=limit - len(found), size_bytes=size_bytes
             )
         return found
+
+    def _own(self, start: bytes, end: bytes) -> list[bytes]:
+        """The keys in a range that this unit wrote, in order. A flush scans for each of thousands
+        of pieces, so they are kept sorted; dicts end with what came last."""
+        fresh = len(self.writes) - len(self._sorted)
+        if fresh > SORT_FROM:
+            self._sorted = sorted(self.writes)
+        elif fresh:
+            for key in islice(reversed(self.writes), fresh):
+                insort(self._sorted, key)
+        return self._sorted[bisect_left(self._sorted, start) : bisect_left(self._sorted, end)]
 
     def put(self, key: bytes, value: bytes) -> None:
         self.writes[key] = value

@@ -115,7 +115,7 @@ async def at_work(place: Place) -> AsyncIterator[tuple[Driver, Volume]]:
     """A client and the root volume of a platform, which is clean in the end."""
     platform = await place.open()
     volume = await platform.acquire(ROOT_VOLUME)
-    yield Driver(platform), volume
+    yield Driver(platform, b"client %09d" % place.opened), volume
     await assert_clean(platform)
     platform.release(volume)
     await platform.close()
