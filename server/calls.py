@@ -19,9 +19,12 @@ from .sessions import SESSION_BYTES, Session
 class Call:
     """What a handler works with. `end` lets go of every volume that was found through it."""
 
-    __slots__ = ("_held", "platform", "server", "session")
+    __slots__ = ("_held", "method", "platform", "server", "session")
 
-    def __init__(self, platform: Platform, session: Session, server: ServerFacts) -> None:
+    def __init__(
+        self, platform: Platform, session: Session, server: ServerFacts, method: int = 0
+    ) -> None:
+        self.method = method
         self.platform = platform
         self.session = session
         self.server = server
@@ -45,7 +48,9 @@ class Call:
         given = message.request
         if len(given.session) != SESSION_BYTES:
             raise Invalid("the session of a request id is not 16 bytes", length=len(given.session))
-        return Request(self.session.principal, given.session, given.slot, given.sequence)
+        return Request(
+            self.session.principal, given.session, given.slot, given.sequence, self.method
+        )
 
     def durable(self, message: Any, *, customary: bool) -> bool:
         """Whether the reply waits until the change is durable (D5)."""

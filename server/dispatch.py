@@ -68,7 +68,7 @@ class Dispatcher:
         self, session: Session, method: Method, message: Any, data: bytes | memoryview
     ) -> tuple[Any, Data]:
         """The reply and its bulk bytes. Raises nothing but PlatformError (and CancelledError)."""
-        call = Call(self._platform, session, self._server)
+        call = Call(self._platform, session, self._server, method.number)
         started_s = time.perf_counter()
         try:
             outcome = await self._handlers[method.number](call, message, data)

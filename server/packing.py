@@ -6,12 +6,14 @@ from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid
+from dataplatform.base.limits import PARTITIONS_MAX
 from dataplatform.core.catalog import Description
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import Node
 from dataplatform.core.streams import Part
 from dataplatform.keyspace.records import Inode, Kind, VolumeSettings
 
+KINDS = frozenset(Kind)
 _DEFAULT_MODES = {Kind.DIRECTORY: 0o755}
 
 
@@ -42,6 +44,8 @@ def node_message(node: Node, *, name: str = "") -> pb.Node:
 def attributes_of(message: pb.CreateRequest | pb.WriteFileRequest) -> Attributes:
     """What a new inode starts with. A mode of 0 means the customary one; chmod sets a real 0."""
     kind = message.kind if isinstance(message, pb.CreateRequest) else Kind.FILE
+    if kind not in KINDS:
+        raise Invalid("unknown kind of node", kind=kind)
     new = Attributes(
         kind=kind,
         mode=message.mode or _DEFAULT_MODES.get(Kind(kind), 0o644) if kind else 0,
@@ -61,6 +65,8 @@ def settings_of(
     """The stored settings that a message gives to a table or stream."""
     if message.HasField("stream") and kind == Kind.STREAM:
         options = message.stream
+        if options.partitions > PARTITIONS_MAX:
+            raise Invalid("too many partitions", partitions_max=PARTITIONS_MAX)
         if options.ttl_ms < 0:
             raise Invalid("a ttl cannot be negative", ttl_ms=options.ttl_ms)
         if options.compression not in ("", "lz4", "none"):

@@ -11,7 +11,7 @@ import asyncio
 import errno
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..base.errors import Exists, Invalid, NotFound, PlatformError
 from ..engine.base import scan_all
@@ -220,6 +220,15 @@ class Catalog:
             finally:
                 self._platform.release(root)
 
+    async def is_done(self, request: Request) -> bool:
+        """Whether this very request was completed before."""
+        root = await self._platform.acquire(ROOT_VOLUME)
+        try:
+            known, _ = await root.lane.find_reply(request)
+            return known
+        finally:
+            self._platform.release(root)
+
     async def _check_removable(self, volume_id: int) -> None:
         if volume_id == ROOT_VOLUME:
             raise Invalid("the root volume cannot be removed")
@@ -290,13 +299,12 @@ class Catalog:
                 continue
             root = await self._platform.acquire(ROOT_VOLUME)
             try:
-                await self._recover(root, record)
+                await self._recover(root, record, await _still_wanted(root, record))
             finally:
                 self._platform.release(root)
 
-    async def _recover(self, root: Volume, record: VolumeRecord) -> None:
+    async def _recover(self, root: Volume, record: VolumeRecord, request: Request) -> None:
         log.info("volume %d was left in phase %d: recovering", record.volume, record.phase)
-        request = _unpack_request(record.request)
         if record.phase == VolumePhase.REMOVING:
             await self._unmount(SYSTEM.principal, record.volume)
             await self._forget(root, record.volume, request)
@@ -316,11 +324,19 @@ def _pack_request(request: Request) -> list[object]:
     """So that a request which recovery completes is known when it is repeated."""
     if request.session is None:
         return []
-    return [request.session, request.slot, request.sequence]
+    return [request.session, request.slot, request.sequence, request.method]
 
 
-def _unpack_request(packed: list[Any]) -> Request:
-    return Request(SYSTEM.principal, *packed)
+async def _still_wanted(root: Volume, record: VolumeRecord) -> Request:
+    """The request that recovery completes, so that its repetition is answered; the platform's own
+    if nobody can repeat it any more."""
+    request = Request(SYSTEM.principal, *record.request)
+    try:
+        known, _ = await root.lane.find_reply(request)
+    except PlatformError as error:
+        log.warning("the request that left volume %d is void: %s", record.volume, error)
+        return SYSTEM
+    return SYSTEM if known else request
 
 
 async def _record(unit: Unit, volume_id: int) -> VolumeRecord:

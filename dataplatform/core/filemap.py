@@ -122,14 +122,9 @@ async def load(reader: Scanner, inode: int, start: int, end: int) -> list[Piece]
     if start >= end:
         return []
     pieces: list[Piece] = []
-    if start > 0:
-        before = await reader.scan(
-            keys.pieces(inode), keys.piece(inode, start), reverse=True, limit=1
-        )
-        if before:
-            piece = Piece.unpack(keys.last_number_of(before[0][0]), before[0][1])
-            if piece.end > start:
-                pieces.append(piece)
+    before = await _last_before(reader, inode, start) if start else None
+    if before is not None and before.end > start:
+        pieces.append(before)
     at, last = keys.piece(inode, start), keys.piece(inode, end)
     while True:
         page = await reader.scan(at, last, limit=1000)
@@ -139,6 +134,13 @@ async def load(reader: Scanner, inode: int, start: int, end: int) -> list[Piece]
         if not page or (len(page) < 100 and sum(len(v) for _, v in page) < 1 << 19):
             return pieces
         at = page[-1][0] + b"\x00"
+
+
+async def _last_before(reader: Scanner, inode: int, offset: int) -> Piece | None:
+    """The last piece that begins before the offset."""
+    start, end = keys.pieces(inode), keys.piece(inode, offset)
+    found = await reader.scan(start, end, reverse=True, limit=1)
+    return Piece.unpack(keys.last_number_of(found[0][0]), found[0][1]) if found else None
 
 
 async def clear(unit: Unit, inode: Inode, start: int, end: int) -> None:
@@ -183,19 +185,16 @@ async def _absorb(unit: Unit, inode: Inode, piece: Piece) -> Piece:
         return piece
     data = piece.data
     assert data is not None
-    if start < piece.offset:
-        around = within(await load(unit, inode.number, start, piece.offset), start, piece.offset)
-        tail = around[-1] if around else None
-        if tail is not None and tail.data is not None and tail.end == piece.offset:
-            piece = Piece(tail.offset, tail.length + piece.length, tail.data + data)
-            data = piece.data
-            assert data is not None
-    if piece.end < end:
-        around = within(await load(unit, inode.number, piece.end, end), piece.end, end)
-        head = around[0] if around else None
-        if head is not None and head.data is not None and head.offset == piece.end:
-            piece = Piece(piece.offset, piece.length + head.length, data + head.data)
-    return piece
+    first, last = piece.offset, piece.end
+    before = await _last_before(unit, inode.number, first) if start < first else None
+    if before is not None and before.data is not None and before.end >= first:
+        tail = before.cut(start, first)
+        first, data = tail.offset, b"".join((tail.data or b"", data))
+    after = await _last_before(unit, inode.number, last + 1) if last < end else None
+    if after is not None and after.data is not None and after.end > last:
+        head = after.cut(last, end)
+        last, data = head.end, b"".join((data, head.data or b""))
+    return Piece(first, last - first, data)
 
 
 async def _put(unit: Unit, inode: Inode, piece: Piece, *, fresh: bool = False) -> None:

@@ -199,7 +199,7 @@ class Platform:
         held, place = await self._walk(path, volume, inode, follow=False)
         if not place.directory:
             self.release(held)
-            raise Invalid("this is the root of a volume", path=path)
+            raise Invalid("this is the root of a volume, or the name of the cluster", path=path)
         if place.inode:
             return NewName(held, place.directory, (), place.name.decode(), place.inode)
         return NewName(held, place.directory, place.rest[:-1], place.rest[-1], 0)
@@ -210,6 +210,8 @@ class Platform:
         if inode and not volume_id:
             raise Invalid("an inode needs its volume", inode=inode)
         names = tuple(paths.split_path(path))
+        if not inode:
+            names = self._on_this_cluster(names)
         held = await self.acquire(volume_id or ROOT_VOLUME)
         start = inode or ROOT_INODE
         hops = 0
@@ -225,7 +227,7 @@ class Platform:
                     raise Invalid(
                         "too many symbolic links on the path", path=path, errno=errno.ELOOP
                     )
-                names = place.rest
+                names = self._on_this_cluster(place.rest) if place.absolute else place.rest
                 if place.above:
                     target, start = await self._above(held)
                 else:
@@ -237,6 +239,11 @@ class Platform:
             if isinstance(error, NotFound) and path:
                 raise NotFound(error.message, path=path, errno=error.os_errno) from error
             raise
+
+    def _on_this_cluster(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """`/cluster/path` is `/path` on that cluster (D9), so no directory of the root can have the
+        cluster's name."""
+        return names[1:] if names and names[0] == self.cluster else names
 
     async def _above(self, volume: Volume) -> tuple[Volume, int]:
         """Where `..` leads from the root of a volume; the platform's root is its own parent."""

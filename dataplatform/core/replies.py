@@ -47,15 +47,22 @@ class Replies:
         """(True, result) if this very request was committed before."""
         if request.session is None:
             return False, None
+        if len(request.session) != SESSION_BYTES or request.slot >= SLOTS_MAX:
+            raise Invalid(
+                "a request id has a session of 16 bytes and a slot below the limit",
+                slots_max=SLOTS_MAX,
+            )
         slots = self._sessions.get(request.session)
         if slots is None:
-            slots = await self._load(request)
+            slots = await self._load(request.session)
         else:
             self._sessions.move_to_end(request.session)
         stored = slots.get(request.slot)
         if stored is None or stored.sequence < request.sequence:
             return False, None
         if stored.sequence == request.sequence:
+            if stored.method != request.method:
+                raise Invalid("the request id was used for another request", slot=request.slot)
             return True, stored.result
         raise Stale(
             "an older request of this slot arrived late",
@@ -63,13 +70,7 @@ class Replies:
             sequence=request.sequence,
         )
 
-    async def _load(self, request: Request) -> dict[int, StoredReply]:
-        session = request.session
-        if session is None or len(session) != SESSION_BYTES or request.slot >= SLOTS_MAX:
-            raise Invalid(
-                "a request id has a session of 16 bytes and a slot below the limit",
-                slots_max=SLOTS_MAX,
-            )
+    async def _load(self, session: bytes) -> dict[int, StoredReply]:
         slots: dict[int, StoredReply] = {}
         start, end = keys.prefix_range(keys.replies(session))
         async for key, value in scan_all(self._engine, start, end):
@@ -82,12 +83,10 @@ class Replies:
     def record(
         self, request: Request, now_ns: int, result: Any, batch: dict[bytes, bytes | None]
     ) -> StoredReply | None:
-        """Add the reply to the batch that it answers."""
+        """Add the reply to the batch that it answers; `find` has seen the request."""
         if request.session is None:
             return None
-        if request.slot >= SLOTS_MAX:
-            raise Invalid("a request's slot is over the limit", slots_max=SLOTS_MAX)
-        stored = StoredReply(request.sequence, now_ns, result)
+        stored = StoredReply(request.sequence, now_ns, result, request.method)
         batch[keys.reply(request.session, request.slot)] = stored.pack()
         return stored
 

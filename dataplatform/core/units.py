@@ -43,6 +43,7 @@ class Request:
     session: bytes | None = None
     slot: int = 0
     sequence: int = 0
+    method: int = 0  # what is asked for: an id stands for one request only
 
 
 SYSTEM = Request()

@@ -80,6 +80,7 @@ class Writeback:
         self._volume = volume
         self._pending: dict[int, Pending] = {}
         self._flushing: dict[int, tuple[Pending, asyncio.Future[None]]] = {}
+        self._complaint = ""  # what the last flush met, if it failed
         self.memory_bytes = 0
         self.segment_bytes = 0
 
@@ -323,7 +324,11 @@ class Writeback:
         try:
             await self._flush_each(old)
         except PlatformError as error:
-            log.error("buffered writes of volume %d cannot be stored: %s", self._volume.id, error)
+            if self._complaint != error.message:  # once, not twice a second
+                log.error("buffered writes of volume %d are kept: %s", self._volume.id, error)
+            self._complaint = error.message
+        else:
+            self._complaint = ""
 
 
 def pieces_of(offset: int, written: list[Extent]) -> list[Piece]:

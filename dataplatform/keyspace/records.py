@@ -363,6 +363,7 @@ class StoredReply(Record):
     sequence: int
     time_ns: int
     result: Any = None
+    method: int = 0  # number of the method that was asked for
 
 
 class Event(NamedTuple):

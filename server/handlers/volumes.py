@@ -42,6 +42,8 @@ async def set_(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInf
 
 @rpc("Volumes.Remove")
 async def remove(call: Call, message: pb.VolumeRequest, data: Any) -> pb.Empty:
+    if await call.platform.catalog.is_done(call.request(message)):
+        return pb.Empty()  # asked again: it is gone, and cannot be found any more
     node = await call.node(message.target)
     volume_id, inode = node.volume.id, node.inode
     if inode.parent:

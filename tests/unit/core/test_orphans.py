@@ -140,9 +140,9 @@ async def test_a_sweep_that_is_cut_short_goes_on_after_the_crash(tmp_path: Path)
     driver = Driver(platform)
     volume = await platform.acquire(ROOT_VOLUME)
     handle = await driver.create("/f")
-    for number in range(5000):
+    for number in range(2500):
         await driver.write(handle, number * 10_000, b"x")
-        if number % 2000 == 0:
+        if number % 1000 == 0:
             await driver.sync(handle)
     await driver.unlink("/f", durable=True)
     await volume.run(SYSTEM, lambda unit: orphans._sweep_some(unit, handle.inode), durable=True)
