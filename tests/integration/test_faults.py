@@ -245,14 +245,12 @@ def test_what_is_no_frame(server: ServerProcess, dp: dataplatform.Client) -> Non
     assert dp.stat("/").kind == "directory"
 
 
-@pytest.mark.xfail(strict=True, reason=FIX + "Kind(kind) raises ValueError in attributes_of")
 @pytest.mark.parametrize("kind", [-1, 10, 77])
 def test_unknown_kind(wire: Wire, kind: int) -> None:
     request = pb.CreateRequest(target=at("/unknown-kind"), kind=kind)  # type: ignore[arg-type]
     assert failure(wire.call("Namespace.Create", request))[0] == "INVALID"
 
 
-@pytest.mark.xfail(strict=True, reason=FIX + "a request id is not tied to its request")
 def test_request_id_used_for_another_request(wire: Wire) -> None:
     request = pb.RequestId(session=SESSION, slot=3, sequence=1)
     table = pb.CreateRequest(target=at("/reused"), kind=pb.TABLE, request=request)
@@ -262,7 +260,6 @@ def test_request_id_used_for_another_request(wire: Wire) -> None:
     assert kind == "INVALID"
 
 
-@pytest.mark.xfail(strict=True, reason=FIX + "the partitions of a stream are not limited")
 def test_too_many_partitions(dp: dataplatform.Client) -> None:
     with pytest.raises(dataplatform.Invalid, match="partitions"):
         dp.create_stream("/too-many", partitions=4_000_000_000)
@@ -290,7 +287,6 @@ def test_committed_offset_beyond_the_end_is_no_damage(own: ServerProcess) -> Non
     assert checked.returncode == 0, checked.stdout
 
 
-@pytest.mark.xfail(strict=True, reason=FIX + "recovery of a volume's removal refuses the request")
 def test_a_bad_request_id_does_not_stop_the_next_start(own: ServerProcess) -> None:
     wire = Wire(own.socket)
     good = pb.RequestId(session=SESSION, slot=0, sequence=1)
@@ -304,7 +300,6 @@ def test_a_bad_request_id_does_not_stop_the_next_start(own: ServerProcess) -> No
         assert [v.path for v in dp.volumes()] == ["/", "/v"]
 
 
-@pytest.mark.xfail(strict=True, reason=FIX + "the target is looked up before the stored reply")
 def test_repeated_removal_of_a_volume(own: ServerProcess) -> None:
     wire = Wire(own.socket)
     wire.call("Volumes.Create", pb.VolumeRequest(target=at("/v")))
