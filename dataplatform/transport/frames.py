@@ -136,6 +136,11 @@ class Decoder:
         return self._large_bytes
 
     @property
+    def large_received_bytes(self) -> int:
+        """How much of the frame under way with `large_bytes` is there."""
+        return self._end - self._start if self._large_bytes else 0
+
+    @property
     def is_partial(self) -> bool:
         """Whether a frame has begun and not ended."""
         return self._large_bytes > 0 or self._end > self._start

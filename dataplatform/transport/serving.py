@@ -5,7 +5,14 @@ What a peer does must never hurt anybody else, so everything has a bound:
 - time: the handshake, a frame that does not arrive, a peer that does not read its replies;
 - a connection: requests under way (`requests_max`) and the bytes they hold
   (`connection_bytes_max`), beyond which nothing more is read from its socket;
-- all of them: the number of connections and a `Budget` of bytes.
+- all of them: the number of connections and a `Budget` of bytes, of which frames that are arriving
+  may hold one half and beyond which a reserve is kept for small requests: neither frames that
+  stand half-sent nor large requests keep a `stat` of somebody else from beginning.
+
+Requests, frames under way and unread replies therefore take at most `total_bytes_max`, half as much
+again for small requests, and what the last ones admitted go beyond that: a frame, or the replies
+that a connection had under way when its peer stopped reading. Read buffers (64 KiB of a connection)
+are not counted.
 
 A peer that stops reading stalls only itself: its requests wait in its own socket. What is no frame
 gets a typed ERROR and the connection ends; a frame that makes no sense (unknown method, a message
@@ -19,36 +26,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import socket
 import ssl
-import struct
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.api.methods import METHODS_BY_NUMBER, Method
-from dataplatform.base.errors import Exhausted, Internal, Invalid, PlatformError, Unavailable
-from dataplatform.base.limits import CONNECTION_REQUESTS_MAX, FRAME_BYTES_MAX, KIB, MIB, PAGE_BYTES
+from dataplatform.api.methods import Method
+from dataplatform.base.limits import CONNECTION_REQUESTS_MAX, FRAME_BYTES_MAX, KIB, MIB
 
 from .budgets import Budget
-from .errors import to_info
-from .frames import HEADER_BYTES, PROTOCOL, Bulk, Data, Frame, FrameKind, encode
-from .protocols import FrameProtocol
+from .frames import Data
+from .server_connections import ServerConnection
 from .steps import Steps
 
-logger = logging.getLogger(__name__)
+__all__ = ["FrameServer", "ServerConnection", "ServingLimits"]
 
 Reply = tuple[Any, Data]
-Handler = Callable[
-    ["ServerConnection", Method, Any, bytes | memoryview], Coroutine[Any, Any, Reply]
-]
-Welcome = Callable[["ServerConnection", pb.Hello], Awaitable[pb.HelloReply]]
-Farewell = Callable[["ServerConnection"], None]
+Handler = Callable[[ServerConnection, Method, Any, bytes | memoryview], Coroutine[Any, Any, Reply]]
+Welcome = Callable[[ServerConnection, pb.Hello], Awaitable[pb.HelloReply]]
+Farewell = Callable[[ServerConnection], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +64,11 @@ class ServingLimits:
     hello_bytes_max: int = 64 * KIB
     """Before the handshake nobody may make us allocate more."""
     stall_s: float = 60.0
-    """How often a peer that is slow to read or to send is looked at."""
+    """How often a peer that is slow to read is looked at."""
+    arrival_s: float = 30.0
+    """How often a peer that is slow to send the rest of a large frame is looked at."""
     bytes_per_s_min: int = 16 * KIB
-    """A peer slower than this over `stall_s` is closed."""
+    """A peer slower than this between two looks is closed."""
 
 
 class FrameServer:
@@ -93,7 +92,9 @@ class FrameServer:
         self.farewell = farewell
         self.limits = limits or ServingLimits()
         self.loop = asyncio.get_running_loop()
-        self.budget = Budget(self.limits.total_bytes_max, self.loop)
+        total_bytes_max = self.limits.total_bytes_max
+        self.budget = Budget(total_bytes_max, self.loop, reserve_bytes=total_bytes_max // 2)
+        self.arriving = Budget(total_bytes_max // 2, self.loop)
         self.steps = Steps(self.loop)
         self.connections: set[ServerConnection] = set()
         self.is_stopping = False
@@ -148,411 +149,3 @@ class FrameServer:
 
     def _connection(self) -> ServerConnection:
         return ServerConnection(self)
-
-
-class _Running:
-    """A request whose handler waits for something."""
-
-    __slots__ = ("cost_bytes", "is_unwanted", "method", "task")
-
-    def __init__(self, task: asyncio.Task[None], method: Method, cost_bytes: int) -> None:
-        self.task = task
-        self.method = method
-        self.cost_bytes = cost_bytes
-        self.is_unwanted = False
-
-
-class ServerConnection(FrameProtocol):
-    """One client. `session` is whatever `welcome` left there."""
-
-    def __init__(self, server: FrameServer) -> None:
-        super().__init__(server.loop, server.limits.hello_bytes_max)
-        self.server = server
-        self.session: Any = None
-        self.peer = ""
-        self.peer_uid: int | None = None
-        self._limits = server.limits
-        self._is_welcome = False
-        self._is_ending = False
-        self._is_reading = True
-        self._waiting: deque[Frame] = deque()
-        self._running: dict[int, _Running] = {}
-        self._charged_bytes = 0
-        self._large_bytes = 0  # charged for the frame that is arriving
-        self._unsent_bytes = 0  # charged for replies that the peer does not read
-        self._written_bytes = 0
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._greeting: asyncio.Task[None] | None = None
-
-    @property
-    def requests_under_way(self) -> int:
-        return len(self._running)
-
-    @property
-    def charged_bytes(self) -> int:
-        return self._charged_bytes
-
-    # ------------------------------------------------------------ coming and going
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.peer, self.peer_uid = _peer(transport)
-        self.server.connections.add(self)
-        if self.server.is_stopping:
-            self.refuse(_stopping())
-        elif len(self.server.connections) > self._limits.connections_max:
-            self.refuse(
-                Exhausted("too many connections", limit_connections=self._limits.connections_max)
-            )
-        else:
-            self._later("handshake", self._limits.handshake_s, self._handshake_late)
-
-    def _handshake_late(self) -> None:
-        self.refuse(Invalid("no Hello in time", timeout_s=self._limits.handshake_s))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._is_ending = True
-        for name in list(self._timers):
-            self._timers.pop(name).cancel()
-        self._waiting.clear()
-        self.server.budget.forget(self._work)
-        self._release(self._charged_bytes - sum(r.cost_bytes for r in self._running.values()))
-        self._large_bytes = self._unsent_bytes = 0
-        for running in self._running.values():
-            self._drop(running)
-        if self._greeting is not None:
-            self._greeting.cancel()
-        self.server.connections.discard(self)
-        self.server.changed()
-        if self._is_welcome and self.server.farewell is not None:
-            self.server.farewell(self)
-
-    def refuse(self, error: PlatformError) -> None:
-        """Say why, then close."""
-        if self._is_ending:
-            return
-        logger.info("connection refused. peer=`%s`, reason=`%s`", self.peer, error)
-        self.send(encode(FrameKind.ERROR, 0, 0, to_info(error).SerializeToString()))
-        self.end()
-
-    def stop(self) -> None:
-        """The server is about to close: end what only reads, let writes finish."""
-        for running in self._running.values():
-            if running.method.read_only:
-                running.task.cancel()
-
-    def end(self) -> None:
-        """Close once what was written is sent; a peer that does not read it is cut off."""
-        self._is_ending = True
-        self._waiting.clear()
-        self.flush()
-        if self._transport is not None:
-            self._transport.close()
-            self._later("end", self._limits.handshake_s, self.abort)
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _later(self, name: str, delay_s: float, callback: Callable[[], None]) -> None:
-        self._cancel_timer(name)
-        self._timers[name] = self.loop.call_later(delay_s, callback)
-
-    def _cancel_timer(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
-
-    # ------------------------------------------------------------ frames
-
-    def frames_received(self, frames: list[Frame]) -> None:
-        if self._is_ending:
-            return
-        for frame in frames:
-            if frame.kind == FrameKind.REQUEST:
-                if not self._waiting and self._may_begin(frame):
-                    self._begin(frame)
-                else:
-                    self._waiting.append(frame)
-            elif frame.kind == FrameKind.CANCEL:
-                self._cancel(frame.call)
-            elif frame.kind == FrameKind.HELLO and self._greeting is None:
-                self._greeting = self.loop.create_task(self._greet(frame))
-            else:
-                self.refuse(Invalid("unexpected frame", kind=frame.kind))
-                return
-        self._pace()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        super().buffer_updated(nbytes)
-        if self.decoder.large_bytes != self._large_bytes:
-            self._pace()
-
-    def _may_begin(self, frame: Frame) -> bool:
-        if (
-            not self._is_welcome
-            or not self.writable
-            or len(self._running) >= self._limits.requests_max
-        ):
-            return False
-        if type(frame.data) is memoryview:
-            # A large frame was admitted before it was read. If it had to wait for the budget now,
-            # frames that wait like this could fill the budget and wait for each other.
-            own_bytes = _frame_bytes(frame)
-            return self._charged_bytes - own_bytes < self._limits.connection_bytes_max
-        return (
-            self._charged_bytes < self._limits.connection_bytes_max and self.server.budget.has_room
-        )
-
-    def _work(self) -> None:
-        """Begin requests that had to wait."""
-        while self._waiting and not self._is_ending and self._may_begin(self._waiting[0]):
-            self._begin(self._waiting.popleft())
-        self.flush()
-        self._pace()
-
-    def _pace(self) -> None:
-        """Read from the socket exactly while there is nothing to catch up on."""
-        if self._is_ending or self._transport is None:
-            return
-        self._charge_large_frame()
-        may_read = (
-            not self._waiting and self.writable and self._large_bytes == self.decoder.large_bytes
-        )
-        if not may_read and not self.server.budget.has_room:
-            self.server.budget.wake_when_roomy(self._work)
-        if may_read != self._is_reading:
-            self._is_reading = may_read
-            if may_read:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
-
-    def _charge_large_frame(self) -> None:
-        """Its buffer is allocated by the next read, hence only after this has made room for it."""
-        arriving = self.decoder.large_bytes
-        if not arriving:
-            if self._large_bytes:
-                self._large_bytes = 0  # arrived; the charge stays until the request begins
-                self._cancel_timer("frame")
-        elif not self._large_bytes and self.server.budget.has_room:
-            self._large_bytes = arriving
-            self._charge(arriving)
-            patience_s = self._limits.stall_s + arriving / self._limits.bytes_per_s_min
-            self._later("frame", patience_s, self._frame_late)
-
-    def _frame_late(self) -> None:
-        self.refuse(Invalid("frame did not arrive in time", size_bytes=self._large_bytes))
-
-    async def _greet(self, frame: Frame) -> None:
-        try:
-            try:
-                hello = pb.Hello.FromString(frame.message)
-            except DecodeError:
-                raise Invalid("Hello cannot be decoded") from None
-            if hello.protocol != PROTOCOL:
-                raise Invalid(
-                    "protocol version is not spoken here",
-                    theirs=hello.protocol,
-                    ours=PROTOCOL,
-                )
-            reply = await self.server.welcome(self, hello)
-        except PlatformError as e:
-            self.refuse(e)
-            return
-        except Exception as e:
-            logger.exception("welcome failed. peer=`%s`", self.peer)
-            self.refuse(Internal("the server failed", error=type(e).__name__))
-            return
-        if self._is_ending:
-            if self.server.farewell is not None:
-                self.server.farewell(self)
-            return
-        self._cancel_timer("handshake")
-        self._is_welcome = True
-        self.decoder.limit(self._limits.frame_bytes_max)
-        reply.protocol = PROTOCOL
-        reply.frame_bytes_max = self._limits.frame_bytes_max
-        self.send(encode(FrameKind.HELLO_REPLY, 0, 0, reply.SerializeToString()))
-        self.loop.call_soon(self._work)  # not from within this task
-
-    # ------------------------------------------------------------ requests
-
-    def _begin(self, frame: Frame) -> None:
-        if type(frame.data) is memoryview:
-            self._release(_frame_bytes(frame))
-        method = METHODS_BY_NUMBER.get(frame.method)
-        if frame.call == 0 or frame.call in self._running:
-            self.refuse(Invalid("call id is in use", call=frame.call))
-            return
-        try:
-            if method is None:
-                raise Invalid("unknown method, is the server older?", method=frame.method)
-            if frame.data and not method.request_bulk:
-                raise Invalid("method takes no bulk bytes", method=method.name)
-            if self.server.is_stopping:
-                raise _stopping()
-            message = method.request.FromString(frame.message)
-        except PlatformError as e:
-            self._send_error(frame.call, e)
-            return
-        except DecodeError:
-            assert method is not None
-            self._send_error(frame.call, Invalid("message cannot be decoded", method=method.name))
-            return
-        task = self.server.steps.begin(self._serve(frame.call, method, message, frame.data))
-        if task is not None:
-            cost_bytes = _frame_bytes(frame) + _reply_bytes_expected(method, message)
-            self._charge(cost_bytes)
-            self._running[frame.call] = _Running(task, method, cost_bytes)
-
-    async def _serve(
-        self, call: int, method: Method, message: Any, data: bytes | memoryview
-    ) -> None:
-        buffers: list[Bulk] | None = None
-        error: PlatformError | None = None
-        try:
-            reply, bulk = await self.server.handle(self, method, message, data)
-            buffers = encode(
-                FrameKind.REPLY,
-                method.number,
-                call,
-                reply.SerializeToString(),
-                bulk,
-                frame_bytes_max=self._limits.frame_bytes_max,
-            )
-        except PlatformError as e:
-            error = e
-        except asyncio.CancelledError:
-            error = _stopping() if self.server.is_stopping else Unavailable("cancelled")
-        except Exception as e:
-            logger.exception("request failed. method=`%s`, peer=`%s`", method.name, self.peer)
-            error = Internal("the server failed", method=method.name, error=type(e).__name__)
-        # From here on nothing waits: the request ends and its reply leaves in one step.
-        running = self._running.pop(call, None)
-        if running is not None:
-            self._end_running(running)
-        if self._is_ending or (running is not None and running.is_unwanted):
-            return
-        if buffers is not None:
-            self._send_reply(buffers)
-        elif error is not None:
-            self._send_error(call, error)
-
-    def _end_running(self, running: _Running) -> None:
-        self._release(running.cost_bytes)
-        if self._waiting:
-            self.loop.call_soon(self._work)  # not from within the request's task
-        if self.server.is_stopping:
-            self.server.changed()
-
-    def _cancel(self, call: int) -> None:
-        running = self._running.get(call)
-        if running is not None:
-            self._drop(running)
-            return
-        for frame in self._waiting:
-            if frame.call == call:
-                self._waiting.remove(frame)
-                if type(frame.data) is memoryview:
-                    self._release(_frame_bytes(frame))
-                return
-
-    def _drop(self, running: _Running) -> None:
-        """Its caller no longer listens."""
-        running.is_unwanted = True
-        if running.method.read_only:
-            running.task.cancel()
-
-    # ------------------------------------------------------------ replies
-
-    def _send_error(self, call: int, error: PlatformError) -> None:
-        self._send_reply(encode(FrameKind.ERROR, 0, call, to_info(error).SerializeToString()))
-
-    def _send_reply(self, buffers: list[Bulk]) -> None:
-        size_bytes = sum(map(len, buffers))
-        self._written_bytes += size_bytes
-        if not self.writable:
-            self._unsent_bytes += size_bytes
-            self._charge(size_bytes)
-        self.send(buffers)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        assert self._transport is not None
-        unsent_bytes = self._transport.get_write_buffer_size()
-        self._unsent_bytes += unsent_bytes
-        self._charge(unsent_bytes)
-        self._watch_reader()
-        self._pace()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._cancel_timer("stall")
-        self._release(self._unsent_bytes)
-        self._unsent_bytes = 0
-        if not self._is_ending:
-            self.loop.call_soon(self._work)  # not while the transport is writing
-
-    def _watch_reader(self) -> None:
-        sent_before = self._sent_bytes()
-
-        def look() -> None:
-            if (
-                self._sent_bytes() - sent_before
-                < self._limits.bytes_per_s_min * self._limits.stall_s
-            ):
-                logger.info("connection closed: peer does not read. peer=`%s`", self.peer)
-                self.abort()
-            else:
-                self._watch_reader()
-
-        self._later("stall", self._limits.stall_s, look)
-
-    def _sent_bytes(self) -> int:
-        assert self._transport is not None
-        return self._written_bytes - self._transport.get_write_buffer_size() - self._out_bytes
-
-    def _charge(self, size_bytes: int) -> None:
-        self._charged_bytes += size_bytes
-        self.server.budget.charge(size_bytes)
-
-    def _release(self, size_bytes: int) -> None:
-        self._charged_bytes -= size_bytes
-        self.server.budget.release(size_bytes)
-
-
-def _frame_bytes(frame: Frame) -> int:
-    return HEADER_BYTES + len(frame.message) + len(frame.data)
-
-
-REPLY_BYTES_UNKNOWN = 64 * KIB
-"""What a reply with bulk is expected to take when the request does not say."""
-
-
-def _reply_bytes_expected(method: Method, message: Any) -> int:
-    """What to set aside for a reply before it is there, so that replies stay within the bounds."""
-    if not method.reply_bulk:
-        return 0
-    fields = message.DESCRIPTOR.fields_by_name
-    if "length" in fields:
-        return min(int(message.length), FRAME_BYTES_MAX)
-    if "size_bytes" in fields:
-        return min(int(message.size_bytes) or PAGE_BYTES, FRAME_BYTES_MAX)
-    return REPLY_BYTES_UNKNOWN
-
-
-def _stopping() -> Unavailable:
-    return Unavailable("the server is stopping")
-
-
-def _peer(transport: asyncio.BaseTransport) -> tuple[str, int | None]:
-    """The other side in words, and its uid on a Unix socket (SO_PEERCRED, unix(7))."""
-    raw = transport.get_extra_info("socket")
-    if raw is not None and raw.family == socket.AF_UNIX:
-        credentials = raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid, uid, _ = struct.unpack("3i", credentials)
-        return f"unix:pid={pid},uid={uid}", uid
-    name = transport.get_extra_info("peername")
-    return (f"{name[0]}:{name[1]}" if name else "unknown"), None
