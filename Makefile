@@ -28,7 +28,7 @@ check: install  ## format, lint, types and import rules
 test: install  ## all tests except the system tests
 	@$(PYTHON) -m pytest -m "not system" $(ARGS)
 
-test-system: install  ## tests with real processes, real mounts and real kills
+test-system: install  ## long campaigns: real processes and real kills
 	@$(PYTHON) -m pytest -m system $(ARGS)
 
 bench: install  ## measure

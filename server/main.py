@@ -17,7 +17,7 @@ from pathlib import Path
 
 import uvloop
 
-from dataplatform.base.errors import KINDS, ErrorKind, PlatformError
+from dataplatform.base.errors import KINDS, ErrorKind, NotFound, PlatformError
 from dataplatform.core.check import check_platform
 from dataplatform.core.platform import Platform
 from dataplatform.engine.stores import open_storages
@@ -114,6 +114,8 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 
 async def _check(data: Path, store: str | None, repair: bool) -> int:
     """0 if nothing is wrong, or everything was repaired; else the exit code of CORRUPT."""
+    if store is None and not (data / "format.json").exists():
+        raise NotFound("no server has stored here: name the directory it was given", data=data)
     _raise_file_limit()
     platform = await Platform.start(await open_storages(store or data))
     try:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
 from .base import Operations
+from .messages import build
 from .paths import Path, target
 from .values import Change
 
@@ -31,7 +32,7 @@ class ChangeOperations(Operations):
     async def changes(
         self, path: Path = "/", since: int = 0, follow: bool = False
     ) -> AsyncIterator[Change]:
-        request = pb.ChangesRequest(target=target(path), since=since)
+        request = build(pb.ChangesRequest, target=target(path), since=since)
         while True:
             reply: pb.ChangesReply
             reply, _ = await self._channel.call(READ, request)

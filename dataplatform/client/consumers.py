@@ -20,6 +20,7 @@ from ..base.errors import Invalid, NotFound, Stale
 from .connection import Channel
 from .fetching import WAIT_S_MAX, Fetcher, Place
 from .memberships import Membership
+from .messages import build, whole_number
 from .offsets import Start, check, find_offsets, timestamp_of
 from .records import decode
 from .values import Record
@@ -112,7 +113,7 @@ class Consumer:
 
     async def _committed_offsets(self, wanted: AbstractSet[Place]) -> dict[Place, int]:
         assert self._membership is not None
-        request = pb.GroupRequest(stream=self._stream, group=self._membership.group)
+        request = build(pb.GroupRequest, stream=self._stream, group=self._membership.group)
         reply: pb.GroupsReply
         try:
             reply, _ = await self._channel.call(DESCRIBE, request)
@@ -175,6 +176,8 @@ class Consumer:
 
     async def poll(self, timeout_s: float = 1.0, max_records: int | None = None) -> list[Record]:
         self._check_open()
+        if max_records is not None:
+            whole_number("max_records", max_records)
         runtime = self._channel.runtime
         end_s = runtime.monotonic() + timeout_s
         records = self._take(max_records)
@@ -300,14 +303,17 @@ class Consumer:
                 return
 
     async def _commit(self, membership: Membership, offsets: Mapping[Place, int]) -> None:
-        request = pb.CommitOffsetsRequest(
+        request = build(
+            pb.CommitOffsetsRequest,
             stream=self._stream,
             group=membership.group,
             member=membership.member,
             epoch=membership.epoch,
         )
         for (topic, partition), offset in offsets.items():
-            request.parts.add(topic=topic, partition=partition, offset=offset)
+            request.parts.append(
+                build(pb.CommitOffsetsRequest.Part, topic=topic, partition=partition, offset=offset)
+            )
         await self._channel.call(COMMIT, request)
         self._committed.update(offsets)
 

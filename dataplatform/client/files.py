@@ -12,6 +12,7 @@ from ..base.limits import IO_BYTES_MAX, MIB
 from .connection import OPEN
 from .entering import Entering
 from .handles import CALL_BYTES, READ, FileHandle
+from .messages import build
 from .modes import Mode
 from .namespace import CREATE, SET_ATTRIBUTES, NamespaceOperations, create_request
 from .nodes import durability, stat_of
@@ -46,7 +47,8 @@ def write_file_request(
     no_replace: bool = False,
     durable: bool | None = None,
 ) -> pb.WriteFileRequest:
-    return pb.WriteFileRequest(
+    return build(
+        pb.WriteFileRequest,
         target=target(path),
         mode=mode,
         uid=os.getuid(),
@@ -88,20 +90,22 @@ class FileOperations(NamespaceOperations):
                     raise
             else:
                 if mode.truncate and node.size:
-                    request = pb.SetAttributesRequest(
-                        target=pb.Target(volume=node.volume, inode=node.inode), size=0
+                    request = build(
+                        pb.SetAttributesRequest,
+                        target=pb.Target(volume=node.volume, inode=node.inode),
+                        size=0,
                     )
                     node, _ = await self._channel.call(SET_ATTRIBUTES, request)
                 return node
         node, _ = await self._channel.call(
-            OPEN, pb.OpenRequest(target=target(path), truncate=mode.truncate)
+            OPEN, build(pb.OpenRequest, target=target(path), truncate=mode.truncate)
         )
         return node
 
     # --------------------------------------------------------------------------- whole files
 
     async def read_file(self, path: Path) -> bytes:
-        request = pb.ReadRequest(target=target(path), length=CALL_BYTES)
+        request = build(pb.ReadRequest, target=target(path), length=CALL_BYTES)
         reply, data = await self._channel.call(READ, request)
         if reply.size <= len(data):
             return bytes(data)
@@ -229,7 +233,8 @@ class FileOperations(NamespaceOperations):
         window = Window(self._channel, COPIES_UNDER_WAY)
         for offset in range(0, source.size, COPY_BYTES):
             length = min(COPY_BYTES, source.size - offset)
-            request = pb.CopyRangeRequest(
+            request = build(
+                pb.CopyRangeRequest,
                 source=pb.Target(volume=source.volume, inode=source.inode),
                 target=pb.Target(volume=to.volume, inode=to.inode),
                 source_offset=offset,

@@ -20,6 +20,7 @@ from ..base.errors import NotFound
 from ..base.limits import IO_BYTES_MAX, KIB, MIB
 from ..transport.connections import Bulk
 from .connection import Channel, Pending
+from .messages import build, whole_number
 from .modes import Mode
 from .namespace import SET_ATTRIBUTES, STAT
 from .nodes import stat_of
@@ -178,6 +179,8 @@ class FileHandle:
 
     async def pread(self, size: int, offset: int) -> bytes:
         """Up to `size` bytes at `offset`, without moving and without reading ahead."""
+        whole_number("size", size)
+        whole_number("offset", offset)
         await self._before_read()
         fetches = [
             await self._fetch(at, min(CALL_BYTES, offset + size - at))
@@ -239,7 +242,7 @@ class FileHandle:
             at += length
 
     async def _fetch(self, offset: int, length: int) -> _Fetch:
-        request = pb.ReadRequest(target=self._target, offset=offset, length=length)
+        request = build(pb.ReadRequest, target=self._target, offset=offset, length=length)
         return _Fetch(offset, length, await self._channel.start(READ, request))
 
     async def _fetched(self, fetch: _Fetch) -> Bulk:
@@ -273,6 +276,7 @@ class FileHandle:
 
     async def pwrite(self, data: Any, offset: int) -> int:
         """Write all of `data` at `offset`, without moving."""
+        whole_number("offset", offset)
         view = self._before_write(data)
         await self._raise_error()
         await self._gather_at(offset, view)
@@ -313,7 +317,7 @@ class FileHandle:
         self._gathered_offset = offset + length
         if length:
             await self._make_room(offset, offset + length)
-            request = pb.WriteRequest(target=self._target, offset=offset)
+            request = build(pb.WriteRequest, target=self._target, offset=offset)
             pending = await self._channel.start(WRITE, request, parts)
             self._writes.append(_Write(offset, offset + length, parts, pending))
 
@@ -333,7 +337,7 @@ class FileHandle:
     async def _send_append(self) -> None:
         part = bytes(memoryview(self._gathered)[:CALL_BYTES])
         del self._gathered[: len(part)]
-        request = pb.WriteRequest(target=self._target, append=True)
+        request = build(pb.WriteRequest, target=self._target, append=True)
         try:
             reply, _ = await self._channel.call(WRITE, request, part)
         except NotFound as error:
@@ -389,11 +393,10 @@ class FileHandle:
     async def truncate(self, size: int | None = None) -> int:
         """Cut or extend to `size` bytes (default: the position); the new size."""
         size = await self.tell() if size is None else size
-        if size < 0:
-            raise ValueError("a size is not negative")
+        whole_number("size", size)
         self._before_write(b"")
         await self.flush()
-        request = pb.SetAttributesRequest(target=self._target, size=size)
+        request = build(pb.SetAttributesRequest, target=self._target, size=size)
         node, _ = await self._channel.call(SET_ATTRIBUTES, request)
         self._channel.unsynced.cut(self._file, size)
         self._size = node.size
@@ -416,9 +419,7 @@ class FileHandle:
             offset += (await self.stat()).size
         elif whence != io.SEEK_SET:
             raise ValueError(f"whence must be 0, 1 or 2, not {whence}")
-        if offset < 0:
-            raise ValueError(f"negative seek position {offset}")
-        self._position = offset
+        self._position = whole_number("offset", offset)
         return offset
 
     async def stat(self) -> Stat:
@@ -426,7 +427,7 @@ class FileHandle:
         if self._gathered or self._writes:
             await self.flush()
         try:
-            node, _ = await self._channel.call(STAT, pb.StatRequest(target=self._target))
+            node, _ = await self._channel.call(STAT, build(pb.StatRequest, target=self._target))
         except NotFound as error:
             raise self._gone(error) from error
         self._size = node.size
@@ -444,7 +445,7 @@ class FileHandle:
         finally:
             self._channel.file_closed(self._target.volume, self._target.inode)
             if not self._channel.closed:
-                await self._channel.call(CLOSE, pb.StatRequest(target=self._target))
+                await self._channel.call(CLOSE, build(pb.StatRequest, target=self._target))
 
     def _gone(self, error: NotFound) -> NotFound:
         return NotFound("the open file is gone", **{**error.facts, "path": self.path})

@@ -16,6 +16,7 @@ from ..api.methods import METHODS
 from ..base.errors import NotFound, PlatformError, Stale, Unavailable
 from .connection import PROGRAM, Channel
 from .fetching import Place
+from .messages import build
 from .runtime import Task
 
 JOIN = METHODS["Groups.Join"]
@@ -74,7 +75,8 @@ class Membership:
         return self
 
     async def _join(self) -> None:
-        request = pb.JoinGroupRequest(
+        request = build(
+            pb.JoinGroupRequest,
             stream=self._stream,
             group=self.group,
             member=self.member,

@@ -11,6 +11,7 @@ from ..api.methods import METHODS
 from ..base.errors import Invalid, NotFound
 from .base import Operations
 from .connection import Pending
+from .messages import build, whole_number
 from .nodes import durability, entry_of, stat_of
 from .paths import Path, checked, join, target, text
 from .values import Entry, Stat, Usage
@@ -28,6 +29,8 @@ LIST_XATTRS = METHODS["Namespace.ListXattrs"]
 SET_XATTR = METHODS["Namespace.SetXattr"]
 REMOVE_XATTR = METHODS["Namespace.RemoveXattr"]
 USAGE = METHODS["Namespace.Usage"]
+PATH = METHODS["Namespace.Path"]
+VOLUMES = METHODS["Volumes.List"]
 
 REMOVES_UNDER_WAY = 64
 """Of `rmtree`: enough to hide the round trip, few enough to leave slots for others."""
@@ -45,7 +48,8 @@ def create_request(
     exist_ok: bool = False,
     durable: bool | None = None,
 ) -> pb.CreateRequest:
-    return pb.CreateRequest(
+    return build(
+        pb.CreateRequest,
         target=target(path),
         kind=kind,
         mode=mode,
@@ -64,7 +68,7 @@ def symlink_request(to: Path, path: Path) -> pb.CreateRequest:
 
 
 def link_request(existing: Path, path: Path) -> pb.LinkRequest:
-    return pb.LinkRequest(existing=target(existing), target=target(path))
+    return build(pb.LinkRequest, existing=target(existing), target=target(path))
 
 
 def remove_request(
@@ -74,8 +78,12 @@ def remove_request(
     missing_ok: bool = False,
     durable: bool | None = None,
 ) -> pb.RemoveRequest:
-    return pb.RemoveRequest(
-        target=target(path), expect=expect, missing_ok=missing_ok, durability=durability(durable)
+    return build(
+        pb.RemoveRequest,
+        target=target(path),
+        expect=expect,
+        missing_ok=missing_ok,
+        durability=durability(durable),
     )
 
 
@@ -87,7 +95,8 @@ def rename_request(
     exchange: bool = False,
     durable: bool | None = None,
 ) -> pb.RenameRequest:
-    return pb.RenameRequest(
+    return build(
+        pb.RenameRequest,
         source=target(source),
         target=target(to),
         no_replace=no_replace,
@@ -100,7 +109,7 @@ class NamespaceOperations(Operations):
     # ------------------------------------------------------------------------------- looking
 
     async def _node(self, path: Path, *, follow: bool = True) -> pb.Node:
-        request = pb.StatRequest(target=target(path), follow=follow)
+        request = build(pb.StatRequest, target=target(path), follow=follow)
         node: pb.Node = (await self._channel.call(STAT, request))[0]
         return node
 
@@ -134,7 +143,7 @@ class NamespaceOperations(Operations):
                 pending.abandon()
 
     async def _list(self, directory: str, after: str) -> Pending:
-        request = pb.ListRequest(target=pb.Target(path=directory), after=after)
+        request = build(pb.ListRequest, target=pb.Target(path=directory), after=after)
         return await self._channel.start(LIST, request)
 
     async def scandir(self, path: Path = "/") -> AsyncIterator[Entry]:
@@ -170,7 +179,9 @@ class NamespaceOperations(Operations):
 
     async def usage(self, path: Path = "/") -> Usage:
         reply: pb.UsageReply
-        reply, _ = await self._channel.call(USAGE, pb.StatRequest(target=target(path), follow=True))
+        reply, _ = await self._channel.call(
+            USAGE, build(pb.StatRequest, target=target(path), follow=True)
+        )
         return Usage(
             reply.used_bytes, reply.entries, reply.quota_bytes or None, reply.available_bytes
         )
@@ -241,6 +252,7 @@ class NamespaceOperations(Operations):
             raise
         removed = 0
         if node.kind == pb.DIRECTORY:
+            await self._check_one_volume(node, text(path))
             window = Window(self._channel, REMOVES_UNDER_WAY)
             async for directory, directories, others in self.walk(path, topdown=False):
                 # What is below these directories was removed in earlier rounds.
@@ -252,19 +264,41 @@ class NamespaceOperations(Operations):
         await self.remove(path, missing_ok=missing_ok)
         return removed + 1
 
+    async def _check_one_volume(self, node: pb.Node, path: str) -> None:
+        """A tree that is removed holds no volume, and is none: those go one by one, by name."""
+        if node.volume_root:
+            raise Invalid(
+                "this is the root of a volume: remove what is in it, or the whole with "
+                "`dp volume remove`",
+                path=path,
+            )
+        found: pb.PathReply
+        found, _ = await self._channel.call(
+            PATH, build(pb.StatRequest, target=pb.Target(volume=node.volume, inode=node.inode))
+        )
+        below = found.path.rstrip("/") + "/"
+        volumes, _ = await self._channel.call(VOLUMES, pb.Empty())
+        for volume in volumes.volumes:
+            if volume.path.startswith(below):
+                raise Invalid(
+                    "a volume is mounted inside: remove that first with `dp volume remove`",
+                    path=path,
+                    volume=volume.path,
+                )
+
     async def _set(self, request: pb.SetAttributesRequest) -> Stat:
         return stat_of((await self._channel.call(SET_ATTRIBUTES, request))[0])
 
     async def chmod(self, path: Path, mode: int, *, follow: bool = True) -> Stat:
         return await self._set(
-            pb.SetAttributesRequest(target=target(path), follow=follow, mode=mode)
+            build(pb.SetAttributesRequest, target=target(path), follow=follow, mode=mode)
         )
 
     async def chown(
         self, path: Path, uid: int | None = None, gid: int | None = None, *, follow: bool = True
     ) -> Stat:
         return await self._set(
-            pb.SetAttributesRequest(target=target(path), follow=follow, uid=uid, gid=gid)
+            build(pb.SetAttributesRequest, target=target(path), follow=follow, uid=uid, gid=gid)
         )
 
     async def utime(
@@ -278,29 +312,39 @@ class NamespaceOperations(Operations):
         if times is not None and ns is not None:
             raise Invalid("utime takes seconds or nanoseconds, not both")
         if times is not None:
-            ns = int(times[0] * 1e9), int(times[1] * 1e9)
+            try:
+                ns = int(times[0] * 1e9), int(times[1] * 1e9)
+            except (TypeError, ValueError, OverflowError):
+                raise Invalid("times are two numbers of seconds", times=times) from None
         elif ns is None:
             ns = (time.time_ns(),) * 2
         return await self._set(
-            pb.SetAttributesRequest(
-                target=target(path), follow=follow, atime_ns=ns[0], mtime_ns=ns[1]
+            build(
+                pb.SetAttributesRequest,
+                target=target(path),
+                follow=follow,
+                atime_ns=ns[0],
+                mtime_ns=ns[1],
             )
         )
 
     async def truncate(self, path: Path, size: int) -> Stat:
-        if size < 0:
-            raise Invalid("a size is not negative", path=text(path), size=size)
-        return await self._set(pb.SetAttributesRequest(target=target(path), follow=True, size=size))
+        whole_number("size", size)
+        return await self._set(
+            build(pb.SetAttributesRequest, target=target(path), follow=True, size=size)
+        )
 
     # ------------------------------------------------------------------- extended attributes
 
     async def getxattr(self, path: Path, name: str, *, follow: bool = True) -> bytes:
-        request = pb.XattrRequest(target=target(path), follow=follow, name=checked(name, "name"))
+        request = build(
+            pb.XattrRequest, target=target(path), follow=follow, name=checked(name, "name")
+        )
         value: bytes = (await self._channel.call(GET_XATTR, request))[0].value
         return value
 
     async def listxattr(self, path: Path, *, follow: bool = True) -> list[str]:
-        request = pb.XattrRequest(target=target(path), follow=follow)
+        request = build(pb.XattrRequest, target=target(path), follow=follow)
         return list((await self._channel.call(LIST_XATTRS, request))[0].names)
 
     async def setxattr(
@@ -313,7 +357,8 @@ class NamespaceOperations(Operations):
         replace: bool = False,
         follow: bool = True,
     ) -> None:
-        request = pb.XattrRequest(
+        request = build(
+            pb.XattrRequest,
             target=target(path),
             follow=follow,
             name=checked(name, "name"),
@@ -324,5 +369,7 @@ class NamespaceOperations(Operations):
         await self._channel.call(SET_XATTR, request)
 
     async def removexattr(self, path: Path, name: str, *, follow: bool = True) -> None:
-        request = pb.XattrRequest(target=target(path), follow=follow, name=checked(name, "name"))
+        request = build(
+            pb.XattrRequest, target=target(path), follow=follow, name=checked(name, "name")
+        )
         await self._channel.call(REMOVE_XATTR, request)

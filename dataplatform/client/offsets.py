@@ -8,6 +8,7 @@ from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
 from ..base.errors import Invalid
 from .connection import Channel
+from .messages import build, whole_number
 
 OFFSETS = METHODS["Streams.Offsets"]
 END = -1
@@ -20,8 +21,11 @@ Start = int | str | datetime
 def timestamp_of(place: str | datetime) -> int:
     """What `OffsetsRequest.timestamp_ms` says for a place."""
     if isinstance(place, datetime):
-        return int(place.astimezone(UTC).timestamp() * 1000)
-    if place not in NAMES:
+        try:
+            return int(place.astimezone(UTC).timestamp() * 1000)
+        except (ValueError, OverflowError):
+            raise Invalid("a time is out of range", start=place) from None
+    if not isinstance(place, str) or place not in NAMES:
         raise Invalid("a place is earliest, latest, an offset or a datetime", start=place)
     return NAMES[place]
 
@@ -29,8 +33,7 @@ def timestamp_of(place: str | datetime) -> int:
 def check(start: Start) -> Start:
     """`start`, if it is a place at all."""
     if isinstance(start, int):
-        if start < 0:
-            raise Invalid("an offset is not negative", offset=start)
+        whole_number("offset", start)
     else:
         timestamp_of(start)
     return start
@@ -40,7 +43,7 @@ async def find_offsets(
     channel: Channel, stream: pb.Target, topic: str, place: str | datetime
 ) -> dict[int, int]:
     """The offset of a place in every partition of a topic."""
-    request = pb.OffsetsRequest(stream=stream, topic=topic, timestamp_ms=timestamp_of(place))
+    request = build(pb.OffsetsRequest, stream=stream, topic=topic, timestamp_ms=timestamp_of(place))
     reply: pb.OffsetsReply
     reply, _ = await channel.call(OFFSETS, request)
     return {part.partition: part.offset for part in reply.parts}

@@ -15,7 +15,10 @@ Path = str | os.PathLike[str]
 
 def text(path: Path) -> str:
     """The path as the wire carries it. Invalid when it is not text in UTF-8."""
-    name = os.fspath(path)
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        raise Invalid("a path is text", path=path, type=type(path).__name__) from None
     if isinstance(name, bytes):
         raise Invalid("a path is text, not bytes", path=name)
     if not name.isascii():
@@ -24,7 +27,9 @@ def text(path: Path) -> str:
 
 
 def checked(name: str, what: str) -> str:
-    """`name`, unless it cannot be written in UTF-8 (it holds lone surrogates)."""
+    """`name`, unless it is no text or cannot be written in UTF-8 (it holds lone surrogates)."""
+    if not isinstance(name, str):
+        raise Invalid(f"the {what} is not text", **{what: name, "type": type(name).__name__})
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -31,6 +31,7 @@ from ..base.limits import BATCH_BYTES_MAX, MIB
 from ..transport.connections import Bulk
 from .batching import RECORD_BYTES_MAX, SEQUENCES, SPENT, Batch, Batches, Partition
 from .connection import Channel, Pending
+from .messages import whole_number
 from .nodes import durability
 from .partitioner import partition_of
 from .records import (
@@ -87,28 +88,33 @@ class Delivery:
 class _Topic:
     """A topic's partitions, and the one that takes records without a key at the moment."""
 
-    def __init__(self, name: str, partitions: int) -> None:
+    def __init__(self, name: str, count: int) -> None:
         self.name = name
-        self.partitions = [Partition(name, number) for number in range(partitions)]
+        self._count = count
+        self._partitions: dict[int, Partition] = {}  # that records went to
         self._turn = 0
 
     def of(self, key: bytes | None, partition: int | None) -> Partition:
-        if partition is not None:
-            if not 0 <= partition < len(self.partitions):
-                raise Invalid(
-                    "there is no such partition",
-                    topic=self.name,
-                    partition=partition,
-                    partitions=len(self.partitions),
-                )
-            return self.partitions[partition]
-        if key is not None:
-            return self.partitions[partition_of(key, len(self.partitions))]
-        return self.partitions[self._turn]
+        if partition is None:
+            return self._at(self._turn if key is None else partition_of(key, self._count))
+        if whole_number("partition", partition) >= self._count:
+            raise Invalid(
+                "there is no such partition",
+                topic=self.name,
+                partition=partition,
+                partitions=self._count,
+            )
+        return self._at(partition)
+
+    def _at(self, number: int) -> Partition:
+        partition = self._partitions.get(number)
+        if partition is None:
+            partition = self._partitions[number] = Partition(self.name, number)
+        return partition
 
     def next_turn(self) -> None:
         """Records without a key go to the next partition from now on."""
-        self._turn = (self._turn + 1) % len(self.partitions)
+        self._turn = (self._turn + 1) % self._count
 
 
 class _Request(NamedTuple):

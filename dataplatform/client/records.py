@@ -33,6 +33,7 @@ from aiokafka.record.util import calc_crc32c
 
 from ..base.errors import Corrupt, Invalid
 from .garbage import collector_paused
+from .messages import whole_number
 from .paths import checked
 from .values import NO_HEADERS as NONE
 from .values import Record
@@ -48,6 +49,9 @@ _COMPRESSION_MASK = 0x07
 _LZ4 = 3
 RECORD_OVERHEAD_BYTES = 30
 """At most, of framing beside key, value and headers (aiokafka counts 21 and three lengths)."""
+
+TIMESTAMP_MAX = 2**62 - 1
+"""Milliseconds: a batch holds differences of two timestamps in 64 bits."""
 
 Bytes = bytes | bytearray | memoryview | str
 Headers = Mapping[str, bytes | None]
@@ -72,14 +76,20 @@ def as_timestamp(timestamp: int | datetime | None, now_ms: int) -> int:
     """Milliseconds since the epoch. A datetime without a time zone is local time."""
     if timestamp is None:
         return now_ms
-    if isinstance(timestamp, datetime):
-        return int(timestamp.astimezone(UTC).timestamp() * 1000)
-    return int(timestamp)
+    try:
+        if isinstance(timestamp, datetime):
+            return int(timestamp.astimezone(UTC).timestamp() * 1000)
+        time_ms = int(timestamp)
+    except (TypeError, ValueError, OverflowError):
+        raise Invalid("a timestamp is milliseconds or a datetime", timestamp=timestamp) from None
+    return whole_number("timestamp", time_ms, -TIMESTAMP_MAX, TIMESTAMP_MAX)
 
 
 def as_headers(headers: Headers | None) -> list[tuple[str, bytes | None]]:
     if not headers:
         return NO_HEADERS
+    if not isinstance(headers, Mapping):
+        raise Invalid("headers are a mapping of names to values", type=type(headers).__name__)
     return [(checked(name, "header"), as_bytes(value)) for name, value in headers.items()]
 
 

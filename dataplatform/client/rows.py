@@ -66,6 +66,8 @@ def _pack_key(key: bytes) -> bytes:
 
 
 def _unpackable(columns: Mapping[str, Any], error: Exception) -> Invalid:
+    if not isinstance(columns, Mapping):
+        return Invalid("columns are a mapping of names to values", type=type(columns).__name__)
     for name, value in columns.items():
         if not isinstance(name, str):
             return Invalid("a column's name is a str", column=name)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS, Method
 from ..base.errors import Invalid, NotFound
+from ..base.limits import PARTITIONS_MAX
 from ..transport.connections import Data, Reply
 from .connection import Channel
+from .messages import build, whole_number
 from .namespace import CREATE, NamespaceOperations, create_request
 from .nodes import KINDS, durability, stat_of
 from .offsets import find_offsets
@@ -94,11 +96,13 @@ class Stream:
     # -------------------------------------------------------------------------------- topics
 
     async def topics(self) -> list[TopicInfo]:
-        reply, _ = await self._call(TOPICS, pb.TopicsRequest(stream=self._target))
+        reply, _ = await self._call(TOPICS, build(pb.TopicsRequest, stream=self._target))
         return [topic_of(topic) for topic in reply.topics]
 
     async def topic(self, name: str) -> TopicInfo:
-        reply, _ = await self._call(TOPICS, pb.TopicsRequest(stream=self._target, names=(name,)))
+        reply, _ = await self._call(
+            TOPICS, build(pb.TopicsRequest, stream=self._target, names=(name,))
+        )
         for topic in reply.topics:
             if topic.name == name:
                 return topic_of(topic)
@@ -107,19 +111,20 @@ class Stream:
     async def create_topic(
         self, name: str, partitions: int | None = None, *, exist_ok: bool = False
     ) -> TopicInfo:
-        request = pb.TopicRequest(
-            stream=self._target, topic=name, partitions=partitions or 0, exist_ok=exist_ok
+        count = 0 if partitions is None else check_partitions(partitions)
+        request = build(
+            pb.TopicRequest, stream=self._target, topic=name, partitions=count, exist_ok=exist_ok
         )
         self._partitions.pop(name, None)
         return topic_of((await self._call(CREATE_TOPIC, request))[0])
 
     async def delete_topic(self, name: str) -> None:
         self._partitions.pop(name, None)
-        await self._call(DELETE_TOPIC, pb.TopicRequest(stream=self._target, topic=name))
+        await self._call(DELETE_TOPIC, build(pb.TopicRequest, stream=self._target, topic=name))
 
     async def info(self) -> StreamInfo:
         reply: pb.TopicsReply
-        reply, _ = await self._call(TOPICS, pb.TopicsRequest(stream=self._target))
+        reply, _ = await self._call(TOPICS, build(pb.TopicsRequest, stream=self._target))
         options = reply.options
         return StreamInfo(
             path=reply.path or self.path,
@@ -154,8 +159,10 @@ class Stream:
         batch = encode_one(when, stored_key, as_bytes(value), as_headers(headers))
         if partition is None:
             partition = await self._partition(topic, stored_key)
-        request = pb.AppendRequest(stream=self._target, durability=durability(durable))
-        request.parts.add(topic=topic, partition=partition, length=len(batch))
+        request = build(pb.AppendRequest, stream=self._target, durability=durability(durable))
+        request.parts.append(
+            build(pb.AppendRequest.Part, topic=topic, partition=partition, length=len(batch))
+        )
         reply, _ = await self._call(APPEND, request, batch)
         return Position(topic, partition, reply.parts[0].base_offset, when)
 
@@ -220,38 +227,50 @@ class Stream:
     # -------------------------------------------------------------------------------- groups
 
     async def groups(self) -> list[GroupInfo]:
-        reply, _ = await self._call(DESCRIBE, pb.GroupRequest(stream=self._target))
+        reply, _ = await self._call(DESCRIBE, build(pb.GroupRequest, stream=self._target))
         return [group_of(group) for group in reply.groups]
 
     async def group(self, name: str) -> GroupInfo:
-        reply, _ = await self._call(DESCRIBE, pb.GroupRequest(stream=self._target, group=name))
+        reply, _ = await self._call(
+            DESCRIBE, build(pb.GroupRequest, stream=self._target, group=name)
+        )
         for group in reply.groups:
             if group.name == name:
                 return group_of(group)
         raise NotFound("there is no such group", path=self.path, group=name)
 
     async def commit_offsets(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
-        request = pb.CommitOffsetsRequest(stream=self._target, group=group)
+        request = build(pb.CommitOffsetsRequest, stream=self._target, group=group)
         for partition, offset in offsets.items():
-            request.parts.add(topic=topic, partition=partition, offset=offset)
+            request.parts.append(
+                build(pb.CommitOffsetsRequest.Part, topic=topic, partition=partition, offset=offset)
+            )
         await self._call(COMMIT, request)
 
     async def delete_group(self, name: str) -> None:
-        await self._call(DELETE_GROUP, pb.DeleteGroupRequest(stream=self._target, group=name))
+        await self._call(
+            DELETE_GROUP, build(pb.DeleteGroupRequest, stream=self._target, group=name)
+        )
 
 
 async def count_partitions(channel: Channel, stream: pb.Target, topic: str) -> int:
     """Of a topic; of one that does not exist, as many as an append would give it."""
     found: pb.TopicsReply
     try:
-        found, _ = await channel.call(TOPICS, pb.TopicsRequest(stream=stream, names=(topic,)))
+        found, _ = await channel.call(
+            TOPICS, build(pb.TopicsRequest, stream=stream, names=(topic,))
+        )
         return len(found.topics[0].partitions)
     except NotFound:
-        found, _ = await channel.call(TOPICS, pb.TopicsRequest(stream=stream))
+        found, _ = await channel.call(TOPICS, build(pb.TopicsRequest, stream=stream))
         for created_meanwhile in found.topics:
             if created_meanwhile.name == topic:
                 return len(created_meanwhile.partitions)
         return found.options.partitions or 1
+
+
+def check_partitions(partitions: int) -> int:
+    return whole_number("partitions", partitions, 1, PARTITIONS_MAX)
 
 
 def check_compression(compression: str) -> str:
@@ -273,13 +292,12 @@ class StreamOperations(NamespaceOperations):
         parents: bool = False,
         exist_ok: bool = False,
     ) -> Stream:
-        if partitions < 1:
-            raise Invalid("a topic has at least one partition", partitions=partitions)
+        check_partitions(partitions)
         request = create_request(path, pb.STREAM, mode, parents=parents, exist_ok=exist_ok)
         request.stream.partitions = partitions
         request.stream.ttl_ms = milliseconds(ttl)
         request.stream.compression = check_compression(compression)
-        request.stream.bytes_max = bytes_max or 0
+        request.stream.bytes_max = whole_number("bytes_max", bytes_max or 0)
         node, _ = await self._channel.call(CREATE, request)
         return Stream(self._channel, text(path), node)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -14,6 +15,7 @@ from ..base.errors import Exhausted, Invalid, NotFound
 from ..base.limits import KIB, MIB
 from ..transport.connections import Data, Reply
 from .connection import Channel, Pending
+from .messages import build, whole_number
 from .namespace import CREATE, NamespaceOperations, create_request
 from .nodes import KINDS, durability, stat_of
 from .paths import Path, checked, text
@@ -55,7 +57,8 @@ def put_request(
     replace: bool = False,
     durable: bool | None = None,
 ) -> pb.PutRequest:
-    return pb.PutRequest(
+    return build(
+        pb.PutRequest,
         table=table,
         key=key_bytes(key),
         if_version=if_version,
@@ -72,7 +75,8 @@ def delete_request(
     if_version: int | None = None,
     durable: bool | None = None,
 ) -> pb.DeleteRequest:
-    return pb.DeleteRequest(
+    return build(
+        pb.DeleteRequest,
         table=table,
         key=key_bytes(key),
         columns=column_names(columns),
@@ -94,8 +98,10 @@ def increment_request(
         if not -(2**63) <= amount < 2**63:
             raise Invalid("an amount has at most 64 bits", amount=amount)
         request.integer = amount
+    elif isinstance(amount, numbers.Real):
+        request.real = float(amount)
     else:
-        request.real = amount
+        raise Invalid("an amount is a number", amount=amount, type=type(amount).__name__)
     return request
 
 
@@ -129,7 +135,8 @@ def scan_request(
         first = max(first, begin)
         if behind is not None:
             last = behind if last is None else min(last, behind)
-    return pb.ScanRequest(
+    return build(
+        pb.ScanRequest,
         table=table,
         start=first,
         end=last,
@@ -163,8 +170,8 @@ class Table:
     # ------------------------------------------------------------------------------- reading
 
     async def get(self, key: Key, columns: Iterable[str] | None = None) -> Row | None:
-        request = pb.GetRequest(
-            table=self._target, keys=(key_bytes(key),), columns=column_names(columns)
+        request = build(
+            pb.GetRequest, table=self._target, keys=(key_bytes(key),), columns=column_names(columns)
         )
         _, page = await self._call(GET, request)
         rows = unpack_page(page)
@@ -180,7 +187,7 @@ class Table:
         for part in _parts(wanted):
             if len(under_way) >= GETS_UNDER_WAY:
                 found.update(await self._got(*under_way.popleft(), names))
-            request = pb.GetRequest(table=self._target, keys=part, columns=names)
+            request = build(pb.GetRequest, table=self._target, keys=part, columns=names)
             under_way.append((part, await self._channel.start(GET, request)))
         while under_way:
             found.update(await self._got(*under_way.popleft(), names))
@@ -200,7 +207,7 @@ class Table:
             found: dict[bytes, Row] = {}
             middle = len(keys) // 2
             for half in keys[:middle], keys[middle:]:
-                request = pb.GetRequest(table=self._target, keys=half, columns=columns)
+                request = build(pb.GetRequest, table=self._target, keys=half, columns=columns)
                 found.update(await self._got(half, self._channel.call(GET, request), columns))
             return found
         return {key_bytes(row.key): row for row in unpack_page(page)}
@@ -229,7 +236,7 @@ class Table:
         limit: int | None = None,
         reverse: bool = False,
     ) -> AsyncIterator[list[Row]]:
-        if limit is not None and limit <= 0:
+        if limit is not None and whole_number("limit", limit) == 0:
             return
         request = scan_request(self._target, prefix, start, end, columns, where, limit, reverse)
         pending: Pending | None = await self._channel.start(SCAN, request)
@@ -287,7 +294,7 @@ class Table:
 
     async def info(self) -> TableInfo:
         reply: pb.TableInfoReply
-        reply, _ = await self._call(INFO, pb.StatRequest(target=self._target))
+        reply, _ = await self._call(INFO, build(pb.StatRequest, target=self._target))
         ttl_ms = reply.options.ttl_ms
         return TableInfo(
             path=reply.path or self.path,
@@ -404,8 +411,11 @@ class RowWriter:
     async def send(self) -> None:
         packed, self._packed, self._bytes = self._packed, [], 0
         if packed:
-            request = pb.PutManyRequest(
-                table=self._table, replace=self._replace, durability=durability(self._durable)
+            request = build(
+                pb.PutManyRequest,
+                table=self._table,
+                replace=self._replace,
+                durability=durability(self._durable),
             )
             await self._window.start(PUT_MANY, request, b"".join(packed))
 
@@ -454,6 +464,8 @@ def milliseconds(ttl: timedelta | None) -> int:
     """A time to live as the wire has it: 0 for ever."""
     if ttl is None:
         return 0
+    if not isinstance(ttl, timedelta):
+        raise Invalid("a time to live is a timedelta", ttl=ttl, type=type(ttl).__name__)
     ttl_ms = ttl // timedelta(milliseconds=1)
     if ttl_ms <= 0:
         raise Invalid("a time to live is at least a millisecond", ttl=ttl)

@@ -18,6 +18,7 @@ from ..base.limits import UNIT_BYTES_MAX
 from .base import Operations
 from .connection import Channel
 from .files import Buffer, content, write_file_request
+from .messages import build
 from .namespace import create_request, link_request, remove_request, rename_request, symlink_request
 from .nodes import durability
 from .paths import Path, join, target, text
@@ -47,7 +48,8 @@ class TransactionTable:
 
     async def get(self, key: Key, columns: Iterable[str] | None = None) -> Row | None:
         self._transaction.check_open()
-        request = pb.GetRequest(
+        request = build(
+            pb.GetRequest,
             table=self._transaction.absolute(self._path),
             keys=(key_bytes(key),),
             columns=column_names(columns),
@@ -80,7 +82,7 @@ class TransactionTable:
         self._transaction.add(_Operation(increment=request))
 
     def expect(self, key: Key, version: int) -> None:
-        expect = _Expect(target=self._target, key=key_bytes(key), version=version, row=True)
+        expect = build(_Expect, target=self._target, key=key_bytes(key), version=version, row=True)
         self._transaction.add_expect(expect)
 
 
@@ -109,8 +111,10 @@ class TransactionStream:
         batch = encode_one(
             as_timestamp(timestamp, now_ms), stored_key, as_bytes(value), as_headers(headers)
         )
-        request = pb.AppendRequest(stream=pb.Target(path=self._path), data=bytes(batch))
-        request.parts.add(topic=topic, partition=partition or 0, length=len(batch))
+        request = build(pb.AppendRequest, stream=pb.Target(path=self._path), data=bytes(batch))
+        request.parts.append(
+            build(pb.AppendRequest.Part, topic=topic, partition=partition or 0, length=len(batch))
+        )
         operation = _Operation(append=request)
         self._transaction.add(operation)
         if stored_key is not None and partition is None:
@@ -120,8 +124,16 @@ class TransactionStream:
         self, group: str, topic: str, partition: int, offset: int, metadata: str = ""
     ) -> None:
         """Set the offset that `group` reads next in a partition."""
-        request = pb.CommitOffsetsRequest(stream=pb.Target(path=self._path), group=group)
-        request.parts.add(topic=topic, partition=partition, offset=offset, metadata=metadata)
+        request = build(pb.CommitOffsetsRequest, stream=pb.Target(path=self._path), group=group)
+        request.parts.append(
+            build(
+                pb.CommitOffsetsRequest.Part,
+                topic=topic,
+                partition=partition,
+                offset=offset,
+                metadata=metadata,
+            )
+        )
         self._transaction.add(_Operation(commit_offsets=request))
 
 
@@ -208,7 +220,7 @@ class Transaction:
         self.add(_Operation(create=symlink_request(target, path)))
 
     def expect(self, path: Path, version: int) -> None:
-        self.add_expect(_Expect(target=target(path), version=version))
+        self.add_expect(build(_Expect, target=target(path), version=version))
 
     def table(self, path: Path) -> TransactionTable:
         return TransactionTable(self, text(path))
@@ -223,7 +235,8 @@ class Transaction:
         self._is_done = True
         await self._place()
         # Preconditions come first: they mean what was there before the transaction.
-        request = pb.TransactionRequest(
+        request = build(
+            pb.TransactionRequest,
             base=pb.Target(path=self._base),
             operations=[*(_Operation(expect=e) for e in self._expects), *self._operations],
             durability=durability(self._durable),

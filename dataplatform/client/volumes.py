@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
 from .base import Operations
+from .messages import build
 from .paths import Path, target
 from .values import VolumeInfo
 
@@ -34,9 +35,10 @@ class VolumeOperations(Operations):
     async def create_volume(
         self, path: Path, *, quota_bytes: int | None = None, compression: str | None = None
     ) -> VolumeInfo:
-        request = pb.VolumeRequest(
+        request = build(
+            pb.VolumeRequest,
             target=target(path),
-            settings=pb.VolumeSettings(quota_bytes=quota_bytes, compression=compression),
+            settings=build(pb.VolumeSettings, quota_bytes=quota_bytes, compression=compression),
         )
         return volume_of((await self._channel.call(CREATE, request))[0])
 
@@ -45,18 +47,19 @@ class VolumeOperations(Operations):
         return [volume_of(volume) for volume in reply.volumes]
 
     async def volume_info(self, path: Path) -> VolumeInfo:
-        request = pb.VolumeRequest(target=target(path))
+        request = build(pb.VolumeRequest, target=target(path))
         return volume_of((await self._channel.call(INFO, request))[0])
 
     async def set_volume(
         self, path: Path, *, quota_bytes: int | None = None, compression: str | None = None
     ) -> VolumeInfo:
-        request = pb.VolumeRequest(
+        request = build(
+            pb.VolumeRequest,
             target=target(path),
-            settings=pb.VolumeSettings(quota_bytes=quota_bytes, compression=compression),
+            settings=build(pb.VolumeSettings, quota_bytes=quota_bytes, compression=compression),
         )
         return volume_of((await self._channel.call(SET, request))[0])
 
     async def remove_volume(self, path: Path, *, recursive: bool = False) -> None:
-        request = pb.VolumeRequest(target=target(path), recursive=recursive)
+        request = build(pb.VolumeRequest, target=target(path), recursive=recursive)
         await self._channel.call(REMOVE, request)

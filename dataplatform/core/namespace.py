@@ -484,7 +484,7 @@ async def set_attributes(
     facts: dict[str, Any] = {}
     if mode is not None:
         inode.mode = mode & 0o7777
-        facts["mode"] = oct(inode.mode)
+        facts["mode"] = f"{inode.mode:04o}"
     if uid is not None or gid is not None:
         inode.uid = inode.uid if uid is None else uid
         inode.gid = inode.gid if gid is None else gid
@@ -499,7 +499,7 @@ async def set_attributes(
         if inode.kind not in (Kind.TABLE, Kind.STREAM):
             raise Invalid("only tables and streams have settings", kind=Kind(inode.kind).word)
         inode.settings = {**inode.settings, **settings}
-        facts["settings"] = str(inode.settings)
+        facts["settings"] = settings
     inode.ctime_ns = unit.now_ns
     unit.save(inode)
     unit.event("attributes set", await unit.path_of(number), inode.kind, **facts)

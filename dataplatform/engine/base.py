@@ -12,7 +12,11 @@ Invariants that every engine keeps, held by `tests/contract/engine.py`:
 - After `durable(ticket)` returns, that batch and every earlier one survive SIGKILL and power loss.
   Many waiters cost one sync.
 - After a failed commit or sync the engine is broken: it answers UNAVAILABLE to every further
-  commit and durable until it is reopened, because nobody can know what the disk kept.
+  commit and durable until it is reopened, because nobody can know what the disk kept. Reads go on,
+  so that a user can look and copy out; what they show beyond the last durable ticket may be gone
+  after reopening. Only who was fenced reads nothing any more: that is STALE.
+- A commit or append refused for lack of space before it began (EXHAUSTED, see space.py) has done
+  nothing and breaks nothing: `broken` tells it from one that failed.
 
 A `SegmentStore` keeps bulk bytes in append-only segments which are immutable once sealed (D3).
 """
@@ -101,6 +105,11 @@ class Engine(Reader):
     def durable_ticket(self) -> Ticket:
         """The highest ticket known to be durable."""
 
+    @property
+    @abc.abstractmethod
+    def broken(self) -> bool:
+        """Whether every write is refused, after a failed one or after `close`."""
+
     @abc.abstractmethod
     async def checkpoint(self, name: str) -> None:
         """Pin everything committed so far under a name; instant, survives restarts."""
@@ -114,7 +123,10 @@ class Engine(Reader):
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """Make everything durable and let go. Further calls answer UNAVAILABLE."""
+        """Make everything durable and let go. Further calls answer UNAVAILABLE.
+
+        A broken engine only lets go, in bounded time.
+        """
 
 
 class Location(NamedTuple):

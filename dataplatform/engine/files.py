@@ -27,6 +27,7 @@ from .base import Location, SegmentStore
 from .directories import os_errors, sync_directory, write_whole
 from .groups import Blocking, Group, Load
 from .oserrors import from_os_error
+from .space import Space
 
 SEGMENT_BYTES = 64 * MIB
 """A segment is sealed when the next append would exceed this."""
@@ -100,6 +101,7 @@ class LocalSegments(SegmentStore):
         directory: Path,
         threads: Threads,
         descriptors: Descriptors,
+        space: Space,
         *,
         subject: str,
         segment_bytes: int = SEGMENT_BYTES,
@@ -108,6 +110,7 @@ class LocalSegments(SegmentStore):
         self._directory = directory
         self._disk = threads.disk
         self._descriptors = descriptors
+        self._space = space
         self._segment_bytes = segment_bytes
         self._sizes: dict[int, int] = {}
         self._last = 0
@@ -132,7 +135,8 @@ class LocalSegments(SegmentStore):
         return self._closed
 
     async def append(self, data: bytes | memoryview) -> Location:
-        """A failed append leaves a dead range behind and harms no other.
+        """A failed append leaves a dead range behind and harms no other. EXHAUSTED leaves nothing
+        when the disk was full before.
 
         The memory may be reused when this returns. It must not be changed before, not even when
         the call is cancelled: a thread may still be writing from it.
@@ -140,6 +144,7 @@ class LocalSegments(SegmentStore):
         self._group.check()
         view = memoryview(data).cast("B")
         length = len(view)
+        self._space.check(length)
         number, file = self._segment(length)
         offset = self._sizes[number]
         self._sizes[number] += length
@@ -159,7 +164,7 @@ class LocalSegments(SegmentStore):
         await self._group.wait(self._group.last)
 
     async def read(self, location: Location) -> bytes:
-        self._group.check()
+        self._group.check_open()
         segment, offset, length = location
         end = self._sizes.get(segment)
         if end is None or offset < 0 or offset + length > end:
@@ -184,7 +189,7 @@ class LocalSegments(SegmentStore):
             self._open = None
 
     async def sizes(self) -> dict[int, int]:
-        self._group.check()
+        self._group.check_open()
         return dict(self._sizes)
 
     async def delete(self, segment: int) -> None:

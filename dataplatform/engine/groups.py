@@ -9,6 +9,7 @@ Invariants:
 - After a failed sync, or `fail`, every waiter gets an error, and every later `add`, `wait` and
   `check` answers UNAVAILABLE (STALE after STALE). Nothing is ever acknowledged on the strength of a
   retry: after a failed fsync the kernel may have dropped the pages and report success next time.
+- Reads, which ask `check_open`, go on until `close`, or until somebody else owns the data.
 - A waiter that is cancelled takes nobody with it: the sync belongs to the group, not to a waiter.
 """
 
@@ -66,8 +67,8 @@ class Group:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._busy = False
         self._scheduled_at = 0.0
-        self._refusal: str | None = None
-        self._refusal_kind = ErrorKind.UNAVAILABLE
+        self._failure: PlatformError | None = None
+        self._closed = False
 
     @property
     def last(self) -> int:
@@ -81,8 +82,23 @@ class Group:
 
     @property
     def broken(self) -> bool:
-        """Whether everything is refused, after a failure or after `close`."""
-        return self._refusal is not None
+        """Whether every write is refused, after a failure or after `close`."""
+        return self._failure is not None or self._closed
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong: a sync, or what `fail` was told."""
+        return self._failure is not None
+
+    @property
+    def fenced(self) -> bool:
+        """Whether it failed because somebody else owns the data now."""
+        return self._failure is not None and self._failure.kind is ErrorKind.STALE
+
+    @property
+    def closed(self) -> bool:
+        """Whether everything is refused, reads as well."""
+        return self._closed
 
     def add(self, size_bytes: int = 0) -> int:
         """A ticket for something just written."""
@@ -93,8 +109,18 @@ class Group:
 
     def check(self) -> None:
         """Raise UNAVAILABLE if broken or closed, STALE if fenced."""
-        if self._refusal is not None:
-            raise PlatformError(self._refusal_kind, self._refusal, subject=self._subject)
+        if self._failure is not None:
+            # Who was fenced stays so: reopening would only fence the new owner in turn.
+            kind = ErrorKind.STALE if self.fenced else ErrorKind.UNAVAILABLE
+            why, cause = "broken by an earlier error, reopen", self._failure.message
+            raise PlatformError(kind, why, subject=self._subject, cause=cause)
+        if self._closed:
+            raise Unavailable("closed", subject=self._subject)
+
+    def check_open(self) -> None:
+        """Raise UNAVAILABLE if closed, STALE if fenced: what a read asks."""
+        if self._closed or self.fenced:
+            self.check()
 
     async def wait(self, ticket: int) -> None:
         """Return when `ticket` and all before it are durable."""
@@ -110,24 +136,26 @@ class Group:
         await waiter
 
     def fail(self, error: PlatformError) -> None:
-        """Break: give `error` to all who wait, refuse everything from here on.
-
-        Who was fenced stays so: reopening would only fence the new owner in turn.
-        """
-        if self._refusal is None:
-            if error.kind is ErrorKind.STALE:
-                self._refusal_kind = ErrorKind.STALE
-            self._refuse("broken by an earlier error, reopen", error)
+        """Break: give `error` to all who wait, refuse every write from here on."""
+        if not self.broken:
+            self._failure = error
+            self._refuse(error)
 
     async def close(self) -> None:
         """Make everything durable, unless broken, then refuse everything. Raises what the sync
         raised."""
-        if self._refusal is None:
-            await self.wait(self._last)
-            self._refuse("closed", Unavailable("closed", subject=self._subject))
+        try:
+            if not self.broken:
+                await self.wait(self._last)
+        finally:
+            self.abandon(Unavailable("closed", subject=self._subject))
 
-    def _refuse(self, why: str, error: PlatformError) -> None:
-        self._refusal = why
+    def abandon(self, error: PlatformError) -> None:
+        """Give `error` to all who wait, refuse everything from here on, reads as well."""
+        self._closed = True
+        self._refuse(error)
+
+    def _refuse(self, error: PlatformError) -> None:
         waiters, self._waiters = self._waiters, []
         for _, waiter in waiters:
             if not waiter.done():
@@ -140,7 +168,7 @@ class Group:
 
     def _begin(self) -> None:
         self._waiters = [pair for pair in self._waiters if not pair[1].done()]
-        if self._refusal is not None or not self._waiters:
+        if self.broken or not self._waiters:
             self._busy = False
             return
         lag_s = time.perf_counter() - self._scheduled_at
@@ -172,7 +200,7 @@ class Group:
 
     def _covered(self, target: int) -> None:
         self._busy = False
-        if self._refusal is not None:
+        if self.broken:
             return
         self._durable = target
         left = []

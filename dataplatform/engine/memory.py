@@ -215,15 +215,19 @@ class MemoryEngine(Engine):
         return self._group.durable
 
     @property
-    def closed(self) -> bool:
+    def broken(self) -> bool:
         return self._group.broken
 
+    @property
+    def closed(self) -> bool:
+        return self._group.closed
+
     async def get(self, key: bytes) -> bytes | None:
-        self._group.check()
+        self._group.check_open()
         return self._live.rows.get(key)
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        self._group.check()
+        self._group.check_open()
         return [self._live.rows.get(key) for key in keys]
 
     async def scan(
@@ -235,13 +239,13 @@ class MemoryEngine(Engine):
         limit: int = 1000,
         size_bytes: int = 1 << 20,
     ) -> list[Pair]:
-        self._group.check()
+        self._group.check_open()
         rows = self._live.rows
         pairs = ((key, rows[key]) for key in self._live.range(start, end, reverse))
         return _page(pairs, limit, size_bytes)
 
     async def view(self) -> MemoryView:
-        self._group.check()
+        self._group.check_open()
         return MemoryView(self._live, self._views)
 
     async def commit(self, batch: Batch) -> Ticket:
@@ -265,7 +269,7 @@ class MemoryEngine(Engine):
         self._volume.checkpoints[name] = dict(self._volume.rows)
 
     async def open_checkpoint(self, name: str) -> MemoryView:
-        self._group.check()
+        self._group.check_open()
         check_checkpoint_name(name)
         rows = self._volume.checkpoints.get(name)
         if rows is None:
@@ -283,7 +287,7 @@ class MemoryEngine(Engine):
 
     def crash(self) -> None:
         """Be gone, as after a power cut."""
-        self._group.fail(Unavailable("power cut"))
+        self._group.abandon(Unavailable("power cut"))
         self._close_views()
 
     def _close_views(self) -> None:
@@ -307,7 +311,7 @@ class MemorySegments(SegmentStore):
 
     @property
     def closed(self) -> bool:
-        return self._group.broken
+        return self._group.closed
 
     async def append(self, data: bytes | memoryview) -> Location:
         self._group.check()
@@ -325,7 +329,7 @@ class MemorySegments(SegmentStore):
         await self._group.wait(self._group.last)
 
     async def read(self, location: Location) -> bytes:
-        self._group.check()
+        self._group.check_open()
         segment = self._volume.segments.get(location.segment)
         end = location.offset + location.length
         if segment is None or len(segment.data) < end:
@@ -341,7 +345,7 @@ class MemorySegments(SegmentStore):
             self._open = None
 
     async def sizes(self) -> dict[int, int]:
-        self._group.check()
+        self._group.check_open()
         return {number: len(s.data) for number, s in sorted(self._volume.segments.items())}
 
     async def delete(self, segment: int) -> None:
@@ -356,7 +360,7 @@ class MemorySegments(SegmentStore):
 
     def crash(self) -> None:
         """Be gone, as after a power cut."""
-        self._group.fail(Unavailable("power cut"))
+        self._group.abandon(Unavailable("power cut"))
 
     def _segment(self) -> tuple[int, _Segment]:
         if self._open is None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import (
@@ -24,13 +26,21 @@ from obstore.exceptions import (
 )
 from obstore.store import MemoryStore, ObjectStore, from_url
 
-from ..base.errors import Corrupt, Denied, Invalid, PlatformError, Unavailable
+from ..base.errors import Corrupt, Denied, Exhausted, Invalid, PlatformError, Unavailable
 from ..base.limits import MIB
 from .base import Location, SegmentStore
 from .groups import Group, awaiting
+from .space import Space
 
 SEGMENT_BYTES = 64 * MIB
 """The most that waits in memory; a segment is uploaded at the latest when it is this large."""
+
+RESERVE_BYTES = 64 * MIB
+"""Free space below which writes to a ``file://`` store are refused: what is committed waits in
+memory (SlateDB's ``max_unflushed_bytes``), and is later written out once more, into tables."""
+
+RESERVE_SHARE = 4
+"""No more than one part in so many of the file system: small ones are of use, too."""
 
 COUNTER_BITS = 24  # in stored segment numbers, must not change
 
@@ -44,6 +54,8 @@ def _errors(message: str, path: str) -> Iterator[None]:
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise Denied(message, path=path, cause=error) from error
     except Exception as error:  # obstore, and what is below it
+        if "No space left on device" in str(error):
+            raise Exhausted(message, path=path, cause=error) from error
         raise Unavailable(message, path=path, cause=error) from error
 
 
@@ -57,6 +69,10 @@ class Bucket:
             self._store: ObjectStore = _store(url)
         except Exception as error:  # nothing is contacted yet: it can only be the URL
             raise Invalid("store is not understood", url=url, cause=error) from error
+        parts = urlsplit(url)
+        directory = Path(unquote(parts.path)) if parts.scheme == "file" else None
+        self.space = Space(directory, RESERVE_BYTES, share=RESERVE_SHARE)
+        """Of the file system, if the store is one."""
 
     async def find(self, path: str) -> bytes | None:
         """The object's bytes, or None."""
@@ -217,6 +233,8 @@ class ObjectSegments(SegmentStore):
         """Waits for the upload when it makes a segment full: memory is bounded by that."""
         self._group.check()
         piece = bytes(data)  # no copy if it is bytes
+        waiting = sum(buffer.size for buffer in self._buffers())
+        self._bucket.space.check(len(piece) + waiting)
         if self._open is not None and self._open.size + len(piece) > self._segment_bytes:
             self._fill()
         if self._open is None:
@@ -236,7 +254,7 @@ class ObjectSegments(SegmentStore):
         await self._group.wait(self._group.last)
 
     async def read(self, location: Location) -> bytes:
-        self._group.check()
+        self._group.check_open()
         segment, offset, length = location
         size = self._sizes.get(segment)
         if size is None or offset < 0 or offset + length > size:
@@ -255,7 +273,7 @@ class ObjectSegments(SegmentStore):
         await self.sync()
 
     async def sizes(self) -> dict[int, int]:
-        self._group.check()
+        self._group.check_open()
         return dict(self._sizes)
 
     async def delete(self, segment: int) -> None:

@@ -8,7 +8,8 @@ checkpoint) runs in threads.
 A checkpoint holds what was committed when it began; of commits made while it is being taken, it
 holds a prefix.
 
-All databases of a process share one block cache and one limit on unwritten rows.
+All databases of a process share one block cache, one limit on unwritten rows, and one look at the
+disk's free space.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from .checkpoints import check_checkpoint_name
 from .directories import DataDirectory, os_errors, remove_tree, sync_directory
 from .files import SEGMENT_BYTES, Descriptors, LocalSegments, Threads
 from .groups import Blocking, Group
+from .space import Space
 from .volumes import OpenVolumes
 
 T = TypeVar("T")
@@ -62,6 +64,13 @@ WRITE_BUFFER_BYTES = 32 * MIB
 
 OPEN_FILES_MAX = 128
 """Sorted files held open per volume: hundreds of volumes share one process's limit."""
+
+RESERVE_BYTES = 64 * MIB
+"""Free space below which writes are refused: what is committed must still be written out, once
+from the log into sorted files, and compacted. A RocksDB that runs out of it stops."""
+
+RESERVE_SHARE = 16
+"""No more than one part in so many of the file system: small ones are of use, too."""
 
 SYNC_THREADS = 4
 DISK_THREADS = 8
@@ -83,9 +92,10 @@ class Shared(NamedTuple):
     buffers: WriteBufferManager
     threads: Threads
     descriptors: Descriptors
+    space: Space
 
     @staticmethod
-    def make(cache_bytes: int, buffers_bytes: int) -> Shared:
+    def make(directory: Path, cache_bytes: int, buffers_bytes: int) -> Shared:
         return Shared(
             Cache(cache_bytes),
             WriteBufferManager(buffers_bytes, False),
@@ -93,6 +103,7 @@ class Shared(NamedTuple):
                 ThreadPoolExecutor(SYNC_THREADS, "sync"), ThreadPoolExecutor(DISK_THREADS, "disk")
             ),
             Descriptors(),
+            Space(directory, RESERVE_BYTES, share=RESERVE_SHARE),
         )
 
 
@@ -509,6 +520,7 @@ class RocksEngine(Engine):
         self._path = path
         self._database = database
         self._disk: Executor = shared.threads.disk
+        self._space = shared.space
         self._scanner = _Scanner(path)
         self._views: dict[RocksView, None] = {}
         self._checkpoints = _Checkpoints(path / "checkpoints", shared)
@@ -523,11 +535,15 @@ class RocksEngine(Engine):
         return self._group.durable
 
     @property
+    def broken(self) -> bool:
+        return self._group.broken
+
+    @property
     def closed(self) -> bool:
         return self._closed
 
     async def get(self, key: bytes) -> bytes | None:
-        self._group.check()
+        self._group.check_open()
         try:
             value: bytes | None = self._database.get(key)
         except Exception as error:
@@ -535,7 +551,7 @@ class RocksEngine(Engine):
         return value
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        self._group.check()
+        self._group.check_open()
         return _get_many(self._database, keys, self._path)
 
     async def scan(
@@ -547,17 +563,18 @@ class RocksEngine(Engine):
         limit: int = 1000,
         size_bytes: int = 1 << 20,
     ) -> list[Pair]:
-        self._group.check()
+        self._group.check_open()
         return self._scanner.page(self._database, start, end, reverse, limit, size_bytes)
 
     async def view(self) -> View:
-        self._group.check()
+        self._group.check_open()
         return RocksView(self._database, self._scanner, self._path, self._views)
 
     async def commit(self, batch: Batch) -> Ticket:
         self._group.check()
         if not batch:
             return self._group.add()
+        self._space.check_commit(batch)
         try:
             size_bytes = await self._write(batch)
         except Exception as error:
@@ -576,7 +593,7 @@ class RocksEngine(Engine):
         await self._checkpoints.make(name, self._database)
 
     async def open_checkpoint(self, name: str) -> View:
-        self._group.check()
+        self._group.check_open()
         check_checkpoint_name(name)
         return await self._checkpoints.open(name)
 
@@ -651,7 +668,9 @@ class RocksStorages(Storages):
         UNAVAILABLE if another server uses it; INVALID if it is newer or no data directory.
         """
         directory = await asyncio.to_thread(DataDirectory, Path(path).absolute(), cls.kind)
-        return cls(directory, Shared.make(cache_bytes, buffers_bytes), segment_bytes)
+        return cls(
+            directory, Shared.make(directory.path, cache_bytes, buffers_bytes), segment_bytes
+        )
 
     async def volumes(self) -> list[int]:
         self._volumes.check()
@@ -685,6 +704,7 @@ class RocksStorages(Storages):
             path / "segments",
             self._shared.threads,
             self._shared.descriptors,
+            self._shared.space,
             subject=f"segments {path}",
             segment_bytes=self._segment_bytes,
         )

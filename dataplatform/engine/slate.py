@@ -5,6 +5,11 @@ object, for all who wait (see groups.py). So a killed process loses what was not
 nothing else. Opening a volume fences whoever had it open: the old one gets STALE at its next sync,
 and none of its later writes count.
 
+SlateDB repeats what the store refuses, for ever. So there is a deadline on all that waits for a
+write: a store that takes nothing for so long breaks the engine, as a failed write does elsewhere,
+and the database of a broken engine is left to itself (it may still store what it holds, until the
+next opener fences it; nobody was told that this was durable).
+
 Below a URL::
 
     format.json                     what this is, see formats.py
@@ -24,14 +29,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import slatedb.uniffi as slatedb
 
 from ..base.errors import (
     Corrupt,
+    Exhausted,
     Exists,
     Internal,
     Invalid,
@@ -46,7 +52,10 @@ from .base import Batch, Engine, Pair, Storage, Storages, Ticket, View
 from .checkpoints import check_checkpoint_name
 from .groups import Group, awaiting
 from .objects import SEGMENT_BYTES, Bucket, ObjectSegments
+from .space import Space
 from .volumes import OpenVolumes
+
+T = TypeVar("T")
 
 SETTINGS = {
     # Nothing waits for this: `durable` flushes. It bounds what a killed process loses of the rest.
@@ -69,6 +78,13 @@ BATCH_ROWS_MAX = 1024
 
 HOLD_MS = 24 * 3600 * 1000
 """How long a deleted checkpoint stays for its readers at most, should this process die."""
+
+STORE_SECONDS = 30.0
+"""How long the store may take for what SlateDB wants to store: some 64 MiB at most. Longer than any
+hiccup of an object store, shorter than the patience of who waits for a put."""
+
+CLOSE_SECONDS = 5.0
+"""How long closing a broken engine waits for its checkpoints' readers."""
 
 
 def _error(error: BaseException, path: str) -> PlatformError:
@@ -212,7 +228,7 @@ class _Checkpoints:
                     raise Exists("checkpoint exists", name=name)
                 # From the log into tables: a reader then sees exactly these, and no later log.
                 flush = slatedb.FlushOptions(flush_type=slatedb.FlushType.MEM_TABLE)
-                await database.flush_with_options(flush)
+                await self._place.stored(database.flush_with_options(flush), self._path)
                 await self._create(None, name, None)
 
     async def open(self, name: str) -> SlateView:
@@ -239,13 +255,14 @@ class _Checkpoints:
                 opened = self._open.get(checkpoint_id)
                 if opened is not None:
                     opened.hold = await self._create(checkpoint_id, None, HOLD_MS)
-                await self._admin.delete_checkpoint(checkpoint_id)
+                await self._place.stored(self._admin.delete_checkpoint(checkpoint_id), self._path)
 
-    async def close(self) -> None:
+    async def close(self, timeout_s: float) -> None:
         for checkpoint in list(self._open.values()):
             for view in list(checkpoint.views):
                 view.close()
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=timeout_s)
 
     async def _find(self, name: str) -> str | None:
         found = await self._admin.list_checkpoints(name)
@@ -253,7 +270,8 @@ class _Checkpoints:
 
     async def _create(self, source: str | None, name: str | None, lifetime_ms: int | None) -> str:
         options = slatedb.CheckpointOptions(lifetime_ms=lifetime_ms, source=source, name=name)
-        return str((await self._admin.create_detached_checkpoint(options)).id)
+        making = self._admin.create_detached_checkpoint(options)
+        return str((await self._place.stored(making, self._path)).id)
 
     def _release(self, checkpoint: _OpenCheckpoint, view: SlateView) -> None:
         """A view was closed; the last one closes the reader."""
@@ -280,6 +298,7 @@ class SlateEngine(Engine):
     def __init__(self, path: str, database: Any, place: _Place) -> None:
         self._path = path
         self._database = database
+        self._place = place
         self._views: set[SlateView] = set()
         self._checkpoints = _Checkpoints(path, place)
         self._group = Group(f"database {path}", awaiting(self._sync))
@@ -291,17 +310,21 @@ class SlateEngine(Engine):
         return self._group.durable
 
     @property
+    def broken(self) -> bool:
+        return self._group.broken
+
+    @property
     def closed(self) -> bool:
         return self._closed
 
     async def get(self, key: bytes) -> bytes | None:
-        self._group.check()
+        self._group.check_open()
         with _errors(self._path):
             value: bytes | None = await self._database.get(key)
         return value
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        self._group.check()
+        self._group.check_open()
         with _errors(self._path):
             return list(await asyncio.gather(*map(self._database.get, keys)))
 
@@ -314,12 +337,12 @@ class SlateEngine(Engine):
         limit: int = 1000,
         size_bytes: int = 1 << 20,
     ) -> list[Pair]:
-        self._group.check()
+        self._group.check_open()
         with _errors(self._path):
             return await _page(self._database, start, end, reverse, limit, size_bytes)
 
     async def view(self) -> View:
-        self._group.check()
+        self._group.check_open()
         with _errors(self._path):
             snapshot = await self._database.snapshot()
         view = SlateView(snapshot, self._path, self._views.discard)
@@ -341,7 +364,7 @@ class SlateEngine(Engine):
         await self._checkpoints.make(name, self._database)
 
     async def open_checkpoint(self, name: str) -> View:
-        self._group.check()
+        self._group.check_open()
         check_checkpoint_name(name)
         return await self._checkpoints.open(name)
 
@@ -359,14 +382,22 @@ class SlateEngine(Engine):
             finally:
                 for view in list(self._views):
                     view.close()
-                await self._checkpoints.close()
-                with contextlib.suppress(slatedb.Error):  # fenced, or failed before
-                    await self._database.shutdown()
+                await self._checkpoints.close(CLOSE_SECONDS)
+                await self._shut()
                 self._closed = True
+
+    async def _shut(self) -> None:
+        if self._group.failed and not self._group.fenced:
+            self._database = None  # it would flush, and wait for that
+            return
+        # All is durable, or nobody's business any more: an error is nothing to act upon.
+        with contextlib.suppress(slatedb.Error, PlatformError):
+            await self._place.stored(self._database.shutdown(), self._path)
 
     async def _commit(self, batch: Batch) -> Ticket:
         if not batch:
             return self._group.add()
+        self._place.space.check_commit(batch)
         writes = slatedb.WriteBatch()
         size = 0
         for key, value in batch.items():
@@ -376,7 +407,7 @@ class SlateEngine(Engine):
                 writes.put(key, value)
                 size += len(value)
         try:
-            await self._database.write(writes)
+            await self._place.stored(self._database.write(writes), self._path)
         except Exception as error:
             mapped = _error(error, self._path)
             self._group.fail(mapped)
@@ -385,13 +416,15 @@ class SlateEngine(Engine):
 
     async def _sync(self) -> None:
         with _errors(self._path):
-            await self._database.flush()
+            await self._place.stored(self._database.flush(), self._path)
 
 
 class _Place:
     """Where databases are, and what they share."""
 
-    def __init__(self, url: str, cache_bytes: int) -> None:
+    def __init__(self, url: str, cache_bytes: int, space: Space, store_seconds: float) -> None:
+        self.space = space
+        self._store_seconds = store_seconds
         parts = urlsplit(url)
         path = parts.path.strip("/")
         # SlateDB wants the store's root and the path apart.
@@ -406,6 +439,17 @@ class _Place:
             )
         self._cache_ids = itertools.count(1)
 
+    async def stored(self, call: Awaitable[T], path: str) -> T:
+        """The result of a call that waits for the store to take something, see the top."""
+        try:
+            return await asyncio.wait_for(call, self._store_seconds)
+        except TimeoutError as error:
+            if self.space.full:
+                raise Exhausted("the disk is full: free space on it", path=path) from error
+            raise Unavailable(
+                "the object store does not answer", path=path, seconds=self._store_seconds
+            ) from error
+
     async def open_database(self, path: str) -> Any:
         with _errors(path):
             settings = slatedb.Settings.default()
@@ -414,7 +458,7 @@ class _Place:
             builder = slatedb.DbBuilder(path, self.store)
             builder.with_settings(settings)
             builder.with_db_cache(self.cache, next(self._cache_ids))
-            return await builder.build()
+            return await self.stored(builder.build(), path)
 
     async def open_reader(self, path: str, checkpoint_id: str) -> Any:
         builder = slatedb.DbReaderBuilder(path, self.store)
@@ -445,7 +489,12 @@ class SlateStorages(Storages):
 
     @classmethod
     async def at(
-        cls, url: str, *, segment_bytes: int = SEGMENT_BYTES, cache_bytes: int = CACHE_BYTES
+        cls,
+        url: str,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        cache_bytes: int = CACHE_BYTES,
+        store_seconds: float = STORE_SECONDS,
     ) -> SlateStorages:
         """Open ``s3://bucket/prefix``, ``file:///directory`` or ``memory:///``; an empty one is
         made ready. Credentials come from the environment, as for the AWS tools.
@@ -454,7 +503,8 @@ class SlateStorages(Storages):
         """
         bucket = Bucket(url)
         await _check_format(bucket)
-        return cls(bucket, _Place(url, cache_bytes), segment_bytes)
+        place = _Place(url, cache_bytes, bucket.space, store_seconds)
+        return cls(bucket, place, segment_bytes)
 
     async def volumes(self) -> list[int]:
         self._volumes.check()

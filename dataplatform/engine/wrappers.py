@@ -81,6 +81,7 @@ class Faults:
     ) -> None:
         """`rng` chooses which bit to flip; `sleep` is what a delay waits with."""
         self.calls: dict[str, int] = {}
+        self._full = False
         self._plans: dict[str, list[_Plan]] = {}
         self._rng = rng or random.Random(0)
         self._sleep = sleep
@@ -93,9 +94,13 @@ class Faults:
         plan.error, plan.after = error, after
 
     def full(self) -> None:
-        """Let all writes fail for lack of space, until `clear`."""
-        for operation in ("commit", "append"):
-            self._plan(operation, 1, None).error = Exhausted("disk is full")
+        """Let all writes be refused for lack of space, until `clear`."""
+        self._full = True
+
+    def check_space(self) -> None:
+        """EXHAUSTED after `full`."""
+        if self._full:
+            raise Exhausted("disk is full")
 
     def delay(self, operation: str, seconds: float, *, nth: int = 1, times: int | None = 1) -> None:
         """Let calls take longer; all from the nth on with ``times=None``."""
@@ -114,6 +119,7 @@ class Faults:
     def clear(self) -> None:
         """Nothing goes wrong any more."""
         self._plans.clear()
+        self._full = False
 
     async def around(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
         """Carry out one call, as planned."""
@@ -207,11 +213,16 @@ class FaultyEngine(_FaultyReads, Engine):
         return self._group.durable
 
     async def view(self) -> View:
-        self._group.check()
+        self._group.check_open()
         return FaultyView(await self._faults.around("view", self._engine.view), self._faults)
+
+    @property
+    def broken(self) -> bool:
+        return self._group.broken
 
     async def commit(self, batch: Batch) -> Ticket:
         self._group.check()
+        self._faults.check_space()
         try:
             ticket = await self._faults.around("commit", lambda: self._engine.commit(batch))
         except PlatformError as error:
@@ -229,7 +240,7 @@ class FaultyEngine(_FaultyReads, Engine):
         await self._faults.around("checkpoint", lambda: self._engine.checkpoint(name))
 
     async def open_checkpoint(self, name: str) -> View:
-        self._group.check()
+        self._group.check_open()
         view = await self._faults.around(
             "open_checkpoint", lambda: self._engine.open_checkpoint(name)
         )
@@ -264,6 +275,7 @@ class FaultySegments(SegmentStore):
 
     async def append(self, data: bytes | memoryview) -> Location:
         self._group.check()
+        self._faults.check_space()
         where = await self._faults.around("append", lambda: self._segments.append(data))
         self._group.add(len(data))
         return where
@@ -272,7 +284,7 @@ class FaultySegments(SegmentStore):
         await self._group.wait(self._group.last)
 
     async def read(self, location: Location) -> bytes:
-        self._group.check()
+        self._group.check_open()
         return await self._faults.around("read", lambda: self._segments.read(location))
 
     async def seal(self) -> None:
@@ -280,7 +292,7 @@ class FaultySegments(SegmentStore):
         await self._faults.around("seal", self._segments.seal)
 
     async def sizes(self) -> dict[int, int]:
-        self._group.check()
+        self._group.check_open()
         return await self._faults.around("sizes", self._segments.sizes)
 
     async def delete(self, segment: int) -> None:
@@ -421,6 +433,10 @@ class CountingEngine(_CountingReads, Engine):
     @property
     def durable_ticket(self) -> Ticket:
         return self._engine.durable_ticket
+
+    @property
+    def broken(self) -> bool:
+        return self._engine.broken
 
     async def view(self) -> View:
         with self._tallies.timed("view"):

@@ -223,6 +223,8 @@ class ServerConnection(FrameProtocol):
             self._is_reading = may_read
             if may_read:
                 self._transport.resume_reading()
+                if self._large_bytes:
+                    self._watch_sender()  # it could not send meanwhile
             else:
                 self._transport.pause_reading()
 

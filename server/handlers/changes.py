@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
@@ -41,4 +42,6 @@ def _change(change: Change, above: str) -> pb.Change:
 def _text(value: Any, above: str) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    return above + str(value)
+    if isinstance(value, str):
+        return above + value
+    return json.dumps(value)

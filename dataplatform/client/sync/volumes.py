@@ -34,5 +34,5 @@ class VolumeOperations(Operations):
         return run(self._aio.set_volume(path, quota_bytes=quota_bytes, compression=compression))
 
     def remove_volume(self, path: Path, *, recursive: bool = False) -> None:
-        """Remove the volume at `path`. Unless `recursive`, it must be empty (else Conflict)."""
+        """Remove the volume at `path`. Unless `recursive`, it must be empty (else Invalid)."""
         run(self._aio.remove_volume(path, recursive=recursive))

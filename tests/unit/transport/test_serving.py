@@ -224,13 +224,13 @@ async def test_a_client_that_reads_again_goes_on(tmp_path: Path) -> None:
 
 
 async def test_large_frames_share_one_budget(tmp_path: Path) -> None:
-    limits = ServingLimits(total_bytes_max=4 * MIB)
+    limits = ServingLimits(total_bytes_max=8 * MIB)
     async with serving(tmp_path, limits) as (server, _, address):
         hogs = [await RawClient.open(address) for _ in range(10)]
         raw = b"".join(encode(FrameKind.REQUEST, WRITE.number, 1, b"", bytes(3 * MIB)))
         for hog in hogs:
             hog.send(raw[: 100 * KIB])  # and no more
-        await until(lambda: server.budget.used_bytes > 4 * MIB)
+        await until(lambda: server.arriving.used_bytes > 4 * MIB)
         victim = await AsyncConnection.open(address)
         written = asyncio.create_task(victim.call(WRITE, pb.WriteRequest(), bytes(3 * MIB)))
         assert server.budget.used_bytes < 7 * MIB
@@ -240,11 +240,64 @@ async def test_large_frames_share_one_budget(tmp_path: Path) -> None:
             hog.writer.close()
         assert (await written)[0].size == 3 * MIB
         await until(lambda: server.budget.used_bytes == 0)
+        assert server.arriving.used_bytes == 0
         await victim.close()
 
 
+async def test_half_sent_frames_keep_nobody_else_waiting(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (server, _, address):
+        hogs = [await RawClient.open(address) for _ in range(40)]
+        for hog in hogs:
+            hog.send(HEADER.pack(FRAME_BYTES_MAX, FrameKind.REQUEST, 0, WRITE.number, 1, 10))
+            hog.send(bytes(1000))
+        await until(lambda: not server.arriving.has_room)
+        assert server.budget.used_bytes <= server.limits.total_bytes_max // 2 + FRAME_BYTES_MAX
+        other = await AsyncConnection.open(address)
+        await other.call(PING, pb.Empty())
+        assert len((await other.call(READ, pb.ReadRequest(length=8 * MIB)))[1]) == 8 * MIB
+        await other.close()
+        for hog in hogs:
+            hog.writer.transport.abort()
+        await until(lambda: not server.connections)
+        assert server.budget.used_bytes == server.arriving.used_bytes == 0
+
+
+async def test_small_requests_have_a_reserve(tmp_path: Path) -> None:
+    limits = ServingLimits(total_bytes_max=4 * MIB)
+    async with serving(tmp_path, limits) as (server, handler, address):
+        hog, other = [await AsyncConnection.open(address) for _ in range(2)]
+        polls = [hog.start(FETCH, pb.FetchRequest(size_bytes=2 * MIB)) for _ in range(3)]
+        await until(lambda: not server.budget.has_room)
+        await other.call(PING, pb.Empty())
+        read = other.start(READ, pb.ReadRequest(length=MIB))
+        await until(lambda: not only_of(server, handler.sessions[1])._is_reading)
+        handler.release.set()
+        assert len((await read)[1]) == MIB
+        await asyncio.gather(*polls)
+        await hog.close()
+        await other.close()
+
+
+async def test_a_slow_sender_is_closed_and_a_steady_one_is_not(tmp_path: Path) -> None:
+    limits = ServingLimits(arrival_s=0.02, bytes_per_s_min=100 * KIB)
+    raw = b"".join(encode(FrameKind.REQUEST, WRITE.number, 1, b"", bytes(MIB)))
+    async with serving(tmp_path, limits) as (server, _, address):
+        slow, steady = [await RawClient.open(address) for _ in range(2)]
+        slow.send(raw[:1000])
+        closed = asyncio.create_task(slow.error())
+        at = 0
+        while not closed.done() or at < len(raw) // 2:
+            steady.send(raw[at : at + 4 * KIB])  # far more than is asked for, until slow is closed
+            at = min(at + 4 * KIB, len(raw) - 1)
+            await asyncio.sleep(0)
+        assert "did not arrive" in (await closed).message
+        steady.send(raw[at:])
+        assert (await steady.frame()).kind == FrameKind.REPLY
+        steady.close()
+
+
 async def test_a_frame_that_does_not_arrive_is_given_up(tmp_path: Path) -> None:
-    limits = ServingLimits(stall_s=0.01, bytes_per_s_min=100 * MIB)
+    limits = ServingLimits(arrival_s=0.01, bytes_per_s_min=100 * MIB)
     async with serving(tmp_path, limits) as (server, _, address):
         client = await RawClient.open(address)
         raw = b"".join(encode(FrameKind.REQUEST, WRITE.number, 1, b"", bytes(MIB)))

@@ -1,0 +1,214 @@
+"""Buffered writes: seen at once, flushed together, never lost while the server lives."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from pathlib import Path
+
+import pytest
+
+from dataplatform.base.errors import Exhausted, PlatformError, Unavailable
+from dataplatform.core import writeback
+from dataplatform.core.writeback import AGE_S
+from dataplatform.keyspace.records import VolumeSettings
+from tests.model.platform_driver import Driver, Place, at_work
+
+
+async def test_a_buffered_write_is_seen_by_everybody(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.create("/f")
+        before, commit = await driver.stat(handle), volume.state.commit
+        assert await driver.write(handle, 100_000, b"end") == 100_003
+        assert await driver.write(handle, 5, b"begin") == 100_003
+        assert volume.state.commit == commit
+        other = Driver(driver.platform, b"o" * 16)
+        found = await other.stat("/f")
+        assert found.size == 100_003
+        assert found.mtime_ns >= before.mtime_ns
+        assert [i.size for i in await other.list("/")] == [100_003]
+        data = await other.read("/f")
+        assert data.strip(b"\0") == b"begin" + bytes(100_000 - 10) + b"end"
+
+
+async def test_a_flush_is_one_commit_of_many_writes(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.create("/f")
+        commit = volume.state.commit
+        for at in range(0, 100_000, 100):
+            await driver.write(handle, at, b"x" * 100)
+        await driver.sync(handle)
+        assert volume.state.commit == commit + 1
+        assert not volume.writeback
+        assert volume.writeback.memory_bytes == volume.writeback.segment_bytes == 0
+        inode = await driver.stat(handle)
+        assert (inode.size, inode.used_bytes) == (100_000, 100_000)
+
+
+async def test_old_writes_are_flushed_by_themselves(tmp_path: Path) -> None:
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, volume):
+        await driver.create("/old")
+        await driver.create("/young")
+        await driver.write("/old", 0, b"old")
+        place.clock.advance(AGE_S * 0.6)
+        await driver.write("/young", 0, b"young")
+        await volume.writeback.run_once()
+        assert volume.writeback
+        place.clock.advance(AGE_S * 0.6)
+        await volume.writeback.run_once()
+        assert (await volume.find_inode((await driver.stat("/old")).number)).size == 3  # type: ignore[union-attr]
+        assert (await volume.find_inode((await driver.stat("/young")).number)).size == 0  # type: ignore[union-attr]
+
+
+async def test_what_was_not_flushed_is_lost_with_the_power_only(tmp_path: Path) -> None:
+    place = Place("memory", tmp_path)
+    platform = await place.open()
+    driver = Driver(platform)
+    await driver.write_file("/f", b"old", durable=True)
+    await driver.write("/f", 0, b"new")
+    await place.crash()
+    async with at_work(place) as (driver, _):
+        assert await driver.read("/f") == b"old"
+        await driver.write("/f", 0, b"new")
+    async with at_work(place) as (driver, _):
+        assert await driver.read("/f") == b"new"
+
+
+async def test_a_failed_flush_loses_nothing(tmp_path: Path) -> None:
+    """The commit fails for lack of quota; newer writes come; there is room again."""
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.create("/f")
+        await driver.write(handle, 0, b"a" * 1000)
+        await driver.write(handle, 100_000, b"b" * 100_000)
+        volume.settings = VolumeSettings(quota_bytes=500)
+        for _ in range(2):
+            with pytest.raises(PlatformError) as error:
+                await driver.sync(handle)
+            assert error.value.os_errno == errno.EDQUOT
+        expected = b"a" * 1000 + bytes(99_000) + b"b" * 100_000
+        assert await driver.read(handle) == expected
+        volume.settings = VolumeSettings()
+        await driver.write(handle, 500, b"c" * 10)
+        await driver.sync(handle)
+        assert not volume.writeback
+        assert volume.writeback.memory_bytes == volume.writeback.segment_bytes == 0
+        assert await driver.read(handle) == expected[:500] + b"c" * 10 + expected[510:]
+
+
+async def test_writes_during_a_failing_flush_go_over_it(tmp_path: Path) -> None:
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, volume):
+        handle = await driver.create("/f")
+        await driver.write(handle, 0, b"a" * 100_000)
+        hold = place.faults.hold("segment_sync")
+        flushing = asyncio.create_task(volume.writeback.flush(handle.inode))
+        await hold.reached.wait()
+        await driver.write(handle, 10, b"newer")
+        await driver.write(handle, 200_000, b"c" * 70_000)
+        expected = b"a" * 10 + b"newer" + b"a" * 99_985 + bytes(100_000) + b"c" * 70_000
+        assert await driver.read(handle) == expected
+        volume.settings = VolumeSettings(quota_bytes=500)
+        hold.release()
+        with pytest.raises(Exhausted):
+            await flushing
+        assert await driver.read(handle) == expected
+        volume.settings = VolumeSettings()
+        await driver.sync(handle)
+        assert await driver.read(handle) == expected
+        assert volume.writeback.memory_bytes == volume.writeback.segment_bytes == 0
+
+
+@pytest.mark.allow_warnings("stopped after a failed write")
+async def test_after_a_failed_sync_nothing_is_acknowledged(tmp_path: Path) -> None:
+    for operation in ("segment_sync", "commit", "sync"):
+        place = Place("memory", tmp_path)
+        platform = await place.open()
+        driver = Driver(platform)
+        await driver.create("/f", durable=True)
+        await driver.write("/f", 0, b"x" * 100_000)
+        place.faults.fail(operation, Exhausted("disk is full"))
+        with pytest.raises(Exhausted):
+            await driver.sync("/f")
+        for _ in range(2):
+            with pytest.raises(PlatformError):
+                await driver.sync("/f")
+        if operation != "segment_sync":
+            with pytest.raises(Unavailable):
+                await driver.create("/g", durable=True)
+        await place.crash()
+        async with at_work(place) as (driver, _):
+            assert await driver.read("/f") in (b"", b"x" * 100_000)
+
+
+async def test_writers_wait_when_too_much_is_buffered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writeback, "PENDING_BYTES_MAX", 100_000)
+    monkeypatch.setattr(writeback, "UNSYNCED_BYTES_MAX", 500_000)
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handles = [await driver.create(f"/{number}") for number in range(5)]
+        for at in range(0, 200_000, 1000):
+            for handle in handles:
+                await driver.write(handle, at, b"x" * 1000)
+                assert volume.writeback.memory_bytes <= 100_000
+        for at in range(0, 2_000_000, 100_000):
+            await driver.write(handles[0], at, b"y" * 100_000)
+            assert volume.writeback.segment_bytes <= 500_000
+
+
+async def test_many_pieces_of_one_file_are_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writeback, "FLUSH_PIECES_MAX", 50)
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.create("/f")
+        commit = volume.state.commit
+        for at in range(500):
+            await driver.write(handle, at * 10_000, b"x")
+        assert volume.state.commit >= commit + 8
+
+
+async def test_a_file_that_went_takes_its_buffered_writes_along(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.create("/f")
+        await driver.write(handle, 0, b"x" * 100_000)
+        await driver.unlink("/f")
+        await volume.writeback.flush_all()
+        assert not volume.writeback
+        assert volume.writeback.lowest_segment() is None
+
+
+@pytest.mark.parametrize("length", [10, 100_000])
+async def test_a_read_or_stat_never_misses_a_write_that_is_being_flushed(
+    length: int, tmp_path: Path
+) -> None:
+    """On an engine that waits, the flush may end between the two places that a reader looks at."""
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, volume):
+        handle = await driver.create("/f")
+        for look in ("get", "scan"):
+            data = look[:1].encode() * length
+            await driver.write(handle, 0, data)
+            hold = place.faults.hold(look)
+            reading = asyncio.create_task(driver.read(handle))
+            await hold.reached.wait()
+            flushing = asyncio.create_task(volume.writeback.flush_all())
+            for _ in range(20):
+                await asyncio.sleep(0)
+            hold.release()
+            assert await reading == data
+            await flushing
+
+
+async def test_a_write_tells_the_size_even_during_a_flush(tmp_path: Path) -> None:
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, volume):
+        handle = await driver.create("/f")
+        await driver.write(handle, 500_000, b"end")
+        hold = place.faults.hold("append")
+        writing = asyncio.create_task(driver.write(handle, 0, b"x" * 100_000))
+        await hold.reached.wait()
+        await volume.writeback.flush_all()
+        hold.release()
+        assert await writing == 500_003
