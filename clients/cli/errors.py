@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import sys
 import traceback
 
+from typing import TYPE_CHECKING
+
 from typer import Abort, TyperException
 
 from .outputs import OutputClosed
+
+if TYPE_CHECKING:
+    from dataplatform import PlatformError
 
 DEBUG_VARIABLE = "DP_DEBUG"
 INTERRUPTED = 128 + signal.SIGINT
@@ -51,7 +57,7 @@ def report(error: BaseException) -> int:
     from dataplatform.base.errors import KINDS, ErrorKind, PlatformError
 
     if isinstance(error, PlatformError):
-        return _say(str(error), KINDS[error.kind].exit_code)
+        return _say(_platform(error), KINDS[error.kind].exit_code)
     if isinstance(error, OSError) and error.errno:
         kind = ErrorKind[LOCAL_KINDS.get(error.errno, "INTERNAL")]
         return _say(_local(error), KINDS[kind].exit_code)
@@ -71,6 +77,15 @@ def _usage(error: TyperException) -> str:
     message = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)  # of a usage error: the command it is about
     return message if context is None else f"{message} (see `{context.command_path} --help`)"
+
+
+def _platform(error: PlatformError) -> str:
+    """What the server or the client says, with its advice as a command line."""
+    parent = str(error.facts.get("path", "")).rstrip("/").rpartition("/")[0]
+    if "ask for parents" not in error.message or not parent:
+        return str(error)
+    hint = f"no such directory: make it with `dp mkdir -p {shlex.quote(parent)}`"
+    return str(type(error)(hint, **error.facts))
 
 
 def _local(error: OSError) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,14 +52,49 @@ def cp(
     """Copy within the platform.
 
     Inside a volume the server copies without moving the bytes. A directory at DST takes the copy
-    under its old name; a file at DST is replaced.
+    under its old name; a file at DST is replaced. Tables and streams are left out.
     """
     import dataplatform
 
     with connect_to_change() as client, Progress("copy") as progress:
-        if not is_recursive and client.stat(source).is_dir():
+        if not client.stat(source).is_dir():
+            client.copy(source, destination, progress=progress.advance)
+        elif not is_recursive:
             raise dataplatform.Invalid("is a directory: -r copies it", path=source)
-        client.copy(source, destination, recursive=is_recursive, progress=progress.advance)
+        else:
+            target = inside(client, destination, source)
+            if left_out := _copy_tree(client, source, target, progress.advance):
+                raise dataplatform.Invalid(
+                    "tables and streams cannot be copied, all else was",
+                    left_out=", ".join(left_out),
+                )
+
+
+def _copy_tree(
+    client: Client, source: str, target: str, advance: Callable[[int], None]
+) -> list[str]:
+    """The paths of what is left out."""
+    import dataplatform
+
+    source, target = source.rstrip("/"), target.rstrip("/")
+    if f"{target}/".startswith(f"{source}/"):
+        raise dataplatform.Invalid(
+            "a directory cannot be copied into itself", source=source or "/", target=target
+        )
+    left_out = []
+    for directory, _, others in client.walk(source):
+        place = target + directory[len(source) :]
+        client.mkdir(place, client.stat(directory).mode, exist_ok=True)
+        for entry in others:
+            name = f"{place}/{entry.name}"
+            if entry.is_file():
+                client.copy(entry.path, name, progress=advance)
+            elif entry.is_symlink():
+                client.remove(name, missing_ok=True)
+                client.symlink(entry.symlink, name)
+            else:
+                left_out.append(entry.path)
+    return left_out
 
 
 @command(app, "mv", "dp mv /incoming/a.csv /done/a.csv", "dp mv /a.csv /done", panel=FILES)
@@ -81,8 +118,10 @@ def mv(
         except dataplatform.Invalid as error:
             if error.os_errno != errno.EXDEV:
                 raise
+            old, new = shlex.quote(source), shlex.quote(destination)
             raise dataplatform.Invalid(
-                f"{error.message}: copy it with `dp cp -r`, then `dp rm -r` the old one",
+                f"the two are in different volumes: copy with `dp cp -r {old} {new}`,"
+                f" then remove with `dp rm -r {old}`",
                 **error.facts,
             ) from error
 

@@ -124,7 +124,10 @@ def parse_topic(text: str) -> tuple[str, str]:
     """Path and topic of `PATH:TOPIC`, both given."""
     path, topic = split_topic(text)
     if not path or not topic:
-        raise typer.BadParameter(f"{text!r} names no topic: write PATH:TOPIC")
+        raise typer.BadParameter(
+            f"{text!r} names no topic: write PATH:TOPIC, and TOPIC with letters, digits, `.`, `_`"
+            " and `-` only"
+        )
     return path, topic
 
 

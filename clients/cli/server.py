@@ -47,6 +47,15 @@ def start(
     config: Annotated[
         Text, typer.Option(metavar="FILE.toml", help="These options, from a file.")
     ] = None,
+    is_insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", help="Listen beyond this machine, though there is no authentication yet."
+        ),
+    ] = False,
+    log_level: Annotated[
+        Text, typer.Option(metavar="debug|info|warning|error", help="What is logged; info.")
+    ] = None,
 ) -> None:
     """Start a server, in the foreground, until SIGTERM or Ctrl-C.
 
@@ -62,8 +71,10 @@ def start(
         "http": http,
         "socket": socket,
         "config": config,
+        "log-level": log_level,
     }
     options = [f"--{name}={value}" for name, value in named.items() if value is not None]
+    options += ["--insecure"] * is_insecure
     become_server("start", *options, *context.args)
 
 

@@ -1,7 +1,9 @@
-"""Streams: `dp stream create | topics | topic | produce | consume | groups | info`."""
+"""Streams: `dp stream create | topics | topic | produce | consume | groups | group |
+info`."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +20,17 @@ from .outputs import Size
 from .parsing import parse_duration, parse_size, parse_start, parse_topic
 
 if TYPE_CHECKING:
-    from dataplatform import Consumer, Record, TopicInfo
+    from dataplatform import Client, Consumer, Record, Stream, TopicInfo
 
 stream = group(app, "stream", "Topics of records, in the order in which they came.", DATA)
 topic = group(stream, "topic", "Topics of a stream.")
+members = group(stream, "group", "Consumer groups of a stream.")
 
 COMMIT_RECORDS = 1000
 """Between two commits of a group that reads what is there; a follower commits what it printed."""
+
+PARTITIONS_MAX = 10_000
+"""As `dataplatform.base.limits` has it, which `--help` does not load."""
 
 POLL_S = 1.0
 READ_BYTES = 1 << 20
@@ -36,8 +42,21 @@ Topic = Annotated[
     ),
 ]
 Partitions = Annotated[
-    int | None, typer.Option("--partitions", min=1, metavar="N", help="Of each topic.")
+    int | None,
+    typer.Option("--partitions", min=1, max=PARTITIONS_MAX, metavar="N", help="Of each topic."),
 ]
+
+
+def open_stream(client: Client, path: str) -> Stream:
+    """The stream at `path`; NotFound says how to create it."""
+    import dataplatform
+
+    try:
+        return client.stream(path)
+    except dataplatform.NotFound as error:
+        raise dataplatform.NotFound(
+            f"no such stream: create it with `dp stream create {shlex.quote(path)}`", path=path
+        ) from error
 
 
 @command(stream, "create", "dp stream create /projects/cars/events --partitions 4 --ttl 7d")
@@ -79,7 +98,7 @@ def create(
 def topics(path: RemotePath, json: Json = False) -> None:
     """List the topics of a stream: name, partitions, records, bytes."""
     with connect() as client:
-        found = client.stream(path).topics()
+        found = open_stream(client, path).topics()
         if json:
             for item in found:
                 outputs.json_line(_topic_json(item))
@@ -98,7 +117,7 @@ def topic_create(place: Topic, partitions: Partitions = None) -> None:
     """Create a topic, with the stream's number of partitions unless --partitions says another."""
     path, name = place
     with connect() as client:
-        client.stream(path).create_topic(name, partitions)
+        open_stream(client, path).create_topic(name, partitions)
 
 
 @command(topic, "delete", "dp stream topic delete /projects/cars/events:telemetry")
@@ -106,7 +125,7 @@ def topic_delete(place: Topic) -> None:
     """Delete a topic with all its records."""
     path, name = place
     with connect() as client:
-        client.stream(path).delete_topic(name)
+        open_stream(client, path).delete_topic(name)
 
 
 # ---------------------------------------------------------------------------------- produce
@@ -140,7 +159,7 @@ def produce(
         raise typer.BadParameter("--key and --key-separator exclude each other")
     path, name = place
     count = 0
-    with _input(file) as source, connect() as client, client.stream(path).producer() as producer:
+    with _input(file) as source, connect() as client, open_stream(client, path).producer() as producer:
         for lines in _batches(source):
             keys: list[bytes | None] | None = None if key is None else [key.encode()] * len(lines)
             if separator is not None:
@@ -230,7 +249,7 @@ def consume(
         return
     path, name = place
     with connect() as client:
-        consumer = client.stream(path).consumer(
+        consumer = open_stream(client, path).consumer(
             name,
             group,
             start,
@@ -295,7 +314,7 @@ def groups(path: RemotePath, json: Json = False) -> None:
     A line for each partition holds group, members, topic, partition, offset and lag.
     """
     with connect() as client:
-        found = client.stream(path).groups()
+        found = open_stream(client, path).groups()
         if json:
             for item in found:
                 outputs.json_line(item)
@@ -308,11 +327,20 @@ def groups(path: RemotePath, json: Json = False) -> None:
         outputs.table(("group", "members", "topic", "partition", "offset", "lag"), rows)
 
 
+@command(members, "delete", "dp stream group delete /projects/cars/events agg")
+def group_delete(
+    path: RemotePath, name: Annotated[str, typer.Argument(metavar="GROUP", show_default=False)]
+) -> None:
+    """Delete a consumer group with its committed offsets. Fails while somebody is in it."""
+    with connect() as client:
+        open_stream(client, path).delete_group(name)
+
+
 @command(stream, "info", "dp stream info /projects/cars/events")
 def info(path: RemotePath, json: Json = False) -> None:
     """Show the settings of a stream, and how much it holds."""
     with connect() as client:
-        found = client.stream(path).info()
+        found = open_stream(client, path).info()
         if json:
             outputs.json_line(found)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable
 from datetime import timedelta
@@ -17,7 +18,7 @@ from .parsing import format_value, parse_columns, parse_duration, parse_names, p
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from dataplatform import Row
+    from dataplatform import Client, Row, Table
 
 table = group(app, "table", "Rows of named columns, in the order of their keys.", DATA)
 
@@ -36,6 +37,18 @@ Ttl = Annotated[
     timedelta | None,
     typer.Option("--ttl", parser=parse_duration, metavar="30d", help="Rows live so long."),
 ]
+
+
+def open_table(client: Client, path: str) -> Table:
+    """The table at `path`; NotFound says how to create it."""
+    import dataplatform
+
+    try:
+        return client.table(path)
+    except dataplatform.NotFound as error:
+        raise dataplatform.NotFound(
+            f"no such table: create it with `dp table create {shlex.quote(path)}`", path=path
+        ) from error
 
 
 @command(table, "create", "dp table create /projects/cars/vehicles --ttl 30d")
@@ -74,7 +87,7 @@ def put(
     """
     values = parse_columns(columns)
     with connect() as client:
-        version = client.table(path).put(key, values, if_version=if_version, replace=is_whole)
+        version = open_table(client, path).put(key, values, if_version=if_version, replace=is_whole)
         if json:
             outputs.json_line({"key": key, "version": version})
 
@@ -83,7 +96,7 @@ def put(
 def get(path: RemotePath, key: Key, columns: Columns = None, json: Json = False) -> None:
     """Print one row. In a pipe, a line for each column: its name and its value."""
     with connect() as client:
-        row = client.table(path).get(key, columns)
+        row = open_table(client, path).get(key, columns)
         if row is None:
             raise _no_row(path, key)
         if json:
@@ -109,11 +122,17 @@ def delete(
 ) -> None:
     """Delete a row, or only some of its columns. Fails if there was nothing to delete."""
     with connect() as client:
-        if not client.table(path).delete(key, columns, if_version=if_version):
+        if not open_table(client, path).delete(key, columns, if_version=if_version):
             raise _no_row(path, key)
 
 
-@command(table, "increment", "dp table increment /projects/cars/vehicles vin-1 km 5")
+@command(
+    table,
+    "increment",
+    "dp table increment /projects/cars/vehicles vin-1 km 5",
+    "dp table increment /projects/cars/vehicles vin-1 km -5",
+    context_settings={"ignore_unknown_options": True},  # such as -5
+)
 def increment(
     path: RemotePath,
     key: Key,
@@ -124,14 +143,12 @@ def increment(
     """Add to a number, and print the new value.
 
     It counts from 0 where there is none.
-
-    Write a negative AMOUNT behind `--`: dp table increment PATH KEY COLUMN -- -5
     """
     number = parse_value(amount)
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise typer.BadParameter(f"{amount!r} is not a number", param_hint="AMOUNT")
     with connect() as client:
-        value = client.table(path).increment(key, column, number)
+        value = open_table(client, path).increment(key, column, number)
         if json:
             outputs.json_line({"key": key, "column": column, "value": value})
         else:
@@ -163,7 +180,7 @@ def scan(
     --columns only the values, in that order. docs/tables.md explains filters.
     """
     with connect() as client:
-        pages = client.table(path).scan_pages(prefix, start, end, columns, where, limit, is_reverse)
+        pages = open_table(client, path).scan_pages(prefix, start, end, columns, where, limit, is_reverse)
         print_rows(pages, columns, json=json)
 
 
@@ -217,12 +234,22 @@ def load(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Put every row of a CSV, JSON Lines or Parquet file (`-`: standard input) into a table."""
+    """Put every row of a CSV, JSON Lines or Parquet file (`-`: standard input) into a table.
+
+    A table that is not there is created.
+    """
+    import dataplatform
+
     if file != "-":
         open(file, "rb").close()  # says at once, and in our words, if it cannot be read
     with connect() as client, Progress("load", unit="rows") as progress:
         source = sys.stdin.buffer if file == "-" else file
-        rows = client.table(path).load(
+        try:
+            target = client.table(path)
+        except dataplatform.NotFound:
+            target = client.create_table(path)
+            outputs.note(f"created the table {path}")
+        rows = target.load(
             source, key, format=format, replace=is_whole, progress=progress.advance
         )
     if json:
@@ -235,7 +262,7 @@ def load(
 def info(path: RemotePath, json: Json = False) -> None:
     """Show how many rows and bytes a table has, and its settings."""
     with connect() as client:
-        found = client.table(path).info()
+        found = open_table(client, path).info()
         if json:
             outputs.json_line(found)
             return

@@ -198,7 +198,11 @@ def _replacing(local: str, mode: int) -> Iterator[IO[bytes]]:
             yield device
         return
     final = Path(os.path.realpath(local))
-    descriptor, beside = tempfile.mkstemp(prefix=f".{final.name[:60]}.", dir=final.parent)
+    try:
+        descriptor, beside = tempfile.mkstemp(prefix=f".{final.name[:60]}.", dir=final.parent)
+    except OSError as error:
+        error.filename = local  # the name that the user knows
+        raise
     try:
         with open(descriptor, "wb") as file:
             yield file

@@ -36,9 +36,17 @@ Compression = Annotated[
 def create(
     path: RemotePath, quota: Quota = None, compression: Compression = None, json: Json = False
 ) -> None:
-    """Create a volume at PATH, whose parent directory must exist."""
+    """Create a volume at PATH, a new name in a directory."""
+    import dataplatform
+
     with connect() as client:
-        made = client.create_volume(path, quota_bytes=quota, compression=compression)
+        try:
+            made = client.create_volume(path, quota_bytes=quota, compression=compression)
+        except dataplatform.Exists as error:
+            raise dataplatform.Exists(
+                "the name exists already, and what exists cannot become a volume: give a new name",
+                path=path,
+            ) from error
         if json:
             outputs.json_line(made)
 

@@ -82,6 +82,7 @@ class Consumer:
         self._membership = Membership(
             self._channel, self._stream, group, self._topics, session_timeout_s
         )
+        self._fetcher.in_group = True
         await self._membership.join()
         await self._reconcile()
         return self

@@ -52,6 +52,7 @@ class Fetcher:
         self._chunks: deque[Chunk] = deque()
         self._ahead: Pending | None = None
         self._ahead_request = pb.FetchRequest()
+        self.in_group = False  # offsets are a group's: one beyond the end is no error of the caller
 
     def places(self) -> list[Place]:
         return list(self._offsets)
@@ -133,9 +134,20 @@ class Fetcher:
         self._offsets[place] = end
 
     def _on_error(self, place: Place, part: pb.FetchReply.Part) -> None:
+        topic, partition = place
+        if part.error.kind == ErrorKind.INVALID.value and self.in_group:
+            log.warning(
+                "the group's offset lies beyond the end, going on at the end. "
+                "topic=`%s`, partition=`%d`, offset=`%d`, end=`%d`",
+                topic,
+                partition,
+                self._offsets[place],
+                part.end_offset,
+            )
+            self._offsets[place] = part.end_offset
+            return
         if part.error.kind != ErrorKind.STALE.value:
             raise from_info(part.error)
-        topic, partition = place
         log.warning(
             "records were dropped before they were read, going on at the oldest. "
             "topic=`%s`, partition=`%d`, offset=`%d`, oldest=`%d`",

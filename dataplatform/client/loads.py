@@ -72,7 +72,8 @@ def _key_of(columns: dict[str, Any], keys: list[str], name: str, number: int) ->
     for key in keys:
         value = columns.pop(key, None)
         if value is None:
-            raise Invalid("a row has no key", file=name, row=number, column=key)
+            others = ", ".join(columns)
+            raise Invalid("a row has no key", file=name, row=number, column=key, others=others)
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # Parquet knows no ints beside nulls
         parts.append(value if isinstance(value, (str, bytes)) else str(value))

@@ -116,6 +116,11 @@ class _Topic:
         """Records without a key go to the next partition from now on."""
         self._turn = (self._turn + 1) % self._count
 
+    def begin_sequences(self) -> None:
+        """With a new producer id they count from 0."""
+        for partition in self._partitions.values():
+            partition.sequence = 0
+
 
 class _Request(NamedTuple):
     pending: Pending
@@ -488,8 +493,7 @@ class Producer:
                     for part, listed in zip(reply.parts, request.parts, strict=True):
                         self._stored(part, listed)
         for topic in self._topics.values():
-            for partition in topic.partitions:
-                partition.sequence = 0
+            topic.begin_sequences()
         # If that fails, so will the next batches, with the old id: they are refused, and say so.
         with contextlib.suppress(PlatformError):
             await self._init()

@@ -89,7 +89,9 @@ async def trim(volume: Volume) -> int:
     """Delete change rows that are too old or too many; how many. One bounded step."""
     state = volume.state
     before_ns = volume.clock.now_ns() - KEEP_NS
-    keep_from = volume.lane.durable_commit - KEEP_ROWS_MAX
+    too_many = volume.lane.durable_commit - state.oldest_change - KEEP_ROWS_MAX
+    # Not one by one: a trim is a commit, too, and has a row.
+    keep_from = state.oldest_change + too_many if too_many >= TRIM_ROWS else 0
     page = await volume.storage.engine.scan(
         keys.change(state.oldest_change), keys.change(volume.lane.durable_commit), limit=TRIM_ROWS
     )

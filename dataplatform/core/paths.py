@@ -18,6 +18,7 @@ from ..base.limits import (
 )
 from ..keyspace import keys
 from ..keyspace.records import ROOT_INODE, Entry, Inode, Kind
+from .units import Unit
 
 SNAPSHOT_NAME = ".snapshot"
 """Reserved in every directory: where snapshots are seen."""
@@ -145,15 +146,22 @@ async def walk(
     return place
 
 
+async def _inode(reader: Getter, number: int) -> Inode:
+    """As a unit sees it, which packs its inodes at the end; or as it is stored."""
+    inode: Inode | None
+    if isinstance(reader, Unit):
+        inode = await reader.find_inode(number)
+    else:
+        value = await reader.get(keys.inode(number))
+        inode = Inode.unpack(value) if value is not None else None
+    if inode is None:
+        raise NotFound("a name on the path is gone", inode=number)
+    return inode
+
+
 async def _read_link(reader: Getter, number: int) -> str:
-    value = await reader.get(keys.inode(number))
-    if value is None:
-        raise NotFound("a symbolic link is gone", inode=number)
-    return Inode.unpack(value).symlink.decode("utf-8", "surrogateescape")
+    return (await _inode(reader, number)).symlink.decode("utf-8", "surrogateescape")
 
 
 async def _parent(reader: Getter, place: Place) -> Place:
-    value = await reader.get(keys.inode(place.inode))
-    if value is None:
-        raise NotFound("a directory is gone", inode=place.inode)
-    return Place(0, b"", Inode.unpack(value).parent, Kind.DIRECTORY)
+    return Place(0, b"", (await _inode(reader, place.inode)).parent, Kind.DIRECTORY)

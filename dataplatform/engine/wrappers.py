@@ -167,10 +167,15 @@ class _FaultyReads(Reader):
     _reader: Reader
     _faults: Faults
 
+    def _check(self) -> None:
+        """Raise unless reads are answered."""
+
     async def get(self, key: bytes) -> bytes | None:
+        self._check()
         return await self._faults.around("get", lambda: self._reader.get(key))
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self._check()
         return await self._faults.around("get_many", lambda: self._reader.get_many(keys))
 
     async def scan(
@@ -182,6 +187,7 @@ class _FaultyReads(Reader):
         limit: int = 1000,
         size_bytes: int = 1 << 20,
     ) -> list[Pair]:
+        self._check()
         return await self._faults.around(
             "scan",
             lambda: self._reader.scan(
@@ -255,6 +261,9 @@ class FaultyEngine(_FaultyReads, Engine):
             await self._group.close()
         finally:
             await self._engine.close()
+
+    def _check(self) -> None:
+        self._group.check_open()
 
     async def _sync(self) -> None:
         newest = self._newest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform.base.errors import Exists, Invalid, NotFound, Unavailable
+from dataplatform.base.errors import Exists, Invalid, NotFound, Stale, Unavailable
 from dataplatform.engine.base import Engine, Pair, Reader, scan_all
 
 from .storages import VOLUME, Harness, close
@@ -273,6 +273,48 @@ class EngineContract(Harness):
                 with pytest.raises(Unavailable):
                     await call
 
+    # -------------------------------------------------------------------------------- breaking
+
+    async def test_a_broken_engine_reads_and_writes_nothing(self, tmp_path: Path) -> None:
+        storages = await self.storages(tmp_path)
+        storage = await storages.open(VOLUME, create=True)
+        engine = storage.engine
+        assert not engine.broken
+        ticket = await engine.commit({b"a": b"1", b"b": b"2"})
+        await engine.checkpoint("one")
+        before = await engine.view()
+        self.fail(engine, Unavailable("the disk failed"))
+        await expect_broken(engine, ticket)
+        checkpoint = await engine.open_checkpoint("one")
+        for reader in (engine, before, checkpoint):
+            assert await everything(reader) == {b"a": b"1", b"b": b"2"}
+        with pytest.raises(Unavailable):
+            await engine.delete_checkpoint("one")
+        await close(storage)
+        for reader in (engine, before, checkpoint):
+            with pytest.raises(Unavailable):
+                await reader.get(b"a")
+        engine = (await storages.open(VOLUME)).engine
+        assert await everything(engine) == {b"a": b"1", b"b": b"2"}
+        await engine.durable(await engine.commit({b"c": b"3"}))
+        await storages.close()
+
+    async def test_a_fenced_engine_does_not_even_read(self, tmp_path: Path) -> None:
+        async with self.engine(tmp_path) as engine:
+            ticket = await engine.commit({b"a": b"1"})
+            await engine.durable(ticket)
+            self.fail(engine, Stale("opened by another server"))
+            for call in (
+                engine.get(b"a"),
+                engine.get_many([b"a"]),
+                engine.scan(START, END),
+                engine.view(),
+                engine.commit({b"a": b"2"}),
+                engine.durable(ticket),
+            ):
+                with pytest.raises(Stale):
+                    await call
+
     # ----------------------------------------------------------------------------- checkpoints
 
     async def test_a_checkpoint_is_a_moment_that_survives(self, tmp_path: Path) -> None:
@@ -365,6 +407,13 @@ class EngineContract(Harness):
 
 async def expect_broken(engine: Engine, ticket: int) -> None:
     """What every engine answers after a failed commit or sync, until it is reopened."""
+    assert engine.broken
     for call in (engine.commit({b"z": b"z"}), engine.durable(ticket), engine.checkpoint("z")):
         with pytest.raises(Unavailable):
             await call
+    view = await engine.view()
+    for reader in (engine, view):
+        rows = await everything(reader)
+        assert await reader.get_many(list(rows)) == list(rows.values())
+        assert [await reader.get(key) for key in rows] == list(rows.values())
+    view.close()

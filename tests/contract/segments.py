@@ -163,6 +163,32 @@ class SegmentsContract(Harness):
                 await segments.seal()
             assert sum((await segments.sizes()).values()) == sum(map(len, pieces))
 
+    async def test_broken_segments_read_and_write_nothing(self, tmp_path: Path) -> None:
+        storages = await self.storages(tmp_path)
+        storage = await storages.open(VOLUME, create=True)
+        segments = storage.segments
+        where = await segments.append(b"synced")
+        await segments.seal()
+        late = await segments.append(b"not synced")
+        self.fail(segments, Unavailable("the disk failed"))
+        for call in (
+            segments.append(b"y"),
+            segments.sync(),
+            segments.seal(),
+            segments.delete(where.segment),
+        ):
+            with pytest.raises(Unavailable):
+                await call
+        assert await segments.read(where) == b"synced"
+        assert await segments.read(late) == b"not synced"
+        assert set(await segments.sizes()) == {where.segment, late.segment}
+        await close(storage)
+        with pytest.raises(Unavailable):
+            await segments.read(where)
+        segments = (await storages.open(VOLUME)).segments
+        assert await segments.read(where) == b"synced"
+        await storages.close()
+
     async def test_closed_segments_refuse(self, tmp_path: Path) -> None:
         async with self.segments(tmp_path) as segments:
             where = await segments.append(b"x")

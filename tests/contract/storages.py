@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform.base.errors import Invalid, NotFound, Unavailable
+from dataplatform.base.errors import Invalid, NotFound, PlatformError, Unavailable
 from dataplatform.engine.base import Engine, SegmentStore, Storage, Storages
+from dataplatform.engine.groups import Group
 
 VOLUME = 7
 
@@ -26,6 +27,11 @@ class Harness(ABC):
     @abstractmethod
     async def storages(self, tmp_path: Path) -> Storages:
         """Open the place that belongs to `tmp_path`: the same one at each call."""
+
+    def fail(self, opened: Engine | SegmentStore, error: PlatformError) -> None:
+        """Let it break as a failed sync would."""
+        group: Group = opened._group  # type: ignore[union-attr]
+        group.fail(error)
 
     @contextlib.asynccontextmanager
     async def opened(self, tmp_path: Path) -> AsyncIterator[Storage]:

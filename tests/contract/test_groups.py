@@ -97,8 +97,12 @@ async def test_a_failed_sync_fails_all_and_is_never_tried_again() -> None:
     with pytest.raises(Unavailable):
         await group.wait(1)
     assert group.durable == 0
+    assert group.broken
+    group.check_open()  # reads go on
     await group.close()
     assert len(sync.running) == 1
+    with pytest.raises(Unavailable, match="disk is full"):
+        group.check_open()
 
 
 async def test_a_foreign_error_is_unavailable() -> None:

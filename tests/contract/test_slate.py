@@ -5,19 +5,28 @@ Set ``DP_TEST_STORE=s3://bucket/prefix`` (and AWS_… variables) to run them on 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dataplatform.base.errors import Corrupt, Invalid, NotFound, PlatformError, Stale
+from dataplatform.base.errors import (
+    Corrupt,
+    Invalid,
+    NotFound,
+    PlatformError,
+    Stale,
+    Unavailable,
+)
 from dataplatform.engine.base import Storages
 from dataplatform.engine.objects import Bucket
-from dataplatform.engine.slate import SlateStorages
+from dataplatform.engine.slate import SlateEngine, SlateStorages
 
-from .engine import END, START, EngineContract
+from .engine import END, START, EngineContract, expect_broken
 from .segments import SegmentsContract
 from .storages import VOLUME, Harness, StoragesContract
 
@@ -164,7 +173,7 @@ async def test_a_failed_upload_breaks_the_segments(
 ) -> None:
     storages = await SlateStorages.at(url(tmp_path))
     engine, segments = await storages.open(VOLUME, create=True)
-    await segments.append(b"x")
+    where = await segments.append(b"x")
     calls = []
 
     async def fail(_self: Bucket, path: str, _pieces: list[bytes]) -> None:
@@ -174,12 +183,52 @@ async def test_a_failed_upload_breaks_the_segments(
     monkeypatch.setattr(Bucket, "put", fail)
     with pytest.raises(PlatformError):
         await segments.sync()
-    for call in (segments.sync(), segments.append(b"y"), segments.seal(), segments.sizes()):
+    for call in (segments.sync(), segments.append(b"y"), segments.seal()):
         with pytest.raises(PlatformError):
             await call
+    assert await segments.read(where) == b"x"
     assert len(calls) == 1
     await segments.close()
     await engine.close()
+    await storages.close()
+
+
+class SilentDatabase:
+    """A database whose store takes nothing any more: what waits for it waits for ever."""
+
+    def __init__(self, database: object, *methods: str) -> None:
+        self._database = database
+        self._methods = methods
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._database, name) if name not in self._methods else self._wait(name)
+
+    def _wait(self, name: str) -> Callable[..., asyncio.Future[None]]:
+        def wait(*_args: object) -> asyncio.Future[None]:
+            self.calls.append(name)
+            return asyncio.get_running_loop().create_future()
+
+        return wait
+
+
+@pytest.mark.parametrize("method", ["write", "flush"])
+async def test_a_store_that_does_not_answer_breaks_the_engine(tmp_path: Path, method: str) -> None:
+    storages = await SlateStorages.at(url(tmp_path), store_seconds=0.5)
+    engine, segments = await storages.open(VOLUME, create=True)
+    assert isinstance(engine, SlateEngine)
+    good = await engine.commit({b"a": b"1"})
+    await engine.durable(good)
+    silent = engine._database = SilentDatabase(engine._database, method, "shutdown")
+    with pytest.raises(Unavailable, match="does not answer"):
+        await engine.durable(await engine.commit({b"b": b"1"}))
+    await expect_broken(engine, good)
+    assert await engine.get(b"a") == b"1"
+    await segments.close()
+    await engine.close()
+    assert silent.calls == [method]  # nothing was tried again, and closing did not wait
+    with pytest.raises(Unavailable):
+        await engine.get(b"a")
     await storages.close()
 
 

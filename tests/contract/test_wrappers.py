@@ -7,13 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform.base.errors import Corrupt, Exhausted, Unavailable
-from dataplatform.engine.base import Storages
+from dataplatform.base.errors import Corrupt, Exhausted, PlatformError, Unavailable
+from dataplatform.engine.base import Engine, SegmentStore, Storages
 from dataplatform.engine.memory import MemoryDisk, MemoryStorages
 from dataplatform.engine.rocks import RocksStorages
 from dataplatform.engine.slate import SlateStorages
 from dataplatform.engine.stores import open_storages
-from dataplatform.engine.wrappers import CountingStorages, Faults, FaultyStorages
+from dataplatform.engine.wrappers import (
+    CountingEngine,
+    CountingSegments,
+    CountingStorages,
+    Faults,
+    FaultyStorages,
+)
 
 from .engine import END, START, EngineContract, everything, expect_broken
 from .segments import SegmentsContract
@@ -31,6 +37,11 @@ class CountingHarness(Harness):
         size = SegmentsContract.small_segment_bytes
         inner = await RocksStorages.at(tmp_path / "data", segment_bytes=size)
         return CountingStorages(inner)
+
+    def fail(self, opened: Engine | SegmentStore, error: PlatformError) -> None:
+        assert isinstance(opened, CountingEngine | CountingSegments)
+        wrapped = opened._engine if isinstance(opened, CountingEngine) else opened._segments
+        super().fail(wrapped, error)
 
 
 class TestFaultyEngine(FaultyHarness, EngineContract):
@@ -96,7 +107,7 @@ async def test_a_failed_segment_sync_breaks_the_segments() -> None:
             await call
 
 
-async def test_a_full_disk_can_be_freed_for_segments() -> None:
+async def test_a_full_disk_can_be_freed() -> None:
     faults = Faults()
     storages = FaultyStorages(MemoryStorages(), faults)
     engine, segments = await storages.open(1, create=True)
@@ -104,13 +115,14 @@ async def test_a_full_disk_can_be_freed_for_segments() -> None:
     for _ in range(2):
         with pytest.raises(Exhausted):
             await segments.append(b"x")
-    with pytest.raises(Exhausted):
-        await engine.commit({b"a": b"1"})
+        with pytest.raises(Exhausted):
+            await engine.commit({b"a": b"1"})
+    assert not engine.broken
+    assert await engine.get(b"a") is None
     faults.clear()
     await segments.append(b"x")
     await segments.sync()
-    with pytest.raises(Unavailable):
-        await engine.commit({b"a": b"1"})
+    await engine.durable(await engine.commit({b"a": b"1"}))
 
 
 async def test_held_syncs_acknowledge_nothing_until_released() -> None:

@@ -265,7 +265,6 @@ def test_too_many_partitions(dp: dataplatform.Client) -> None:
         dp.create_stream("/too-many", partitions=4_000_000_000)
 
 
-@pytest.mark.xfail(strict=True, reason=FIX + "raw ValueError of protobuf")
 @pytest.mark.parametrize("number", [-1, 2**70])
 def test_numbers_out_of_range_are_our_errors(dp: dataplatform.Client, number: int) -> None:
     with pytest.raises(dataplatform.Invalid):
@@ -387,3 +386,28 @@ def test_errors_are_typed(dp: dataplatform.Client) -> None:
         dp.stat("/not/there")
     assert caught.value.kind is ErrorKind.NOT_FOUND
     assert isinstance(caught.value, FileNotFoundError)
+
+
+@pytest.mark.allow_warnings("beyond the end")
+def test_a_group_offset_beyond_the_end_goes_on_at_the_end(dp: dataplatform.Client) -> None:
+    dp.mkdir("/ahead")
+    stream = dp.create_stream("/ahead/events")
+    stream.append("t", b"0")
+    with dp.transaction("/ahead") as tx:
+        tx.stream("events").commit_offset("agg", "t", partition=0, offset=42)
+    with stream.consumer("t", group="agg") as consumer:
+        assert consumer.poll(timeout_s=0.2) == []
+        stream.append("t", b"1")
+        assert [record.value for record in consumer.poll(timeout_s=5)] == [b"1"]
+
+
+def test_removing_a_tree_never_reaches_into_a_volume(dp: dataplatform.Client) -> None:
+    dp.mkdir("/tree/inside", parents=True)
+    dp.write_file("/tree/inside/file", b"x")
+    dp.create_volume("/tree/volume")
+    dp.write_file("/tree/volume/file", b"y")
+    for path in ("/", "/tree", "/tree/volume"):
+        with pytest.raises(dataplatform.Invalid, match="dp volume remove"):
+            dp.rmtree(path)
+    assert dp.read_file("/tree/inside/file") == b"x"
+    assert dp.read_file("/tree/volume/file") == b"y"

@@ -28,16 +28,19 @@ CAMPAIGNS_FOR_A_BUG = 150
 pytestmark = pytest.mark.allow_warnings  # a failed write is logged as the error that it is
 
 
-async def test_what_was_acknowledged_survives_power_loss(seed: int) -> None:
-    for number in range(seed, seed + CAMPAIGNS):
+async def _run_many(seed: int, count: int) -> None:
+    for number in range(seed, seed + count):
         await run(number)
+
+
+async def test_what_was_acknowledged_survives_power_loss(seed: int) -> None:
+    await _run_many(seed, CAMPAIGNS)
 
 
 @pytest.mark.system
 @pytest.mark.timeout(7200)
 async def test_what_was_acknowledged_survives_thousands_of_power_losses(seed: int) -> None:
-    for number in range(seed, seed + CAMPAIGNS_SYSTEM):
-        await run(number)
+    await _run_many(seed, CAMPAIGNS_SYSTEM)
 
 
 async def test_one_seed_gives_one_run(seed: int) -> None:
@@ -132,5 +135,4 @@ async def test_a_planted_bug_is_found(
 ) -> None:
     plant(monkeypatch)
     with pytest.raises(AssertionError, match="seed"):
-        for number in range(seed, seed + CAMPAIGNS_FOR_A_BUG):
-            await run(number)
+        await _run_many(seed, CAMPAIGNS_FOR_A_BUG)

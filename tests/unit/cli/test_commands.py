@@ -15,7 +15,8 @@ import typer
 from typer.main import get_command
 
 import dataplatform
-from dataplatform_clients.cli import main, server
+from dataplatform.base import limits
+from dataplatform_clients.cli import main, server, streams
 
 from .fakes import STAT, Answers, Command
 
@@ -167,6 +168,14 @@ def test_table_increment_takes_negative_amounts(dp: Make) -> None:
     assert command("table", "increment", "/t", "k", "n")[1] == "1\n"
     assert command("table", "increment", "/t", "k", "n", "--", "-5")[1] == "-5\n"
     assert command("table", "increment", "/t", "k", "n", "x")[0] == 2
+
+
+@pytest.mark.parametrize("partitions", ["0", "10001", "99999999999"])
+def test_partitions_have_a_range(dp: Make, partitions: str) -> None:
+    code, _, err = dp()("stream", "create", "/s", "--partitions", partitions)
+    assert code == 2
+    assert "--partitions" in err
+    assert streams.PARTITIONS_MAX == limits.PARTITIONS_MAX
 
 
 def test_stream_create(dp: Make) -> None:

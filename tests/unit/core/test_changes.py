@@ -79,14 +79,8 @@ async def test_a_path_hears_of_what_is_below_and_what_left(tmp_path: Path) -> No
 
 def test_what_concerns_a_path() -> None:
     event = Event("renamed", "/b/new", "file", {"from": "/a/old", "to": "/b/new"})
-    assert [
-        p for p in ("/", "/a", "/a/old", "/a/ol", "/b", "/c", "/b/new/x") if concerns(event, p)
-    ] == [
-        "/",
-        "/a",
-        "/a/old",
-        "/b",
-    ]
+    told = ["/", "/a", "/a/old", "/b", "/b/new"]
+    assert [p for p in [*told, "/a/ol", "/c", "/b/new/x"] if concerns(event, p)] == told
 
 
 async def test_pages_miss_nothing_and_repeat_nothing(tmp_path: Path) -> None:
@@ -169,10 +163,11 @@ async def test_at_most_so_many_changes_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(changes, "KEEP_ROWS_MAX", 5)
+    monkeypatch.setattr(changes, "TRIM_ROWS", 5)
     async with at_work(Place("memory", tmp_path)) as (driver, volume):
         for number in range(20):
             await driver.create(f"/{number}")
         await volume.sync()
         while await changes.trim(volume):
             await volume.sync()
-        assert 5 <= len((await read(volume))[0]) <= 6
+        assert 5 <= len((await read(volume))[0]) <= 10

@@ -11,12 +11,12 @@ import msgpack
 import pytest
 
 from dataplatform.base.errors import Conflict, Exhausted, Invalid, NotFound, PlatformError
-from dataplatform.core import files, namespace, tables, transactions
+from dataplatform.core import files, namespace, tables
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.transactions import OPERATIONS_MAX, Operation, resolve, resolve_name
 from dataplatform.core.units import Unit
 from dataplatform.core.volumes import Volume
-from dataplatform.keyspace.records import ROOT_INODE, ROOT_VOLUME, Kind
+from dataplatform.keyspace.records import ROOT_INODE, Kind
 from tests.model.platform_driver import Driver, Place, at_work
 
 
@@ -104,25 +104,19 @@ async def test_a_failed_operation_undoes_the_others(tmp_path: Path) -> None:
         await driver.mkdir("/full/x", parents=True)
         before, used = volume.state, volume.state.used_bytes
         for failing, number in [
-            (create("/t"), errno.EEXIST),
-            (remove("/missing"), errno.ENOENT),
-            (remove("/full"), errno.ENOTEMPTY),
-            (rename("/full", "/full/x/y"), errno.EINVAL),
+            ([remove("/full/x"), create("/t")], errno.EEXIST),
+            ([remove("/full/x"), remove("/missing")], errno.ENOENT),
+            ([remove("/full")], errno.ENOTEMPTY),
+            ([rename("/full", "/full/x/y")], errno.EINVAL),
         ]:
             with pytest.raises(PlatformError) as error:
-                await run(
-                    driver, create("/new/f"), put("/t", b"k", 1), remove("/full/x"), failing
-                ) if (number != errno.ENOTEMPTY and number != errno.EINVAL) else await run(
-                    driver, create("/new/f"), put("/t", b"k", 1), failing
-                )
+                await run(driver, create("/new/f"), put("/t", b"k", 1), *failing)
             assert error.value.os_errno == number
         assert volume.state == before
         assert volume.state.used_bytes == used
         assert await driver.names("/") == ["full", "t"]
         await run(driver, create("/new/f"))  # numbers and paths were not used up wrongly
-        assert (
-            await driver.platform.path_of(volume, (await driver.stat("/new/f")).number) == "/new/f"
-        )
+        assert await volume.path_of((await driver.stat("/new/f")).number) == "/new/f"
 
 
 async def test_a_transaction_sees_what_was_buffered(tmp_path: Path) -> None:
@@ -164,11 +158,22 @@ async def test_links_lead_within_the_volume(tmp_path: Path) -> None:
         await driver.symlink("/d", "/absolute")
         await driver.symlink("../../d", "/d/up")
         await driver.symlink("/loop", "/loop")
-        await run(driver, create("/absolute/a"), create("/d/up/b"))
-        assert await driver.names("/d") == ["a", "b", "up"]
+        await run(driver, create("/absolute/a"), create("/d/up/b"), create("/d/up/c"))
+        assert await driver.names("/d") == ["a", "b", "c", "up"]
         with pytest.raises(PlatformError) as error:
             await run(driver, create("/loop/x"))
         assert error.value.os_errno == errno.ELOOP
+
+
+async def test_a_link_leads_on_in_the_transaction_that_made_it(tmp_path: Path) -> None:
+    async def link(unit: Unit) -> None:
+        new = Attributes(Kind.SYMLINK, symlink="../a/b")
+        a = (await resolve(unit, ROOT_INODE, "/a")).number
+        await namespace.create(unit, a, "link", new)
+
+    async with at_work(Place("memory", tmp_path)) as (driver, _):
+        await run(driver, create("/a/b", Kind.DIRECTORY), link, create("/a/link/c"))
+        assert await driver.names("/a/b") == ["c"]
 
 
 async def test_limits(tmp_path: Path) -> None:
@@ -252,8 +257,3 @@ async def test_a_directory_keeps_its_path_when_its_rename_fails(tmp_path: Path) 
         assert await volume.path_of(number) == "/d/e"
         await run(driver, rename("/d", "/x"))
         assert await volume.path_of(number) == "/x/e"
-
-
-def test_the_root_volume_is_where_absolute_links_lead() -> None:
-    assert ROOT_VOLUME == 1
-    assert transactions.ROOT_VOLUME == ROOT_VOLUME
