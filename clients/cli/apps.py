@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from . import connections
 from .completion import complete_path
@@ -36,8 +37,28 @@ RemotePaths = Annotated[
     typer.Argument(metavar="PATH", autocompletion=complete_path, show_default=False),
 ]
 
+
+def untyped(parameters: list[Any]) -> list[Any]:
+    """The same without `<str>` or `<bool>` in the help: what to write is said by metavars."""
+    for parameter in parameters:
+        if not isinstance(parameter, TyperOption) or parameter.metavar is None:
+            parameter.display_type_rich = lambda ctx: ""
+    return parameters
+
+
+class Command(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return untyped(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return untyped(super().get_params(ctx))
+
+
 app = typer.Typer(
     name="dp",
+    cls=Group,
     rich_markup_mode="rich" if IS_RICH else None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,7 +85,9 @@ def command(
 
     def register(function: Function) -> Function:
         described = text(function.__doc__ or "", *examples)
-        parent.command(name, help=described, rich_help_panel=panel, **settings)(function)
+        parent.command(name, cls=Command, help=described, rich_help_panel=panel, **settings)(
+            function
+        )
         return function
 
     return register
@@ -74,7 +97,7 @@ def group(
     parent: typer.Typer, name: str, description: str, panel: str | None = None
 ) -> typer.Typer:
     """A noun with commands of its own: `dp NAME COMMAND`. Alone, it shows its help."""
-    made = typer.Typer(rich_markup_mode=app.rich_markup_mode)
+    made = typer.Typer(cls=Group, rich_markup_mode=app.rich_markup_mode)
 
     @made.callback(invoke_without_command=True)
     def show_help(context: typer.Context) -> None:

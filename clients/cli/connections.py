@@ -11,10 +11,6 @@ if TYPE_CHECKING:
     from dataplatform import Client
 
 
-CONNECT_S = 1.0
-"""How long a command waits for a server to be there: somebody sits and waits too."""
-
-
 @dataclass(slots=True)
 class _Choice:
     """What the global options said; None: the library's default."""

@@ -1,5 +1,4 @@
-"""Streams: `dp stream create | topics | topic | produce | consume | groups | group |
-info`."""
+"""Streams: `dp stream create | topics | topic | produce | consume | groups | group | info`."""
 
 from __future__ import annotations
 
@@ -159,7 +158,11 @@ def produce(
         raise typer.BadParameter("--key and --key-separator exclude each other")
     path, name = place
     count = 0
-    with _input(file) as source, connect() as client, open_stream(client, path).producer() as producer:
+    with (
+        _input(file) as source,
+        connect() as client,
+        open_stream(client, path).producer() as producer,
+    ):
         for lines in _batches(source):
             keys: list[bytes | None] | None = None if key is None else [key.encode()] * len(lines)
             if separator is not None:

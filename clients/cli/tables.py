@@ -180,7 +180,9 @@ def scan(
     --columns only the values, in that order. docs/tables.md explains filters.
     """
     with connect() as client:
-        pages = open_table(client, path).scan_pages(prefix, start, end, columns, where, limit, is_reverse)
+        pages = open_table(client, path).scan_pages(
+            prefix, start, end, columns, where, limit, is_reverse
+        )
         print_rows(pages, columns, json=json)
 
 
@@ -249,9 +251,7 @@ def load(
         except dataplatform.NotFound:
             target = client.create_table(path)
             outputs.note(f"created the table {path}")
-        rows = target.load(
-            source, key, format=format, replace=is_whole, progress=progress.advance
-        )
+        rows = target.load(source, key, format=format, replace=is_whole, progress=progress.advance)
     if json:
         outputs.json_line({"path": path, "rows": rows})
     else:

@@ -467,6 +467,8 @@ def _reply_bytes_expected(method: Method, message: Any) -> int:
     if not method.reply_bulk:
         return 0
     fields = message.DESCRIPTOR.fields_by_name
+    if "wait_ms" in fields and message.wait_ms:
+        return REPLY_BYTES_UNKNOWN  # a long poll holds nothing while it waits
     if "length" in fields:
         return min(int(message.length), FRAME_BYTES_MAX)
     if "size_bytes" in fields:

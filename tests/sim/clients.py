@@ -88,7 +88,7 @@ class FileClient(Client):
         how = self.rng.choice(
             [
                 *(self._write, self._write, self._append, self._truncate, self._punch),
-                *(self._sync, self._sync, self._put, self._rename, self._unlink),
+                *(self._sync, self._sync, self._put, self._rename, self._unlink, self._look),
             ]
         )
         await how()
@@ -144,6 +144,13 @@ class FileClient(Client):
     async def _sync(self) -> None:
         await self.driver.sync(self.path)
         self.versions.acknowledge()
+
+    async def _look(self) -> None:
+        """What was acknowledged is seen at once, durable or not."""
+        expected = self.versions.last
+        assert expected is not None
+        assert await self.driver.read(self.path) == expected
+        assert (await self.driver.stat(self.path)).size == len(expected)
 
     async def _put(self) -> None:
         data, durable = self.content(), self.rng.random() < 0.3

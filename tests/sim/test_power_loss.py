@@ -117,7 +117,12 @@ def leave_the_old_bytes_counted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Unit, "unrefer", unrefer)
 
 
+def read_past_a_flush(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Writeback, "still", lambda self, number, layers: True)
+
+
 PLANTED = [
+    read_past_a_flush,
     commit_before_the_segment_sync,
     acknowledge_before_the_engine_sync,
     acknowledge_after_a_failed_sync,

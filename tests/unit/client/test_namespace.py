@@ -21,11 +21,14 @@ class Tree(FakeServer):
     def __init__(self, *paths: str) -> None:
         super().__init__()
         self.paths = {"/", *paths}
+        self.volumes = pb.VolumesReply(volumes=[pb.VolumeInfo(path="/"), pb.VolumeInfo(path="/b")])
         self.handlers |= {
             "Namespace.Stat": lambda m, data: self.node(m.target.path),
             "Namespace.List": self.list,
             "Namespace.Remove": self.remove,
             "Namespace.SetAttributes": lambda m, data: pb.Node(),
+            "Namespace.Path": lambda m, data: pb.PathReply(path="/a"),
+            "Volumes.List": lambda m, data: self.volumes,
         }
 
     def node(self, path: str) -> pb.Node:
@@ -92,6 +95,14 @@ def test_rmtree(server: Tree, dp: Client) -> None:
     with pytest.raises(NotFound):
         dp.rmtree("/a")
     assert dp.rmtree("/b") == 1
+
+
+def test_rmtree_stays_out_of_volumes(server: Tree, dp: Client) -> None:
+    server.volumes.volumes.add(path="/a/d")
+    before = set(server.paths)
+    with pytest.raises(Invalid, match="dp volume remove"):
+        dp.rmtree("/a")
+    assert server.paths == before
 
 
 def test_exists(dp: Client) -> None:
