@@ -12,7 +12,6 @@ import shlex
 import signal
 import sys
 import traceback
-
 from typing import TYPE_CHECKING
 
 from typer import Abort, TyperException

@@ -99,8 +99,9 @@ class Lane:
         try:
             ticket = await volume.storage.engine.commit(batch)
         except PlatformError as error:
-            self._break(error)
-            raise
+            if volume.storage.engine.broken:
+                self._break(error)
+            raise  # refused before anything was written, as on a full disk: nothing happened
         except BaseException as error:
             # A defect, or a cancelled writer: nobody knows whether the engine has the batch.
             self._break(Internal("a commit was cut short", error=repr(error)))

@@ -134,14 +134,19 @@ class Unit:
         page = await self.engine.scan(
             start, end, reverse=reverse, limit=limit, size_bytes=size_bytes
         )
-        own = self._own(start, end)
-        if not own:
-            return page
         cut = len(page) >= limit or sum(len(k) + len(v) for k, v in page) >= size_bytes
         if cut:
             # This unit's keys beyond the page belong to later pages.
             last = page[-1][0]
-            own = [k for k in own if (k >= last if reverse else k <= last)]
+            own = self._own(last, end) if reverse else self._own(start, last + b"\x00")
+        else:
+            own = self._own(start, end)
+        if not own:
+            return page
+        if not page:
+            ordered = reversed(own) if reverse else own
+            mine = ((key, self.writes[key]) for key in ordered)
+            return list(islice(((k, v) for k, v in mine if v is not None), limit))
         merged = dict(page)
         for key in own:
             value = self.writes[key]

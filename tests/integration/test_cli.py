@@ -282,6 +282,9 @@ def test_files_and_directories(dp: Shell) -> None:
 
     dp.fails("dp cat /files/cars", 2, "dp ls")
     dp.fails("dp ls /files/none", 3, "path=`/files/none`")
+    dp.fails("dp put front.jpg /files/no/x", 3, "`dp mkdir -p /files/no`")
+    dp.fails("dp touch /files/no/x", 3, "`dp mkdir -p /files/no`")
+    dp.fails("dp get /files/cars/front.jpg no/x", 3, "local=`no/x`")
     dp.fails("dp put none.jpg /files/x", 3, "local=`none.jpg`")
     dp.fails("dp get /files/cars out", 2, "-r")
     dp.fails("dp put . /files/x", 2, "-r")
@@ -310,6 +313,11 @@ def test_trees_go_there_and_back(dp: Shell) -> None:
     dp("dp table create /trees/new/t")
     dp.fails("dp get -r /trees/new again", 2, "left_out=`/trees/new/t`")
     assert (dp.directory / "again" / "a.jpg").read_bytes() == b"a"
+    dp.fails("dp cp -r /trees/new /trees/copy", 2, "left_out=`/trees/new/t`")
+    dp("dp get -r /trees/copy copy")
+    assert subprocess.run(["diff", "-r", photos, dp.directory / "copy"]).returncode == 0
+    assert dp.json("dp stat /trees/copy/run.sh")[0]["mode"] == "0750"
+    dp.fails("dp cp -r /trees /trees/new/below", 2, "into itself")
 
 
 def test_a_large_file_from_standard_input(dp: Shell) -> None:
@@ -343,7 +351,7 @@ def test_tables(dp: Shell) -> None:
     dp.fails(f"dp table get {path} vin-9", 3, f"dp: row not found. table=`{path}`, key=`vin-9`")
     dp.fails(f"dp table put {path} vin-1 km=1 --if-version 0", 6)
     assert dp(f"dp table increment {path} vin-1 km 5") == "17\n"
-    assert dp(f"dp table increment {path} vin-1 km -- -2") == "15\n"
+    assert dp(f"dp table increment {path} vin-1 km -2") == "15\n"
 
     assert (
         dp(f"dp table scan {path} --prefix vin- --where 'km > 10'") == "vin-1\tmodel=ES8\tkm=15\n"
@@ -375,6 +383,7 @@ def test_tables(dp: Shell) -> None:
     assert (info["path"], info["rows"], info["ttl"]) == (path, 2, "30d")
     assert "rows\t2\n" in dp(f"dp table info {path}")
     dp.fails("dp table get /tables vin-1", 2)
+    dp.fails("dp table get /tables/none vin-1", 3, "`dp table create /tables/none`")
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -390,11 +399,13 @@ def test_table_load(dp: Shell, kind: str) -> None:
         from pyarrow import parquet
 
         parquet.write_table(pyarrow.Table.from_pylist(rows), file)
-    dp(f"dp table create /loaded-{kind}")
+    result = dp.run(f"dp table load /loaded-{kind} rows.{kind} --key vin")
+    assert result.stdout == b"1000 rows\n"
+    assert result.stderr == f"dp: created the table /loaded-{kind}\n".encode()
     assert dp(f"dp table load /loaded-{kind} rows.{kind} --key vin") == "1000 rows\n"
     [row] = dp.json(f"dp table get /loaded-{kind} vin-7")
     assert row["columns"] == {"km": 7, "model": "ES8"}
-    dp.fails(f"dp table load /loaded-{kind} rows.{kind} --key nothing", 2)
+    dp.fails(f"dp table load /loaded-{kind} rows.{kind} --key nothing", 2, "`vin, km, model`")
     dp.fails(f"dp table load /loaded-{kind} none.{kind} --key vin", 3, "local=")
 
 
@@ -409,6 +420,7 @@ def test_streams(dp: Shell) -> None:
     dp.fails(f"dp stream create {path}", 4)
     dp(f"dp stream topic create {path}:status --partitions 3")
     dp.fails(f"dp stream topic create {path}", 2, "PATH:TOPIC")
+    dp.fails(f"dp stream topic create {path}:a/b", 2, "letters, digits")
     (dp.directory / "lines").write_bytes(b"one\ntwo\n\xff\xfe\n")
     dp(f"dp stream produce {topic} lines --key vin-1")
     dp(f"dp stream produce {topic} --key vin-1", stdin=b"four\nfive")
@@ -450,10 +462,14 @@ def test_streams(dp: Shell) -> None:
     [info] = dp.json(f"dp stream info {path}")
     assert (info["partitions"], info["ttl"], info["compression"]) == (2, "7d", "lz4")
     assert "records\t5\n" in dp(f"dp stream info {path}")
+    dp(f"dp stream group delete {path} agg")
+    assert dp(f"dp stream groups {path}") == ""
+    dp.fails(f"dp stream group delete {path} agg", 3)
     dp(f"dp stream topic delete {path}:status")
     assert [t["name"] for t in dp.json(f"dp stream topics {path}")] == ["telemetry"]
     dp.fails(f"dp stream consume {path}:none", 3)
     dp.fails("dp stream topics /streams", 2)
+    dp.fails("dp stream topics /streams/none", 3, "`dp stream create /streams/none`")
 
 
 def test_following_shows_every_record_at_once_and_ends_with_ctrl_c(dp: Shell) -> None:
@@ -513,7 +529,7 @@ def test_changes(dp: Shell) -> None:
 
 def test_volumes(dp: Shell) -> None:
     dp("dp volume create /volume --quota 1MiB --compression lz4")
-    dp.fails("dp volume create /volume", 4)
+    dp.fails("dp volume create /volume", 4, "cannot become a volume", "path=`/volume`")
     assert [v["path"] for v in dp.json("dp volume ls")] == ["/", "/volume"]
     assert "/volume\tready\t0\t1048576\t" in dp("dp volume ls")
     [info] = dp.json("dp volume info /volume")
@@ -525,12 +541,26 @@ def test_volumes(dp: Shell) -> None:
     dp("dp volume set /volume --quota none")
     assert dp.json("dp volume info /volume")[0]["quota_bytes"] is None
     dp("dp touch /outside")
-    dp.fails("dp mv /outside /volume/inside", 2, "dp cp")
+    dp.fails("dp mv /outside /volume/inside", 2, "`dp cp -r /outside /volume/inside`")
     assert "0 problems" in dp("dp check /volume")
     dp.fails("dp volume remove /volume", 2, "not empty")
     dp("dp volume remove -r /volume")
     assert [v["path"] for v in dp.json("dp volume ls")] == ["/"]
     dp.fails("dp volume info /none", 3)
+
+
+def test_removing_stays_in_its_volume(dp: Shell) -> None:
+    dp("dp mkdir -p /kept/deep")
+    dp("dp volume create /kept/deep/volume")
+    dp("dp touch /kept/a /kept/deep/b /kept/deep/volume/c")
+    names = dp("dp ls -R /")
+    dp.fails("dp rm -r /", 2, "volume")
+    dp.fails("dp rm -r /kept", 2, "/kept/deep/volume")
+    dp.fails("dp rm -rf /kept/deep/volume", 2, "dp volume remove")
+    assert dp("dp ls -R /") == names
+    dp("dp volume remove -r /kept/deep/volume")
+    dp("dp rm -r /kept")
+    dp.fails("dp ls /kept", 3)
 
 
 def test_check(dp: Shell) -> None:

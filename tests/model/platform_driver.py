@@ -486,7 +486,7 @@ class Driver:
             found: list[tuple[int, int]] = []
             end = False
             while not end:
-                ranges, end = await files.data_ranges(volume, number, offset, 3)
+                ranges, end = await files.data_ranges(volume, number, offset, 20)
                 found += ranges
                 offset = sum(found[-1]) if found else 0
             return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,8 @@ from dataplatform.keyspace.records import ROOT_VOLUME, VolumeSettings
 from .accounts import assert_accounts
 from .platform_driver import Driver, Handle, Place, assert_clean, engines
 
-STEPS = {"memory": 5000, "rocks": 2500, "slate": 400}
+STEPS = {"memory": 3000, "rocks": 1500, "slate": 300}
+STEPS_SYSTEM = 20  # times as many
 FILES = ["a", "b", "c", "d"]
 SIZE_MAX = 2 << 20
 
@@ -294,9 +294,26 @@ class Walk:
 async def test_random_work_beside_byte_arrays(
     engine: str, compression: str, seed: int, tmp_path: Path
 ) -> None:
+    await _work_beside_byte_arrays(engine, compression, seed, tmp_path, STEPS[engine])
+
+
+@pytest.mark.system
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("engine", engines())
+async def test_long_random_work_beside_byte_arrays(
+    engine: str, compression: str, seed: int, tmp_path: Path
+) -> None:
+    steps = STEPS[engine] * STEPS_SYSTEM
+    await _work_beside_byte_arrays(engine, compression, seed, tmp_path, steps)
+
+
+async def _work_beside_byte_arrays(
+    engine: str, compression: str, seed: int, tmp_path: Path, steps: int
+) -> None:
     walk = Walk(random.Random(seed), Place(engine, tmp_path / "data"), compression)
     await walk.start()
-    for step in range(STEPS[engine]):
+    for step in range(steps):
         await walk.step()
         if step % 40 == 0:
             await walk.compare()
@@ -311,9 +328,6 @@ async def test_random_work_beside_byte_arrays(
         assert walk.segments_gone
     await assert_clean(walk.platform)
     await walk.stop()
-
-
-Step = Callable[[Driver], Awaitable[None]]
 
 
 @pytest.mark.parametrize("engine", engines())

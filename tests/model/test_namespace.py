@@ -32,7 +32,8 @@ from .accounts import assert_accounts
 from .local_tree import RENAME_EXCHANGE, RENAME_NOREPLACE, LocalTree
 from .platform_driver import Driver, Handle, Place, assert_clean, engines
 
-STEPS = {"memory": 6000, "rocks": 2500, "slate": 400}
+STEPS = {"memory": 4000, "rocks": 2000, "slate": 400}
+STEPS_SYSTEM = 15  # times as many
 COMPARE_EVERY = 20
 ENTRIES_MAX = 60
 
@@ -458,6 +459,19 @@ async def _given(inode: Inode) -> Inode:
 
 @pytest.mark.parametrize("engine", engines())
 async def test_a_walk_beside_a_local_directory(engine: str, seed: int, tmp_path: Path) -> None:
+    await _walk_beside_a_local_directory(engine, seed, tmp_path, STEPS[engine])
+
+
+@pytest.mark.system
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("engine", engines())
+async def test_a_long_walk_beside_a_local_directory(engine: str, seed: int, tmp_path: Path) -> None:
+    await _walk_beside_a_local_directory(engine, seed, tmp_path, STEPS[engine] * STEPS_SYSTEM)
+
+
+async def _walk_beside_a_local_directory(
+    engine: str, seed: int, tmp_path: Path, steps: int
+) -> None:
     if not LocalTree.supported(tmp_path):
         pytest.skip("the local file system has no extended attributes, or the kernel no openat2")
     rng = random.Random(seed)
@@ -467,7 +481,7 @@ async def test_a_walk_beside_a_local_directory(engine: str, seed: int, tmp_path:
     walk = Walk(rng, place, local)
     try:
         await walk.start()
-        for step in range(STEPS[engine]):
+        for step in range(steps):
             await walk.step()
             if step % COMPARE_EVERY == 0:
                 await walk.compare()

@@ -44,10 +44,10 @@ class Power(Faults):
 
     async def around(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
         if operation in READS:
-            self._check()
-            if self.rng.random() < 0.05:
-                await asyncio.sleep(0)
-            return await super().around(operation, call)
+            await self._turn()
+            result = await super().around(operation, call)
+            await self._turn()  # what was read may be old by the time it is looked at
+            return result
         await self._point(f"before {operation}")
         if self.fail_at is not None and self.points >= self.fail_at and operation in WRITES:
             self.fail_at, self.failed = None, True
@@ -57,6 +57,14 @@ class Power(Faults):
         result = await super().around(operation, call)
         await self._point(f"after {operation}")
         return result
+
+    async def _turn(self) -> None:
+        """At a read, sometimes, others get a turn."""
+        self._check()
+        if self.rng.random() < 0.05:
+            for _ in range(self.rng.randrange(1, 8)):
+                await asyncio.sleep(0)
+            self._check()
 
     async def _point(self, where: str) -> None:
         for _ in range(self.rng.randrange(3)):

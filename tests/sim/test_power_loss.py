@@ -21,7 +21,7 @@ from dataplatform.engine.wrappers import FaultySegments
 
 from .campaign import run
 
-CAMPAIGNS = 200
+CAMPAIGNS = 150
 CAMPAIGNS_SYSTEM = 5000
 CAMPAIGNS_FOR_A_BUG = 150
 

@@ -58,6 +58,13 @@ def test_without_a_command_it_shows_help(dp: Make, arguments: tuple[str, ...]) -
     assert not err
 
 
+def test_help_says_what_to_write_and_not_its_type() -> None:
+    for words, command in commands(get_command(main.load())):
+        context = typer.Context(command)
+        for parameter in command.get_params(context):
+            assert "<" not in parameter.display_type_rich(context), (words, parameter.name)
+
+
 def test_a_noun_alone_shows_help(dp: Make) -> None:
     code, out, _ = dp()("table")
     assert code == 0
@@ -166,7 +173,10 @@ def test_table_increment_takes_negative_amounts(dp: Make) -> None:
     table = Answers(increment=lambda key, column, amount: amount)
     command = dp(table=table)
     assert command("table", "increment", "/t", "k", "n")[1] == "1\n"
+    assert command("table", "increment", "/t", "k", "n", "-5")[1] == "-5\n"
+    assert command("table", "increment", "/t", "k", "n", "-1.5")[1] == "-1.5\n"
     assert command("table", "increment", "/t", "k", "n", "--", "-5")[1] == "-5\n"
+    assert command("table", "increment", "/t", "k", "n", "--foo")[0] == 2
     assert command("table", "increment", "/t", "k", "n", "x")[0] == 2
 
 
@@ -270,12 +280,11 @@ def test_server_start_becomes_the_server(dp: Make, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(server.os, "execv", execv)
     command = dp()
-    assert (
-        command("server", "start", "--data", "D", "--http", "none", "--log-level", "debug")[0] == 0
-    )
+    start = ("server", "start", "--data", "D", "--log-level", "debug", "--insecure", "--new", "x")
+    assert command(*start)[0] == 0
     assert command("check", "--data", "D", "--repair")[0] == 0
     assert [line[3:] for line in became] == [
-        ["dataplatform_server", "start", "--data=D", "--http=none", "--log-level", "debug"],
+        "dataplatform_server start --data=D --log-level=debug --insecure --new x".split(),
         ["dataplatform_server", "check", "--data=D", "--repair"],
     ]
 
@@ -310,5 +319,8 @@ def test_a_path_is_completed(monkeypatch: pytest.MonkeyPatch, dp: Make) -> None:
 
     assert complete_path(Context(), "/a/ab") == ["/a/abc", "/a/abd/"]  # type: ignore[arg-type]
     assert complete_path(Context(), "relative") == []  # type: ignore[arg-type]
+    topics = [dataplatform.TopicInfo(name, ()) for name in ("alerts", "app", "b")]
+    dp(stream=Answers(topics=topics))
+    assert complete_path(Context(), "/s:a") == ["/s:alerts", "/s:app"]  # type: ignore[arg-type]
     dp(scandir=dataplatform.Unavailable("no server"))
     assert complete_path(Context(), "/") == []  # type: ignore[arg-type]

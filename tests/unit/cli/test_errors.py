@@ -23,6 +23,25 @@ def test_every_kind_has_its_code(dp: Make, kind: ErrorKind) -> None:
     assert (code, out, err) == (KINDS[kind].exit_code, "", "dp: it failed. path=`/a`\n")
 
 
+def test_missing_directories_come_with_the_command_that_makes_them(dp: Make) -> None:
+    asked = "no such directory: create it first, or ask for parents"
+    missing = dataplatform.NotFound(asked, path="/no/a dir/y")
+    assert dp(utime=missing, open=missing)("touch", "/no/a dir/y") == (
+        3,
+        "",
+        "dp: no such directory: make it with `dp mkdir -p '/no/a dir'`. path=`/no/a dir/y`\n",
+    )
+
+
+@pytest.mark.parametrize("kind", ["table", "stream"])
+def test_a_missing_table_or_stream_comes_with_the_command_that_creates_it(
+    dp: Make, kind: str
+) -> None:
+    command = dp(**{kind: dataplatform.NotFound("no such file or directory", path="/x")})
+    said = f"dp: no such {kind}: create it with `dp {kind} create /x`. path=`/x`\n"
+    assert command(kind, "info", "/x") == (3, "", said)
+
+
 def test_a_missing_row_is_not_found(dp: Make) -> None:
     command = dp(table=lambda path: OneRow(None))
     assert command("table", "get", "/a/t", "k1") == (
