@@ -29,7 +29,7 @@ from .unsynced import Unsynced
 PATIENCE_S = 30.0
 """How long a request is repeated unless told otherwise: a server's restart takes less."""
 
-FIRST_PATIENCE_S = 3.0
+FIRST_PATIENCE_S = 1.0
 """For the first connection: a name typed wrong should not take long to be noticed."""
 
 OPEN_TIMEOUT_S = 10.0

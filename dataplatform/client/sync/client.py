@@ -71,7 +71,7 @@ def connect(
     `dp://127.0.0.1:7222`. `token` identifies the user (`dp token create`); `$DP_TOKEN` otherwise.
 
     `patience_s` is how long an operation waits for a server that cannot be reached or that asks
-    to try later, before it raises `Unavailable`: 30 s unless given, but only 3 s for this first
+    to try later, before it raises `Unavailable`: 30 s unless given, but only 1 s for this first
     connection. A repeated write is recognised by the server and never happens twice.
 
     Raises Unavailable (no server there), Denied (the token), Invalid (the address).

@@ -284,7 +284,15 @@ def test_server_start_becomes_the_server(dp: Make, monkeypatch: pytest.MonkeyPat
     assert command(*start)[0] == 0
     assert command("check", "--data", "D", "--repair")[0] == 0
     assert [line[3:] for line in became] == [
-        "dataplatform_server start --data=D --log-level=debug --insecure --new x".split(),
+        [
+            "dataplatform_server",
+            "start",
+            "--data=D",
+            "--log-level=debug",
+            "--insecure",
+            "--new",
+            "x",
+        ],
         ["dataplatform_server", "check", "--data=D", "--repair"],
     ]
 
