@@ -177,6 +177,10 @@ class Driver:
         self.platform = platform
         self._busy.clear()
 
+    def forget_last(self) -> None:
+        """There is nothing to send again: the last write's reply has come."""
+        self._last = None
+
     @property
     def may_send_again(self) -> bool:
         """There is a last write, and its reply is not old enough to be forgotten."""

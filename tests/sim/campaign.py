@@ -125,6 +125,7 @@ class Campaign:
         for client in self.clients:
             try:
                 found = await client.verify()
+                client.driver.forget_last()
             except PlatformError as error:
                 raise AssertionError(f"{client.name}: {error!r}") from error
             digest = hashlib.sha256(repr(found).encode()).hexdigest()[:16]

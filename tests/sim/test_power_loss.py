@@ -24,6 +24,7 @@ from .campaign import run
 CAMPAIGNS = 150
 CAMPAIGNS_SYSTEM = 5000
 CAMPAIGNS_FOR_A_BUG = 150
+CAMPAIGNS_FOR_A_RACE = 5000
 
 pytestmark = pytest.mark.allow_warnings  # a failed write is logged as the error that it is
 
@@ -122,7 +123,6 @@ def read_past_a_flush(patch: pytest.MonkeyPatch) -> None:
 
 
 PLANTED = [
-    read_past_a_flush,
     commit_before_the_segment_sync,
     acknowledge_before_the_engine_sync,
     acknowledge_after_a_failed_sync,
@@ -141,3 +141,12 @@ async def test_a_planted_bug_is_found(
     plant(monkeypatch)
     with pytest.raises(AssertionError, match="seed"):
         await _run_many(seed, CAMPAIGNS_FOR_A_BUG)
+
+
+@pytest.mark.system
+@pytest.mark.timeout(3600)
+async def test_a_planted_race_is_found(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug that shows only when a read meets a flush at one point: it takes many campaigns."""
+    read_past_a_flush(monkeypatch)
+    with pytest.raises(AssertionError, match="seed"):
+        await _run_many(seed, CAMPAIGNS_FOR_A_RACE)
