@@ -23,7 +23,7 @@ from .accounts import assert_accounts
 from .platform_driver import Driver, Handle, Place, assert_clean, engines
 
 STEPS = {"memory": 3000, "rocks": 1500, "slate": 300}
-STEPS_SYSTEM = 20  # times as many
+STEPS_SYSTEM = 10  # times as many
 FILES = ["a", "b", "c", "d"]
 SIZE_MAX = 2 << 20
 

@@ -33,7 +33,7 @@ from .local_tree import RENAME_EXCHANGE, RENAME_NOREPLACE, LocalTree
 from .platform_driver import Driver, Handle, Place, assert_clean, engines
 
 STEPS = {"memory": 4000, "rocks": 2000, "slate": 400}
-STEPS_SYSTEM = 15  # times as many
+STEPS_SYSTEM = 10  # times as many
 COMPARE_EVERY = 20
 ENTRIES_MAX = 60
 
