@@ -31,7 +31,8 @@ test: install  ## all tests except the system tests
 test-system: install  ## long campaigns: real processes and real kills
 	@$(PYTHON) -m pytest -m system $(ARGS)
 
-bench: install  ## measure
+bench: install  ## measure, against the disk and the peers that can be installed here
+	@$(PYTHON) -m bench.install
 	@$(PYTHON) -m bench $(ARGS)
 
 proto: install  ## generate dataplatform/api/*_pb2.py from the .proto files again

@@ -6,14 +6,27 @@ import errno
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.base.errors import Invalid, NotFound
+from dataplatform.api.methods import METHODS
+from dataplatform.base.errors import Invalid, NotFound, PlatformError, Unavailable
+from dataplatform.core import damages
 from dataplatform.core.platform import NewName, Node, Platform
-from dataplatform.core.units import Request
+from dataplatform.core.units import Request, Unit
 from dataplatform.core.volumes import Volume
+from dataplatform.keyspace.records import ROOT_VOLUME, Inode
 
 from .facts import ServerFacts
 from .packing import node_message
 from .sessions import SESSION_BYTES, Session
+
+_TARGETS: dict[type[Any], tuple[str, ...]] = {
+    method.request: tuple(
+        field.name
+        for field in method.request.DESCRIPTOR.fields
+        if field.message_type is pb.Target.DESCRIPTOR
+    )
+    for method in METHODS.values()
+}
+"""The fields of a request that say what it acts on."""
 
 
 class Call:
@@ -39,6 +52,12 @@ class Call:
         self._held.remove(volume)
         self.platform.release(volume)
 
+    async def named(self, error: PlatformError, message: Any) -> PlatformError:
+        """The error; if it tells of damage, with the path that the message is about."""
+        targets = [getattr(message, name) for name in _TARGETS.get(type(message), ())]
+        about = targets[0] if targets else pb.Target(volume=ROOT_VOLUME)
+        return await damages.name(self.platform, error, about.volume, about.inode, about.path)
+
     # ---- what the message asks for
 
     def request(self, message: Any) -> Request:
@@ -61,6 +80,38 @@ class Call:
             raise Invalid("unknown durability", durability=wanted)
         return bool(wanted == pb.DURABLE)
 
+    async def find_reply(self, message: Any) -> tuple[Volume, Any] | None:
+        """The volume and what its lane keeps for a retry, if this very request was done before.
+
+        Looked for where the request's targets lead, as far as their paths lead anywhere; in the
+        root volume, where volumes come and go; and, as a volume may be mounted elsewhere by now,
+        in those that this session changed lately. UNAVAILABLE if nobody can know it.
+        """
+        request = self.request(message)
+        if request.session is None:
+            return None
+        targets = [getattr(message, name) for name in _TARGETS[type(message)]]
+        targets.append(pb.Target(volume=ROOT_VOLUME))
+        for volume in self.platform.volumes:
+            if volume.replies.knows(request.session):
+                targets.append(pb.Target(volume=volume.id))
+        looked: set[int] = set()
+        for target in targets:
+            try:
+                volume = await self.platform.reach(target.path, target.volume, target.inode)
+                self._held.append(volume)
+                if volume.id in looked:
+                    continue
+                looked.add(volume.id)
+                known, result = await volume.lane.find_reply(request)
+            except Unavailable:
+                raise
+            except PlatformError:
+                continue  # no such volume, or an id that was used for something else
+            if known:
+                return volume, result
+        return None
+
     # ---- what the targets name
 
     async def node(self, target: pb.Target, *, follow: bool = True) -> Node:
@@ -68,6 +119,16 @@ class Call:
         node = await self.platform.locate(target.path, target.volume, target.inode, follow=follow)
         self._held.append(node.volume)
         return node
+
+    def reference_now(self, target: pb.Target) -> tuple[Volume, int] | None:
+        """As `reference`, if that needs no waiting: an inode by number, of an open volume."""
+        if target.path or not target.inode:
+            return None
+        volume = self.platform.hold(target.volume)
+        if volume is None:
+            return None
+        self._held.append(volume)
+        return volume, target.inode
 
     async def reference(self, target: pb.Target) -> tuple[Volume, int]:
         """Volume and inode number; an inode given by number is not looked at yet."""
@@ -104,3 +165,12 @@ class Call:
     async def describe(self, volume: Volume, number: int) -> pb.Node:
         """The node as it is now."""
         return node_message(Node(volume, await self.platform.describe(volume, number)))
+
+    async def node_left(self, volume: Volume, packed: bytes) -> pb.Node:
+        """The node as its change left it, whatever became of it since: see `left`."""
+        return node_message(Node(volume, await volume.complete(Inode.unpack(packed))))
+
+
+async def left(unit: Unit, number: int) -> bytes:
+    """The inode as this unit leaves it: what a lane keeps to answer with a node."""
+    return (await unit.inode(number)).pack()

@@ -3,6 +3,9 @@
     @rpc("Tables.Put")
     async def put(call: Call, message: pb.PutRequest, data: bytes | memoryview) -> pb.VersionReply:
 
+`answer` makes the reply of what the lane keeps for a retry: the handler uses it, and so does the
+dispatcher when a retry cannot be carried out any more because what it names has gone meanwhile.
+
 A handler answers with the reply message, or with it and bulk bytes. It raises PlatformError; any
 other exception is a defect of ours: logged with its traceback under an incident number, which is
 all that the caller gets to see of it.
@@ -10,6 +13,7 @@ all that the caller gets to see of it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -17,8 +21,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from dataplatform.api.methods import METHODS, Method
-from dataplatform.base.errors import Internal, PlatformError
+from dataplatform.base.errors import ErrorKind, Internal, PlatformError
 from dataplatform.core.platform import Platform
+from dataplatform.core.volumes import Volume
 from dataplatform.transport.frames import Data
 
 from .calls import Call
@@ -31,17 +36,49 @@ logger = logging.getLogger(__name__)
 Handler = Callable[..., Awaitable[Any]]
 F = TypeVar("F", bound=Handler)
 
+Answer = Callable[[Call, Any, Volume, Any], Any]
+"""(call, message, volume, what the lane keeps for a retry) to the reply, or a coroutine for it."""
+
 HANDLERS: dict[str, Handler] = {}
 """By name of the method: "Tables.Put"."""
 
+ANSWERS: dict[str, Answer] = {}
+"""By name, of every method that changes something."""
 
-def rpc(name: str) -> Callable[[F], F]:
-    """The decorated function handles the method "Service.Method"."""
+Gathered = Callable[[Call, Any, bytes], "tuple[asyncio.Future[Any], Callable[[Any], Any]] | None"]
+"""(call, message, bulk bytes) to the result to come and what makes the reply of it."""
+
+GATHERED: dict[str, Gathered] = {}
+"""By name, of methods whose requests may be carried out together."""
+
+_RETRIED = frozenset({ErrorKind.NOT_FOUND, ErrorKind.INVALID, ErrorKind.EXHAUSTED})
+"""How a retry fails before the lane knows it: what it names has gone or is something else, or its
+bulk bytes find no room."""
+
+
+def rpc(name: str, answer: Answer | None = None) -> Callable[[F], F]:
+    """The decorated function handles the method "Service.Method"; see the module for `answer`."""
 
     def register(function: F) -> F:
         assert name in METHODS, f"{name} is not in platform.proto"
         assert name not in HANDLERS, f"{name} has two handlers"
+        assert METHODS[name].read_only == (answer is None), f"{name}: what answers a retry?"
         HANDLERS[name] = function
+        if answer is not None:
+            ANSWERS[name] = answer
+        return function
+
+    return register
+
+
+def gathered(name: str) -> Callable[[Gathered], Gathered]:
+    """The decorated function begins a request of the method "Service.Method" that is carried out
+    together with others, or gives None for one that goes the ordinary way, to its handler. So does
+    a request whose result turns out to be an error: the handler knows what to say about it."""
+
+    def register(function: Gathered) -> Gathered:
+        assert name in METHODS, f"{name} is not in platform.proto"
+        GATHERED[name] = function
         return function
 
     return register
@@ -63,6 +100,8 @@ class Dispatcher:
         self._platform = platform
         self._server = server
         self._handlers = {METHODS[name].number: handlers[name] for name in METHODS}
+        self._gathered = {METHODS[name].number: begin for name, begin in GATHERED.items()}
+        self._answers = {METHODS[name].number: answer for name, answer in ANSWERS.items()}
 
     async def handle(
         self, session: Session, method: Method, message: Any, data: bytes | memoryview
@@ -71,10 +110,13 @@ class Dispatcher:
         call = Call(self._platform, session, self._server, method.number)
         started_s = time.perf_counter()
         try:
-            outcome = await self._handlers[method.number](call, message, data)
+            try:
+                outcome = await self._handlers[method.number](call, message, data)
+            except PlatformError as e:
+                outcome = await self._answer_of_before(call, method, message, e)
         except PlatformError as e:
             self.metrics.count_error(method, e.kind)
-            raise
+            raise await call.named(e, message) from e.__cause__
         except Exception as e:
             error = _incident(method, session, e)
             self.metrics.count_error(method, error.kind)
@@ -83,6 +125,48 @@ class Dispatcher:
             call.end()
             self.metrics.count(method, time.perf_counter() - started_s)
         return outcome if type(outcome) is tuple else (outcome, b"")
+
+    def gather(
+        self, session: Session, method: Method, message: Any, data: bytes
+    ) -> tuple[asyncio.Future[Any], Callable[[asyncio.Future[Any]], Any]] | None:
+        """The result to come of a request that is carried out together with others, and what
+        makes the reply of it. None, or an exception of either: `handle` it instead."""
+        begin = self._gathered.get(method.number)
+        if begin is None:
+            return None
+        started_s = time.perf_counter()
+        call = Call(self._platform, session, self._server, method.number)
+        begun = None
+        try:
+            begun = begin(call, message, data)
+        finally:
+            if begun is None:
+                call.end()
+        if begun is None:
+            return None
+        result, make_reply = begun
+
+        def finish(result: asyncio.Future[Any]) -> Any:
+            call.end()
+            reply = make_reply(result.result())
+            self.metrics.count(method, time.perf_counter() - started_s)
+            return reply
+
+        return result, finish
+
+    async def _answer_of_before(
+        self, call: Call, method: Method, message: Any, error: PlatformError
+    ) -> Any:
+        """The reply of a request that was done before and cannot even begin again. Raises `error`
+        if it was not done."""
+        answer = self._answers.get(method.number)
+        if answer is None or error.kind not in _RETRIED or not message.HasField("request"):
+            raise error
+        found = await call.find_reply(message)
+        if found is None:
+            raise error
+        outcome = answer(call, message, *found)
+        return await outcome if isinstance(outcome, Awaitable) else outcome
 
 
 def _incident(method: Method, session: Session, error: Exception) -> Internal:

@@ -47,6 +47,7 @@ class FramesListener:
             self._welcome,
             self._farewell,
             limits,
+            gather=lambda connection, *request: dispatcher.gather(connection.session, *request),
         )
 
     @property

@@ -28,6 +28,7 @@ from dataplatform.keyspace.records import (
 )
 
 VOLUME = 5
+PRODUCERS_GIVEN = 100
 NONE, LZ4 = 0, 3
 
 
@@ -77,7 +78,7 @@ async def open_or_create(storages: Storages, clock: ManualClock, *, seed: int = 
 
 
 async def new_stream(volume: Volume, name: str = "events", **settings: Any) -> int:
-    """A stream below the root; its inode's number."""
+    """A stream below the root; its inode's number. Its tests may use the first producer ids."""
 
     async def work(unit: Unit) -> int:
         number = unit.new_inode_number()
@@ -90,6 +91,7 @@ async def new_stream(volume: Volume, name: str = "events", **settings: Any) -> i
         root.size += 1
         unit.save(root)
         unit.used(0, 1)
+        unit.raise_counters(0, PRODUCERS_GIVEN + 1)
         return number
 
     return await volume.run(SYSTEM, work, durable=True)

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-EXTRAS=dev,arrow,demo,bench
+EXTRAS=dev,arrow,demo
 VENV=.venv
 export PIP_DISABLE_PIP_VERSION_CHECK=1 DEBIAN_FRONTEND=noninteractive
 
@@ -17,7 +17,7 @@ fail() { echo "bootstrap: $*" >&2; exit 1; }
 environment_key() {
     { echo "$EXTRAS"; cat setup.py
       awk '/^\[/ {keep = /^\[(metadata|options|build-system)/} keep' setup.cfg pyproject.toml
-      ls dataplatform/__init__.py server/__init__.py clients/__init__.py 2>/dev/null || true; } | sha256sum
+      ls dataplatform/__init__.py server/__init__.py clients/__init__.py bench/__init__.py 2>/dev/null || true; } | sha256sum
 }
 protos() { { find dataplatform/api -maxdepth 1 -name '*.proto' 2>/dev/null || true; } | sort; }
 proto_key() { { grep grpcio-tools setup.cfg; protos | xargs -r sha256sum; } | sha256sum; }

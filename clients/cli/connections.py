@@ -27,6 +27,11 @@ def choose(server: str | None, token: str | None) -> None:
     _choice.server, _choice.token = server, token
 
 
+def chosen() -> tuple[str | None, str | None]:
+    """Server and token, for what connects by itself."""
+    return _choice.server, _choice.token
+
+
 @contextmanager
 def connect() -> Iterator[Client]:
     """A client, connected; Unavailable, with what to do, when there is no server."""

@@ -25,6 +25,7 @@ MODULES = {  # what each brings, in the order of `dp --help`
     "server": ("server",),
     "status": ("status", "version"),
     "check": ("check",),
+    "bench": ("bench",),
 }
 
 GLOBAL_OPTIONS = ("--server", "--token")

@@ -1,7 +1,8 @@
 """Records gathered into batches per partition: the part of a producer that only decides.
 
 A batch is open (records join it), then ready (in the order in which it goes out), then under way,
-then done. Nothing here waits or sends; `Producer` holds its lock around every call.
+then done. A partition has at most one that is open. Nothing here waits or sends; `Producer` holds
+its lock around every call.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..base.errors import PlatformError
 from ..base.limits import BATCH_BYTES_MAX, KIB, MIB
 from .records import BatchBuilder
+
+if TYPE_CHECKING:
+    from .producers import Producer
 
 REQUEST_BYTES = 4 * MIB
 """Batches of one request: they share a commit. Half of them may come from one partition."""
@@ -27,9 +32,11 @@ RECORD_BYTES_MAX = BATCH_BYTES_MAX - KIB
 class Partition:
     """Where batches go, and the sequence number of the next record there."""
 
+    producer: Producer
     topic: str
     number: int
     sequence: int = 0
+    open: Batch | None = None
 
 
 class Batch:
@@ -75,22 +82,24 @@ class Batches:
         self.linger_s = linger_s
         self.unfinished: dict[int, Batch] = {}  # ready or under way, by number, oldest first
         self.unfinished_bytes = 0
-        self._open: dict[Partition, Batch] = {}
+        self._open: set[Batch] = set()
         self._ready: deque[Batch] = deque()
         self._number = 0
 
     def open(self, partition: Partition, now_s: float) -> Batch:
         """The open batch of a partition."""
-        batch = self._open.get(partition)
+        batch = partition.open
         if batch is None:
             builder = BatchBuilder(self.batch_bytes)
-            batch = self._open[partition] = Batch(partition, builder, now_s)
+            batch = partition.open = Batch(partition, builder, now_s)
+            self._open.add(batch)
         return batch
 
     def make_ready(self, batch: Batch) -> None:
         """No more records join it; it goes out behind those that are ready."""
-        if self._open.get(batch.partition) is batch:
-            del self._open[batch.partition]
+        if batch.partition.open is batch:
+            batch.partition.open = None
+            self._open.discard(batch)
         batch.count = batch.builder.count
         batch.size_bytes = batch.builder.size_bytes
         self._number += 1
@@ -100,19 +109,18 @@ class Batches:
         self._ready.append(batch)
 
     def make_partition_ready(self, partition: Partition) -> None:
-        batch = self._open.get(partition)
-        if batch is not None:
-            self.make_ready(batch)
+        if partition.open is not None:
+            self.make_ready(partition.open)
 
     def make_all_ready(self) -> int:
         """The number of the last batch: when all up to it are done, so is all that was sent."""
-        for batch in list(self._open.values()):
+        for batch in list(self._open):
             self.make_ready(batch)
         return self._number
 
     def due(self, now_s: float) -> dict[Partition, list[Batch]]:
         """The batches of the next request, taken in order."""
-        for batch in [b for b in self._open.values() if now_s >= b.since_s + self.linger_s]:
+        for batch in [b for b in self._open if now_s >= b.since_s + self.linger_s]:
             self.make_ready(batch)
         taken: dict[Partition, list[Batch]] = {}
         size = 0
@@ -126,7 +134,7 @@ class Batches:
         """How long until an open batch is due; None: there is none."""
         if not self._open:
             return None
-        first = min(batch.since_s for batch in self._open.values())
+        first = min(batch.since_s for batch in self._open)
         return max(first + self.linger_s - now_s, 0.0)
 
     def done(self, batch: Batch) -> None:

@@ -238,12 +238,16 @@ class Channel:
         timeout_s: float | None,
     ) -> Reply:
         """Attempt until there is an answer or the patience ends."""
-        patience = Patience(self, patience_s)
+        patience: Patience | None = None
         while True:
             try:
-                connection = await self._connected(self.runtime.holder())
+                holder = self.runtime.holder()
+                connection = holder.connection
+                if connection is None or connection.closed:
+                    connection = await self._connected(holder)
                 return await connection.call(method, message, data, timeout_s)
             except Unavailable as error:
+                patience = patience or Patience(self, patience_s)
                 await patience.pause(error)
 
     # -------------------------------------------------------------------------- connections

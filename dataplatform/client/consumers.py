@@ -1,8 +1,9 @@
 """Consumers: records of some partitions, in order within each.
 
-`_rest` are decoded records that wait to be handed out, all of one partition. What has been handed
-out up to `last` counts as read: that is what `commit` and `position` mean. A partition is taken on
-or let go of only between two chunks.
+`_opened` are records of one partition that wait to be handed out. Whoever reads takes them from its
+iterator itself, so that no step in Python is for one record; how far that got is known from what is
+left. What has been handed out counts as read: that is what `commit` and `position` mean. A
+partition is taken on or let go of only between two chunks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -22,13 +22,18 @@ from .fetching import WAIT_S_MAX, Fetcher, Place
 from .memberships import Membership
 from .messages import build, whole_number
 from .offsets import Start, check, find_offsets, timestamp_of
-from .records import decode
+from .records import Decoded, decoded, open_batches
+from .streams import COUNT_S
 from .values import Record
 
 COMMIT = METHODS["Groups.Commit"]
 DESCRIBE = METHODS["Groups.Describe"]
 COMMIT_ATTEMPTS = 5
 """Restarts of the server in a row that one commit goes along with."""
+
+POLL_RECORDS = 500
+"""Of one `poll`, unless told otherwise: Kafka's max.poll.records. It must stay below the 700
+objects that start the garbage collector, which finds nothing in nearly the time of all the rest."""
 
 JOIN_WAIT_S = 0.5
 """Between two looks at whether a group has given us something."""
@@ -56,16 +61,17 @@ class Consumer:
         self._positions: dict[Place, int] = {}  # of the next record to hand out; see _settle
         self._committed: dict[Place, int] = {}
         self._skip_before_ms: dict[Place, int] = {}
-        self._records: list[Record] = []
-        self._rest: Iterator[Record] = iter(self._records)
-        self._rest_end: tuple[Place, int] | None = None
-        self.last: Record | None = None  # handed out
+        self._opened: Decoded = decoded([])
+        self._opened_end: tuple[Place, int] | None = None
         self._is_closed = False
+        self._counted_s: float | None = None  # when partitions were looked for; None: never
 
     # ----------------------------------------------------------------------------- beginning
 
     async def begin(self, partitions: Iterable[int] | None) -> Self:
-        """Without a group: read all partitions, or those given."""
+        """Without a group: read all partitions, also those to come, or those given."""
+        if partitions is None:
+            self._counted_s = self._channel.runtime.monotonic()
         wanted = None if partitions is None else sorted(set(partitions))
         places: list[Place] = []
         for topic in self._topics:
@@ -86,6 +92,19 @@ class Consumer:
         await self._membership.join()
         await self._reconcile()
         return self
+
+    async def _take_on_new(self) -> None:
+        """Partitions that were added since, from their first record on."""
+        now_s = self._channel.runtime.monotonic()
+        if self._counted_s is None or now_s < self._counted_s + COUNT_S:
+            return
+        self._counted_s = now_s
+        for topic in self._topics:
+            there = await find_offsets(self._channel, self._stream, topic, "earliest")
+            for number, offset in there.items():
+                if (topic, number) not in self._positions:
+                    self._fetcher.set((topic, number), offset)
+                    self._positions[topic, number] = offset
 
     async def _take_on(self, places: Iterable[Place]) -> None:
         for place, offset in (await self._offsets(places)).items():
@@ -158,18 +177,17 @@ class Consumer:
         """Records as they come."""
         async for chunk in self.chunks():
             for record in chunk:
-                self.last = record
                 yield record
 
     async def chunks(self) -> AsyncIterator[Iterator[Record]]:
-        """What is to be handed out next, again and again; who takes it sets `last` to each
-        record. For the iterators of both runtimes."""
+        """What is to be handed out next, again and again. For the iterators of both runtimes."""
         while True:
-            if not await self._next_chunk(WAIT_S_MAX if self._follow else 0.0):
-                if self._is_at_end():
-                    return
-                continue
-            yield self._rest
+            self._check_open()
+            wait_s = WAIT_S_MAX if self._follow else 0.0
+            if self._opened.has_rest() or await self._next_chunk(wait_s):
+                yield self._opened.rest
+            elif self._is_at_end():
+                return
 
     def _is_at_end(self) -> bool:
         """Whether an empty fetch ends the iteration."""
@@ -177,50 +195,45 @@ class Consumer:
 
     async def poll(self, timeout_s: float = 1.0, max_records: int | None = None) -> list[Record]:
         self._check_open()
-        if max_records is not None:
-            whole_number("max_records", max_records)
+        if max_records is None:
+            max_records = POLL_RECORDS
+        whole_number("max_records", max_records)
         runtime = self._channel.runtime
         end_s = runtime.monotonic() + timeout_s
-        records = self._take(max_records)
+        records = self._opened.take(max_records)
         while not records:
             left_s = max(end_s - runtime.monotonic(), 0.0)
             is_there = await self._next_chunk(left_s)
-            records = self._take(max_records)
+            records = self._opened.take(max_records)
             if not is_there and runtime.monotonic() >= end_s:
                 break
-        while self._fetcher.has_more and (max_records is None or len(records) < max_records):
+        while self._fetcher.has_more and len(records) < max_records:
             self._settle(is_finished=True)
-            await self._decode_next(0.0)
-            records += self._take(None if max_records is None else max_records - len(records))
-        return records
-
-    def _take(self, max_records: int | None) -> list[Record]:
-        records = list(islice(self._rest, max_records))
-        if records:
-            self.last = records[-1]
+            await self._open_next(0.0)
+            records += self._opened.take(max_records - len(records))
         return records
 
     async def _next_chunk(self, wait_s: float) -> bool:
         """What the group says, then the next chunk. False when there was none for `wait_s`."""
         self._check_open()
         self._settle(is_finished=True)
+        await self._take_on_new()
         await self._reconcile()
         if not self._positions and self._membership is not None:
             await self._membership.wait_for_news(min(max(wait_s, 0.01), JOIN_WAIT_S))
             await self._reconcile()
-        return await self._decode_next(wait_s)
+        return await self._open_next(wait_s)
 
-    async def _decode_next(self, wait_s: float) -> bool:
-        """Decode the next chunk into `_rest`."""
+    async def _open_next(self, wait_s: float) -> bool:
+        """Decode the next chunk, all of the last having been handed out."""
         chunk = await self._fetcher.next(wait_s)
         if chunk is None:
             return False
         topic, partition = chunk.place
-        records = decode(chunk.data, topic, partition, chunk.from_offset)
+        opened = open_batches(chunk.data, topic, partition, chunk.from_offset)
         if chunk.place in self._skip_before_ms:
-            records = self._from_time(chunk.place, records)
-        self._records, self._rest = records, iter(records)
-        self._rest_end = chunk.place, chunk.end_offset
+            opened = decoded(self._from_time(chunk.place, opened.take()))
+        self._opened, self._opened_end = opened, (chunk.place, chunk.end_offset)
         return True
 
     def _from_time(self, place: Place, records: list[Record]) -> list[Record]:
@@ -233,18 +246,16 @@ class Consumer:
         return []
 
     def _settle(self, *, is_finished: bool = False) -> None:
-        """Bring `_positions` up to what was handed out. `is_finished`: all of `_rest` was (which
-        may end behind the last record)."""
-        if self.last is not None:
-            place = self.last.topic, self.last.partition
-            if place in self._positions:
-                self._positions[place] = self.last.offset + 1
-            self.last = None
-        if is_finished and self._rest_end is not None:
-            place, end = self._rest_end
-            if place in self._positions:
-                self._positions[place] = end
-            self._rest_end = None
+        """Bring `_positions` up to what was handed out. `is_finished`: all of `_opened` was (whose
+        batches may end behind the last record)."""
+        if self._opened_end is None:
+            return
+        place, end = self._opened_end
+        position = end if is_finished else self._opened.next_offset()
+        if position is not None and place in self._positions:
+            self._positions[place] = position
+        if is_finished:
+            self._opened, self._opened_end = decoded([]), None
 
     # ---------------------------------------------------------------------- positions, commits
 
@@ -270,10 +281,10 @@ class Consumer:
         self._drop_rest(place)
 
     def _drop_rest(self, place: Place) -> None:
-        """Hand out no more of what was decoded, also to an iteration that is under way."""
-        if self._rest_end is not None and self._rest_end[0] == place:
-            self._records.clear()
-            self._rest_end = None
+        """Hand out no more of what was opened, also to an iteration that is under way."""
+        if self._opened_end is not None and self._opened_end[0] == place:
+            self._opened.drop()
+            self._opened, self._opened_end = decoded([]), None
 
     def _own(self, place: Place) -> Place:
         if place not in self._positions:
@@ -331,6 +342,7 @@ class Consumer:
         self._is_closed = True
         self._fetcher.close()
         self._positions.clear()
+        self._opened.drop()
         if self._membership is not None:
             await self._membership.leave()
 

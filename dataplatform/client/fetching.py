@@ -1,7 +1,8 @@
 """Fetches for a consumer: which offsets to ask for, the next request under way ahead of its need.
 
-While records of one reply are worked on, the next request is already out. It does not wait for
-records (so that it cannot delay a `poll`); one that waits is sent only when nothing was there.
+As soon as a reply is there, the next request is out, so the server works on it while the records of
+this one are decoded and worked on. It does not wait for records (so that it cannot delay a `poll`);
+one that waits is sent only when nothing was there.
 """
 
 from __future__ import annotations
@@ -84,10 +85,9 @@ class Fetcher:
                 break
         if not self._chunks:
             return None
-        chunk = self._chunks.popleft()
-        if not self._chunks and self._ahead is None:
+        if self._ahead is None:
             await self._send(0.0)
-        return chunk
+        return self._chunks.popleft()
 
     async def _send(self, wait_s: float) -> None:
         request = pb.FetchRequest(

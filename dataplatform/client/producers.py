@@ -5,6 +5,10 @@ full, or have lingered, and appends them, several requests under way at a time. 
 producer's id and sequence numbers, so that the server stores a repeated one only once and refuses
 one whose predecessor is missing.
 
+Nearly every record joins a batch that is open already: that is what `sender` makes, which awaits
+nothing. It asks for no error and no room, because a batch is opened only where there is room and no
+error to be told, and none stays open when there is one.
+
 Order survives a lost connection because of two rules: a request is not sent on another connection
 than the one before it while that is under way, and replies are awaited oldest first, which repeats
 the lost ones in order.
@@ -16,13 +20,19 @@ is told through its `Delivery`, and the first error by the next `send`, `flush` 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
+import os
+import warnings
+import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import islice
+from time import time_ns
 from types import NoneType, TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
@@ -33,7 +43,7 @@ from .batching import RECORD_BYTES_MAX, SEQUENCES, SPENT, Batch, Batches, Partit
 from .connection import Channel, Pending
 from .messages import whole_number
 from .nodes import durability
-from .partitioner import partition_of
+from .partitioner import key_hash, partition_of
 from .records import (
     NO_HEADERS,
     RECORD_OVERHEAD_BYTES,
@@ -44,14 +54,18 @@ from .records import (
     as_headers,
     as_timestamp,
 )
-from .runtime import Task
-from .streams import BATCH_BYTES, LINGER_S, count_partitions
+from .runtime import Task, run
+from .streams import BATCH_BYTES, COUNT_S, LINGER_S, count_partitions
 from .values import Position
+
+D = TypeVar("D")
 
 REQUESTS_UNDER_WAY = 5
 PAIRS_AT_ONCE = 1000
 BUFFER_BYTES = 32 * MIB
 """Handed over and not stored yet: beyond it, `send` waits."""
+
+log = logging.getLogger(__name__)
 
 APPEND = METHODS["Streams.Append"]
 INIT_PRODUCER = METHODS["Streams.InitProducer"]
@@ -60,10 +74,9 @@ INIT_PRODUCER = METHODS["Streams.InitProducer"]
 class Delivery:
     """The fate of one record."""
 
-    __slots__ = ("_batch", "_index", "_producer", "_timestamp")
+    __slots__ = ("_batch", "_index", "_timestamp")
 
-    def __init__(self, producer: Producer, batch: Batch, index: int, timestamp: int) -> None:
-        self._producer = producer
+    def __init__(self, batch: Batch, index: int, timestamp: int) -> None:
         self._batch = batch
         self._index = index
         self._timestamp = timestamp
@@ -74,51 +87,64 @@ class Delivery:
 
     async def result(self, timeout_s: float | None = None) -> Position:
         """Where the record is, once it is stored."""
-        batch = self._batch
-        if not batch.is_done:
-            await self._producer.wait_for(batch, timeout_s)
-        if batch.error is not None:
-            raise batch.error
-        partition = batch.partition
-        return Position(
-            partition.topic, partition.number, batch.base_offset + self._index, self._timestamp
-        )
+        return await position_of(self._batch, self._index, self._timestamp, timeout_s)
+
+
+async def position_of(
+    batch: Batch, index: int, timestamp: int, timeout_s: float | None
+) -> Position:
+    """Where a record of a batch is, once it is stored."""
+    if not batch.is_done:
+        await batch.partition.producer.wait_for(batch, timeout_s)
+    if batch.error is not None:
+        raise batch.error
+    partition = batch.partition
+    return Position(partition.topic, partition.number, batch.base_offset + index, timestamp)
 
 
 class _Topic:
     """A topic's partitions, and the one that takes records without a key at the moment."""
 
-    def __init__(self, name: str, count: int) -> None:
+    def __init__(self, producer: Producer, name: str, count: int, now_s: float) -> None:
         self.name = name
-        self._count = count
-        self._partitions: dict[int, Partition] = {}  # that records went to
-        self._turn = 0
+        self.counted_s = now_s
+        self._producer = producer
+        self.count = count
+        self.partitions: dict[int, Partition] = {}  # that records went to
+        self.current = self._at(0)  # of records without a key
+
+    def set_count(self, count: int, now_s: float) -> None:
+        """Partitions were added, or the topic was made anew."""
+        self.count = count
+        self.counted_s = now_s
+        if self.current.number >= count:
+            self.current = self._at(0)
 
     def of(self, key: bytes | None, partition: int | None) -> Partition:
         if partition is None:
-            return self._at(self._turn if key is None else partition_of(key, self._count))
-        if whole_number("partition", partition) >= self._count:
+            return self.current if key is None else self._at(partition_of(key, self.count))
+        if whole_number("partition", partition) >= self.count:
             raise Invalid(
                 "there is no such partition",
                 topic=self.name,
                 partition=partition,
-                partitions=self._count,
+                partitions=self.count,
             )
         return self._at(partition)
 
     def _at(self, number: int) -> Partition:
-        partition = self._partitions.get(number)
+        partition = self.partitions.get(number)
         if partition is None:
-            partition = self._partitions[number] = Partition(self.name, number)
+            partition = self.partitions[number] = Partition(self._producer, self.name, number)
         return partition
 
     def next_turn(self) -> None:
         """Records without a key go to the next partition from now on."""
-        self._turn = (self._turn + 1) % self._count
+        self.current = self._at((self.current.number + 1) % self.count)
 
     def begin_sequences(self) -> None:
         """With a new producer id they count from 0."""
-        for partition in self._partitions.values():
+        for partition in self.partitions.values():
             partition.sequence = 0
 
 
@@ -159,12 +185,17 @@ class Producer:
         self._error: PlatformError | None = None
         self._is_closing = False
         self._is_closed = False
+        self._process = os.getpid()
+        self._delivery: Callable[[Batch, int, int], Any] = Delivery  # what `send` returns
+        self._offer = self.sender(Delivery, _cannot)
         self._task: Task | None = None
 
     async def begin(self) -> Self:
         """Get an id and start the background work."""
         await self._init()
         self._task = self._channel.runtime.spawn(self._work, "dataplatform producer")
+        if self._channel.runtime.blocking:
+            _not_closed.add(self)
         return self
 
     async def _init(self) -> None:
@@ -189,12 +220,72 @@ class Producer:
         headers: Headers | None = None,
         timestamp: int | datetime | None = None,
         partition: int | None = None,
-    ) -> Delivery:
+    ) -> Any:
+        sent = self._offer(topic, value, key, headers, timestamp, partition)
+        return sent or await self.put(topic, value, key, headers, timestamp, partition)
+
+    def sender(
+        self, delivery: Callable[[Batch, int, int], D], otherwise: Callable[..., D]
+    ) -> Callable[..., D]:
+        """A `send` for records that can join an open batch as they are, `otherwise` for the others.
+
+        It runs for every record, so it is one call that calls as little as possible, and what it
+        needs of the producer is at hand.
+        """
+        self._delivery = delivery
+        find, acquire, release = self._topics.get, self._changed.acquire, self._changed.release
+
+        def send(
+            topic: str,
+            value: Bytes | None,
+            key: Bytes | None = None,
+            headers: Headers | None = None,
+            timestamp: int | datetime | None = None,
+            partition: int | None = None,
+        ) -> D:
+            known = find(topic)
+            if known is None or headers or timestamp is not None:
+                return otherwise(topic, value, key, headers, timestamp, partition)
+            stored = value if type(value) is bytes else as_bytes(value)
+            place: Partition | None
+            if partition is not None:
+                place = known.partitions.get(partition)
+            elif key is None:
+                place = known.current
+            else:
+                key = key if type(key) is bytes else as_bytes(key)
+                place = known.partitions.get(key_hash(key) % known.count)
+            when = time_ns() // 1_000_000
+            acquire()
+            try:
+                batch = None if place is None else place.open
+                if batch is not None:
+                    builder = batch.builder
+                    index = builder.count
+                    if builder.append(index, when, key, stored, NO_HEADERS) is not None:
+                        builder.count = index + 1
+                        return delivery(batch, index, when)
+            finally:
+                release()
+            return otherwise(topic, value, key, headers, timestamp, partition)
+
+        return send
+
+    async def put(
+        self,
+        topic: str,
+        value: Bytes | None,
+        key: Bytes | None,
+        headers: Headers | None,
+        timestamp: int | datetime | None,
+        partition: int | None,
+    ) -> Any:
+        """`send`, also where it has to wait or to open a batch."""
         stored_key, stored_value = as_bytes(key), as_bytes(value)
         listed = as_headers(headers)
         when = as_timestamp(timestamp, self._channel.runtime.now_ms())
         _check_size(topic, stored_key, stored_value, listed)
-        known = self._topics.get(topic) or await self._topic(topic)
+        known = await self._topic(topic)
         async with self._changed:
             await self._have_room()
             now_s = self._channel.runtime.monotonic()
@@ -202,7 +293,7 @@ class Producer:
             index = batch.builder.count - 1
             if index == 0:
                 self._changed.notify_all()  # there is something new to wait for
-            return Delivery(self, batch, index, when)
+            return self._delivery(batch, index, when)
 
     async def send_many(
         self,
@@ -212,7 +303,7 @@ class Producer:
         timestamp: int | datetime | None = None,
         partition: int | None = None,
     ) -> int:
-        known = self._topics.get(topic) or await self._topic(topic)
+        known = await self._topic(topic)
         if keys is None:
             return await self._send_values(known, _stored(values), timestamp, partition)
         pairs = zip(_stored(keys), _stored(values), strict=True)
@@ -313,9 +404,18 @@ class Producer:
             raise error
 
     async def _topic(self, name: str) -> _Topic:
-        """Its partitions; it is created if it does not exist."""
+        """Its partitions, counted anew from time to time."""
+        now_s = self._channel.runtime.monotonic()
+        known = self._topics.get(name)
+        if known is not None and now_s < known.counted_s + COUNT_S:
+            return known
         count = await count_partitions(self._channel, self._stream, name)
-        return self._topics.setdefault(name, _Topic(name, count))
+        async with self._changed:
+            known = self._topics.get(name)
+            if known is None:
+                known = self._topics[name] = _Topic(self, name, count, now_s)
+            known.set_count(count, now_s)
+            return known
 
     # ------------------------------------------------------------------------------- waiting
 
@@ -362,10 +462,22 @@ class Producer:
     async def _end(self) -> None:
         async with self._changed:
             self._is_closing = True
+            self._batches.make_all_ready()
             self._changed.notify_all()
         if self._task is not None:
             await self._task.join()
         self._is_closed = True
+        _not_closed.discard(self)
+
+    def end_with_program(self) -> None:
+        """`close` at the end of a program that did not. Not in a child: it is the parent's."""
+        if self._process == os.getpid():
+            message = f"a producer of {self._path} was not closed"
+            warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
+            try:
+                run(self.close())
+            except PlatformError as error:
+                log.error("records were not stored: %s", error)
 
     async def __aenter__(self) -> Self:
         return self
@@ -452,6 +564,7 @@ class Producer:
                     self._stored(part, listed)
             else:
                 self._error = self._error or error
+                self._batches.make_all_ready()
                 self._failed(request, error)
             self._changed.notify_all()
 
@@ -507,12 +620,35 @@ class Producer:
         async with self._changed:
             self._error = self._error or error
             self._is_closing = True
+            self._batches.make_all_ready()
+            lost = sum(batch.count for batch in self._batches.unfinished.values())
+            if lost:
+                log.warning(
+                    "a producer ended with records that were not known to be stored: close it. "
+                    "path=`%s`, records=`%d`",
+                    self._path,
+                    lost,
+                )
             while self._under_way:
                 self._failed(self._under_way.popleft(), error)
             for batch in [*self._batches.drop_waiting(), *self._batches.unfinished.values()]:
                 batch.error = error
                 self._batches.done(batch)
             self._changed.notify_all()
+
+
+_not_closed: weakref.WeakSet[Producer] = weakref.WeakSet()
+"""Those of programs without an event loop, whose background threads end with them unfinished."""
+
+
+@atexit.register
+def _end_with_program() -> None:
+    for producer in list(_not_closed):
+        producer.end_with_program()
+
+
+def _cannot(*_: object) -> None:
+    return
 
 
 def _stored(values: Iterable[Bytes | None]) -> Iterator[bytes | None]:

@@ -54,10 +54,11 @@ def pack_columns(columns: Mapping[str, Any]) -> bytes:
 
 def pack_row(key: Key, columns: Mapping[str, Any]) -> bytes:
     """Key and columns, as `PutMany` carries them."""
-    return _pack_key(key_bytes(key)) + pack_columns(columns)
+    return pack_key(key_bytes(key)) + pack_columns(columns)
 
 
-def _pack_key(key: bytes) -> bytes:
+def pack_key(key: bytes) -> bytes:
+    """A key, as `PutMany` carries it."""
     size = len(key)
     if size < 256:
         return b"\xc4" + size.to_bytes(1, "big") + key  # bin 8

@@ -86,6 +86,14 @@ class Condition(Lock, Protocol):
 
     def notify_all(self) -> None: ...
 
+    @property
+    def acquire(self) -> Callable[[], object]:
+        """Take hold without `async with`, which costs as much as ten such calls. For what awaits
+        nothing, and lets go with `release` whatever happens."""
+
+    @property
+    def release(self) -> Callable[[], object]: ...
+
 
 class Task(Protocol):
     """Background work."""
@@ -135,11 +143,16 @@ class _Clock:
 # ------------------------------------------------------------------------------ asynchronous
 
 
+def _nothing() -> None:
+    return
+
+
 class _AsyncCondition:
     """A condition of one event loop. There is nothing to lock: see the module's docstring."""
 
     def __init__(self) -> None:
         self._waiters: list[asyncio.Future[None]] = []
+        self.acquire = self.release = _nothing
 
     async def __aenter__(self) -> Self:
         return self
@@ -231,7 +244,9 @@ class _BlockingLock:
 
 class _BlockingCondition:
     def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
+        lock = threading.Lock()
+        self._condition = threading.Condition(lock)
+        self.acquire, self.release = lock.acquire, lock.release
 
     async def __aenter__(self) -> None:
         self._condition.acquire()

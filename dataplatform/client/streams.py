@@ -42,6 +42,9 @@ DELETE_GROUP = METHODS["Groups.Delete"]
 
 BATCH_BYTES = 512 * 1024
 LINGER_S = 0.005
+COUNT_S = 10.0
+"""How soon producers and consumers notice that a topic got more partitions."""
+
 COMPRESSIONS = ("lz4", "none")
 
 Bytes = bytes | bytearray | memoryview | str
@@ -81,7 +84,7 @@ class Stream:
         self.path = path
         self._channel = channel
         self._target = pb.Target(volume=node.volume, inode=node.inode)
-        self._partitions: dict[str, int] = {}
+        self._partitions: dict[str, tuple[int, float]] = {}  # how many, and when that was counted
         self._turn = 0
 
     def __repr__(self) -> str:
@@ -170,10 +173,11 @@ class Stream:
         """By the key, or in turn."""
         from .partitioner import partition_of
 
-        count = self._partitions.get(topic)
-        if count is None:
+        now_s = self._channel.runtime.monotonic()
+        count, counted_s = self._partitions.get(topic, (0, 0.0))
+        if not count or now_s >= counted_s + COUNT_S:
             count = await count_partitions(self._channel, self._target, topic)
-            self._partitions[topic] = count
+            self._partitions[topic] = count, now_s
         if key is not None:
             return partition_of(key, count)
         self._turn += 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numbers
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import IO, Any
 
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS, Method
 from ..base.errors import Exhausted, Invalid, NotFound
+from ..base.gathering import Gatherer
 from ..base.limits import KIB, MIB
 from ..transport.connections import Data, Reply
 from .connection import Channel, Pending
@@ -19,7 +20,7 @@ from .messages import build, whole_number
 from .namespace import CREATE, NamespaceOperations, create_request
 from .nodes import KINDS, durability, stat_of
 from .paths import Path, checked, text
-from .rows import key_bytes, pack_columns, pack_row, unpack_page
+from .rows import key_bytes, pack_columns, pack_key, pack_row, unpack_page
 from .values import Key, Row, TableInfo
 from .window import Window
 
@@ -154,6 +155,12 @@ class Table:
         self.path = path
         self._channel = channel
         self._target = pb.Target(volume=node.volume, inode=node.inode)
+        # Tasks of a loop share requests; a blocking caller is alone.
+        self._gets: Gatherer[bytes, Row | None] | None = None
+        self._puts: Gatherer[tuple[bytes, bytes], int] | None = None
+        if not channel.runtime.blocking:
+            self._gets = Gatherer(self._get, self._get_together)
+            self._puts = Gatherer(self._put, self._put_together)
 
     def __repr__(self) -> str:
         return f"<dataplatform.aio.Table {self.path!r}>"
@@ -170,12 +177,23 @@ class Table:
     # ------------------------------------------------------------------------------- reading
 
     async def get(self, key: Key, columns: Iterable[str] | None = None) -> Row | None:
-        request = build(
-            pb.GetRequest, table=self._target, keys=(key_bytes(key),), columns=column_names(columns)
-        )
+        if columns is None and self._gets is not None:
+            return await self._gets.call(key_bytes(key))
+        return await self._get(key_bytes(key), columns)
+
+    async def _get(self, key: bytes, columns: Iterable[str] | None = None) -> Row | None:
+        request = pb.GetRequest(table=self._target, keys=(key,), columns=column_names(columns))
         _, page = await self._call(GET, request)
         rows = unpack_page(page)
         return rows[0] if rows else None
+
+    async def _get_together(self, keys: Sequence[bytes]) -> list[Row | None]:
+        _, page = await self._call(GET, pb.GetRequest(table=self._target, keys=keys))
+        # The page has those that are there, in the order of the keys, one for each time asked.
+        found = deque(unpack_page(page))
+        return [
+            found.popleft() if found and key_bytes(found[0].key) == key else None for key in keys
+        ]
 
     async def get_many(
         self, keys: Iterable[Key], columns: Iterable[str] | None = None
@@ -315,12 +333,28 @@ class Table:
         replace: bool = False,
         durable: bool | None = None,
     ) -> int:
+        if if_version is None and not replace and durable is None and self._puts is not None:
+            return await self._puts.call((key_bytes(key), pack_columns(columns)))
         request = put_request(
             self._target, key, if_version=if_version, replace=replace, durable=durable
         )
         reply, _ = await self._call(PUT, request, pack_columns(columns))
         version: int = reply.version
         return version
+
+    async def _put(self, row: tuple[bytes, bytes]) -> int:
+        key, packed = row
+        reply, _ = await self._call(PUT, pb.PutRequest(table=self._target, key=key), packed)
+        version: int = reply.version
+        return version
+
+    async def _put_together(self, rows: Sequence[tuple[bytes, bytes]]) -> list[int]:
+        request = pb.PutManyRequest(table=self._target, separate=True)
+        data = b"".join([part for key, packed in rows for part in (pack_key(key), packed)])
+        if len(data) > PUT_BYTES:
+            raise Exhausted("too much for one request: put each alone")
+        reply, _ = await self._call(PUT_MANY, request, data)
+        return [reply.version] * len(rows)
 
     async def put_many(
         self, rows: Rows, *, replace: bool = False, durable: bool | None = None

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
-from ..base.errors import Exhausted, Invalid
+from ..base.errors import Exhausted, Invalid, NotFound
 from ..base.limits import UNIT_BYTES_MAX
 from .base import Operations
 from .connection import Channel
@@ -102,8 +102,8 @@ class TransactionStream:
         timestamp: int | datetime | None = None,
         partition: int | None = None,
     ) -> None:
-        """Append a record: to the key's partition as `Stream.append`, without a key to partition 0
-        unless told otherwise."""
+        """Append a record: to the key's partition as `Stream.append`. Those without a key go to one
+        partition of their topic, another one in each transaction, unless told otherwise."""
         from .records import as_bytes, as_headers, as_timestamp, encode_one
 
         now_ms = self._transaction.channel.runtime.now_ms()
@@ -117,7 +117,7 @@ class TransactionStream:
         )
         operation = _Operation(append=request)
         self._transaction.add(operation)
-        if stored_key is not None and partition is None:
+        if partition is None:
             self._transaction.place_later(operation, stored_key)
 
     def commit_offset(
@@ -147,7 +147,7 @@ class Transaction:
         self._durable = durable
         self._expects: list[pb.TransactionRequest.Expect] = []
         self._operations: list[pb.TransactionRequest.Operation] = []
-        self._unplaced: list[tuple[pb.TransactionRequest.Operation, bytes]] = []
+        self._unplaced: list[tuple[pb.TransactionRequest.Operation, bytes | None]] = []
         self._is_done = False
 
     # ----------------------------------------------------------------------------- collecting
@@ -156,21 +156,32 @@ class Transaction:
         self.check_open()
         self._operations.append(operation)
 
-    def place_later(self, append: pb.TransactionRequest.Operation, key: bytes) -> None:
-        """Find the key's partition before the commit: it takes the server to know how many."""
+    def place_later(self, append: pb.TransactionRequest.Operation, key: bytes | None) -> None:
+        """Find the partition before the commit: it takes the server to know how many there are."""
         self._unplaced.append((append, key))
 
     async def _place(self) -> None:
         from .partitioner import partition_of
 
         counts: dict[tuple[str, str], int] = {}
+        luck = self.channel.runtime.random()
         for operation, key in self._unplaced:
             part = operation.append.parts[0]
             place = operation.append.stream.path, part.topic
             if place not in counts:
-                stream = self.absolute(place[0])
-                counts[place] = await count_partitions(self.channel, stream, part.topic)
-            part.partition = partition_of(key, counts[place])
+                counts[place] = await self._count(*place, is_needed=key is not None)
+            count = counts[place]
+            part.partition = int(luck * count) % count if key is None else partition_of(key, count)
+
+    async def _count(self, stream: str, topic: str, *, is_needed: bool) -> int:
+        """The partitions of a topic. A stream that this transaction renames is not where it will
+        be: only records with a key need to know more than its first partition."""
+        try:
+            return await count_partitions(self.channel, self.absolute(stream), topic)
+        except NotFound:
+            if is_needed:
+                raise
+            return 1
 
     def add_expect(self, expect: pb.TransactionRequest.Expect) -> None:
         self.check_open()

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..base.errors import Conflict, NotFound, PlatformError
+from ..base.errors import Conflict, Invalid, NotFound, PlatformError
 from ..base.limits import EXTENT_BYTES_MIN
 from ..keyspace import keys
 from ..keyspace.records import Extent, Kind, Partition, Producer, StoredBatch, Topic
@@ -77,7 +77,8 @@ async def append(unit: Unit, stream: int, parts: Sequence[PreparedPart]) -> list
     """Store all parts: for each [base offset, append time in ms, whether it was stored before].
 
     A topic that does not exist is created with the stream's default. NOT_FOUND for a partition
-    beyond the topic's, CONFLICT and STALE from `sequences`, EXHAUSTED over the quota.
+    beyond the topic's, INVALID for a producer id that was never given out, CONFLICT and STALE from
+    `sequences`, EXHAUSTED over the quota.
     """
     work = _Append(unit, stream)
     await work.load(parts)
@@ -120,7 +121,20 @@ class _Append:
                 self._topics[part.topic] = await add_topic(unit, inode, part.topic, count)
         await self._load_rows(parts)
 
+    def _check_producers(self, parts: Sequence[PreparedPart]) -> None:
+        """An id that was never given out may be given to somebody else later."""
+        _, next_producer = self._unit.counters()
+        for part in parts:
+            for batch in part.batches:
+                if batch.producer_id >= next_producer:
+                    raise Invalid(
+                        "the producer id was never given out: init a producer first",
+                        producer_id=batch.producer_id,
+                        partition=self._label(part),
+                    )
+
     async def _load_rows(self, parts: Sequence[PreparedPart]) -> None:
+        self._check_producers(parts)
         stream = self._stream
         ids = list(dict.fromkeys(self._id(part) for part in parts))
         producers = list(

@@ -53,6 +53,11 @@ CONTROL = 0x20
 ATTRIBUTES_KNOWN = 0x0F
 """Codec and timestamp type; the others are a broker's business."""
 
+RECORD_BYTES_MIN = 7
+"""A record without key, value and headers: its length, attributes, two deltas and three lengths, of
+a byte each. Records are never decoded here, but what they can be at most bounds the offsets that a
+wrong count uses up; unpacked they may amount to BATCH_BYTES_MAX of such records."""
+
 NO_PRODUCER = -1
 SEQUENCE_MASK = 0x7FFF_FFFF
 """Sequences run from 0 to 2^31 - 1, then from 0 again."""
@@ -146,6 +151,14 @@ def _parse_one(view: memoryview, at: int, total: int) -> Batch:
             at,
             records=records,
             last_offset_delta=last_offset_delta,
+        )
+    room = size - HEAD_BYTES if not attributes & CODEC_MASK else BATCH_BYTES_MAX
+    if records * RECORD_BYTES_MIN > room:
+        raise _broken(
+            "a record batch says that it holds more records than it can",
+            at,
+            records=records,
+            records_max=room // RECORD_BYTES_MIN,
         )
     if producer_id < NO_PRODUCER or (
         producer_id != NO_PRODUCER and (producer_epoch < 0 or base_sequence < 0)

@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..base.errors import Exists, Invalid, NotFound, PlatformError
+from ..base.errors import Corrupt, ErrorKind, Exhausted, Exists, Invalid, NotFound, PlatformError
 from ..engine.base import scan_all
 from ..keyspace import keys
 from ..keyspace.records import (
@@ -61,6 +61,7 @@ class Catalog:
     # ---- looking
 
     async def records(self) -> list[VolumeRecord]:
+        """CORRUPT if one of them cannot be read."""
         root = await self._platform.acquire(ROOT_VOLUME)
         try:
             return [
@@ -69,6 +70,23 @@ class Catalog:
             ]
         finally:
             self._platform.release(root)
+
+    async def _readable_records(self) -> list[VolumeRecord]:
+        """Those that can be read: damage of one must not cost the others. The rest is logged."""
+        found: list[VolumeRecord] = []
+        root = await self._platform.acquire(ROOT_VOLUME)
+        try:
+            start, end = keys.prefix_range(keys.VOLUME)
+            async for _, value in scan_all(root.storage.engine, start, end):
+                try:
+                    found.append(VolumeRecord.unpack(value))
+                except Corrupt as error:
+                    log.error("a volume's record cannot be read: run dp check: %s", error)
+        except Corrupt as error:
+            log.error("the list of volumes cannot be read to its end: run dp check: %s", error)
+        finally:
+            self._platform.release(root)
+        return found
 
     async def find(self, volume_id: int) -> VolumeRecord | None:
         root = await self._platform.acquire(ROOT_VOLUME)
@@ -113,11 +131,25 @@ class Catalog:
             self._platform.release(volume)
 
     async def list(self) -> list[Description]:
+        """All of them; one that cannot be opened is listed with what is wrong as its state."""
         found = [await self.describe(ROOT_VOLUME)]
-        for record in await self.records():
+        for record in await self._readable_records():
             if record.phase == VolumePhase.READY:
-                found.append(await self.describe(record.volume))
+                try:
+                    found.append(await self.describe(record.volume))
+                except PlatformError as error:
+                    if error.kind is not ErrorKind.CORRUPT:
+                        raise
+                    found.append(await self._describe_damaged(record, error))
         return found
+
+    async def _describe_damaged(self, record: VolumeRecord, error: PlatformError) -> Description:
+        try:
+            path = await self.mount_path(record.volume)
+        except PlatformError:
+            path = f"(volume {record.volume})"
+        state = f"damaged: {error}"
+        return Description(record.volume, path, 0, 0, 0, VolumeSettings(), False, state)
 
     # ---- coming
 
@@ -220,15 +252,6 @@ class Catalog:
             finally:
                 self._platform.release(root)
 
-    async def is_done(self, request: Request) -> bool:
-        """Whether this very request was completed before."""
-        root = await self._platform.acquire(ROOT_VOLUME)
-        try:
-            known, _ = await root.lane.find_reply(request)
-            return known
-        finally:
-            self._platform.release(root)
-
     async def _check_removable(self, volume_id: int) -> None:
         if volume_id == ROOT_VOLUME:
             raise Invalid("the root volume cannot be removed")
@@ -261,8 +284,28 @@ class Catalog:
         except PlatformError:
             self._platform.readmit(volume_id)
             raise
-        await self._unmount(request.principal, volume_id)
+        try:
+            await self._unmount(request.principal, volume_id)
+        except Exhausted:
+            await self._take_back(root, volume_id)
+            raise
         await self._forget(root, volume_id, request)
+
+    async def _take_back(self, root: Volume, volume_id: int) -> None:
+        """A full disk refused to take the name away: so the volume stays. If there is no room for
+        that either, the removal is finished as soon as there is, by `run_once`."""
+
+        async def work(unit: Unit) -> None:
+            record = await _record(unit, volume_id)
+            record.phase, record.request = VolumePhase.READY, []
+            unit.put(keys.volume(volume_id), record.pack())
+
+        try:
+            await root.run(SYSTEM, work, durable=True)
+        except PlatformError as error:
+            log.warning("volume %d is removed when there is room: %s", volume_id, error)
+        else:
+            self._platform.readmit(volume_id)
 
     async def _unmount(self, principal: str, volume_id: int) -> None:
         record = await self.find(volume_id)
@@ -290,16 +333,26 @@ class Catalog:
 
         await root.run(request, work, durable=True)
 
-    # ---- after a crash
+    # ---- after a crash, or an error on the way
+
+    async def run_once(self) -> None:
+        """Go on with what a full disk left half done."""
+        async with self._lock:
+            await self.recover()
 
     async def recover(self) -> None:
-        """Finish or take back what was half done."""
-        for record in await self.records():
+        """Finish or take back what was half done. What damage keeps from that waits for the next
+        start, and keeps nobody else from being served."""
+        for record in await self._readable_records():
             if record.phase == VolumePhase.READY:
                 continue
             root = await self._platform.acquire(ROOT_VOLUME)
             try:
                 await self._recover(root, record, await _still_wanted(root, record))
+            except PlatformError as error:
+                if error.kind is not ErrorKind.CORRUPT:
+                    raise
+                log.error("volume %d stays half done: %s", record.volume, error)
             finally:
                 self._platform.release(root)
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import islice
 from typing import Protocol
 
-from ..base.limits import BLOCK_BYTES, EXTENT_BYTES_MIN
+from ..base.limits import BLOCK_BYTES, EXTENT_BYTES_MIN, MIB
 from ..engine.base import Pair
 from ..keyspace import keys
 from ..keyspace.records import Inode, Piece
@@ -24,6 +25,9 @@ from .units import Unit
 
 PIECES_PER_UNIT_MAX = 2000
 """Pieces that one unit removes; a longer cut is done in several."""
+
+CLEAR_BYTES_MAX = 8 * MIB
+"""Of what new extents are laid over, as much is read at a time: it may be bytes in the engine."""
 
 PIECE_BYTES_MAX = EXTENT_BYTES_MIN
 """Pieces kept in the engine are joined up to this size."""
@@ -122,9 +126,6 @@ async def load(reader: Scanner, inode: int, start: int, end: int) -> list[Piece]
     if start >= end:
         return []
     pieces: list[Piece] = []
-    before = await _last_before(reader, inode, start) if start else None
-    if before is not None and before.end > start:
-        pieces.append(before)
     at, last = keys.piece(inode, start), keys.piece(inode, end)
     while True:
         page = await reader.scan(at, last, limit=1000)
@@ -132,8 +133,13 @@ async def load(reader: Scanner, inode: int, start: int, end: int) -> list[Piece]
             pieces.append(Piece.unpack(keys.last_number_of(key), value))
         # A page holds at least one pair while there are any; one engine page is nearly always all.
         if not page or (len(page) < 100 and sum(len(v) for _, v in page) < 1 << 19):
-            return pieces
+            break
         at = page[-1][0] + b"\x00"
+    if start and not (pieces and pieces[0].offset == start):
+        before = await _last_before(reader, inode, start)
+        if before is not None and before.end > start:
+            pieces.insert(0, before)
+    return pieces
 
 
 async def _last_before(reader: Scanner, inode: int, offset: int) -> Piece | None:
@@ -164,9 +170,13 @@ async def write(unit: Unit, inode: Inode, pieces: list[Piece], *, fresh: bool = 
     `fresh`: extents named here were never committed before.
     """
     seen: set[tuple[int, int]] = set()
-    for piece in join(pieces):
+    cleared = 0  # up to where extents may be put without another look at what stands there
+    joined = join(pieces)
+    for index, piece in enumerate(joined):
         if piece.extent is not None:
-            await clear(unit, inode, piece.offset, piece.end)
+            if piece.end > cleared:
+                cleared = _end_of_run(joined, index)
+                await clear(unit, inode, piece.offset, cleared)
             place = (piece.extent.segment, piece.extent.offset)
             await _put(unit, inode, piece, fresh=fresh and place not in seen)
             seen.add(place)
@@ -175,6 +185,29 @@ async def write(unit: Unit, inode: Inode, pieces: list[Piece], *, fresh: bool = 
         await clear(unit, inode, whole.offset, whole.end)
         for part in split(whole, PIECE_BYTES_MAX):
             await _put(unit, inode, part)
+
+
+async def fill(unit: Unit, inode: Inode, pieces: list[Piece]) -> None:
+    """`write` into a file that has nothing yet: nothing is looked for. The caller saves the inode.
+
+    Each extent stands in one of the pieces and was never committed before.
+    """
+    for piece in pieces:
+        if piece.extent is not None:
+            await _put(unit, inode, piece, fresh=True)
+        else:
+            for part in split(piece, PIECE_BYTES_MAX):
+                await _put(unit, inode, part)
+
+
+def _end_of_run(pieces: list[Piece], index: int) -> int:
+    """Where the extents that follow one another from `index` on end: they are cleared at once."""
+    start, end = pieces[index].offset, pieces[index].end
+    for piece in islice(pieces, index + 1, None):
+        if piece.extent is None or piece.offset != end or piece.end - start > CLEAR_BYTES_MAX:
+            break
+        end = piece.end
+    return end
 
 
 async def _absorb(unit: Unit, inode: Inode, piece: Piece) -> Piece:

@@ -26,12 +26,18 @@ COPY_BYTES_MAX = 128 * MIB
 Content = list[Piece]
 """What a whole file is written from: pieces whose extents are synced already."""
 
+Parts = list[bytes | memoryview]
+"""Bytes as they were read, never copied together: the socket takes them as they are."""
+
 
 async def file_inode(volume: Volume, number: int) -> Inode:
-    inode = await volume.find_inode(number)
-    if inode is None:
+    return _stored_file(number, await volume.storage.engine.get(keys.inode(number)))
+
+
+def _stored_file(number: int, value: bytes | None) -> Inode:
+    if value is None:
         raise NotFound("no such file", inode=number)
-    return _expect_file(inode)
+    return _expect_file(Inode.unpack(value))
 
 
 def _expect_file(inode: Inode) -> Inode:
@@ -48,10 +54,11 @@ def _expect_file(inode: Inode) -> Inode:
 # ---------------------------------------------------------------- reading
 
 
-async def read(volume: Volume, number: int, offset: int, length: int) -> tuple[bytes, int]:
-    """(bytes, file size): the bytes of [offset, offset + length), shorter at the end of the file.
+async def read(volume: Volume, number: int, offset: int, length: int) -> tuple[Parts, int]:
+    """(parts, file size): the bytes of [offset, offset + length) one behind the other, shorter at
+    the end of the file.
 
-    CORRUPT, naming the file, if what is stored is not what was written.
+    CORRUPT, with the inode, if what is stored is not what was written.
     """
     if offset < 0 or length > IO_BYTES_MAX:
         raise Invalid("a read is too long", length=length, length_max=IO_BYTES_MAX)
@@ -62,31 +69,30 @@ async def read(volume: Volume, number: int, offset: int, length: int) -> tuple[b
         try:
             return await _read(volume, number, offset, length)
         except Corrupt as error:
-            path = await volume.path_of(number)
-            raise Corrupt(error.message, path=path, **error.facts) from error
+            error.facts.setdefault("inode", number)
+            raise
 
 
-async def _read(volume: Volume, number: int, offset: int, length: int) -> tuple[bytes, int]:
-    writeback = volume.writeback
+async def _read(volume: Volume, number: int, offset: int, length: int) -> tuple[Parts, int]:
+    writeback, engine = volume.writeback, volume.storage.engine
     while True:
         layers = writeback.layers(number)
-        inode = await file_inode(volume, number)
+        value = await engine.get(keys.inode(number))
+        inode = _stored_file(number, value)
         size = writeback.size_of(inode)
         end = min(offset + length, size)
         if end <= offset:
-            return b"", size
-        stored = await filemap.load(volume.storage.engine, number, offset, end)
-        if writeback.still(number, layers):
+            return [], size
+        stored = await filemap.load(engine, number, offset, end)
+        # The map is read in several steps: if the file changed between them, it may be a mixture.
+        if writeback.still(number, layers) and await engine.get(keys.inode(number)) == value:
             break
     pieces = writeback.overlay(number, stored, offset, end)
     return await _assemble(volume, pieces, offset, end), size
 
 
-async def _assemble(volume: Volume, pieces: list[Piece], start: int, end: int) -> bytes:
-    if len(pieces) == 1 and pieces[0].length == end - start:
-        data = await _piece_bytes(volume, pieces[0])
-        return data if isinstance(data, bytes) else bytes(data)
-    parts: list[bytes | memoryview] = []
+async def _assemble(volume: Volume, pieces: list[Piece], start: int, end: int) -> Parts:
+    parts: Parts = []
     at = start
     for run in _runs(pieces):
         if run[0].offset > at:
@@ -95,7 +101,7 @@ async def _assemble(volume: Volume, pieces: list[Piece], start: int, end: int) -
         at = run[-1].end
     if at < end:
         parts.append(bytes(end - at))
-    return b"".join(parts)
+    return parts
 
 
 def _runs(pieces: list[Piece]) -> list[list[Piece]]:
@@ -116,7 +122,7 @@ def _runs(pieces: list[Piece]) -> list[list[Piece]]:
     return runs
 
 
-async def _run_bytes(volume: Volume, run: list[Piece]) -> list[bytes | memoryview]:
+async def _run_bytes(volume: Volume, run: list[Piece]) -> Parts:
     if len(run) == 1:
         return [await _piece_bytes(volume, run[0])]
     whole = await extents.read_run(
@@ -260,13 +266,16 @@ async def put(
     renamed over: those who have it open keep it."""
     encoded = check_new_name(name)
     found = await namespace.find_entry(unit, directory, encoded)
-    if found is not None and not no_replace:
+    if found is not None:
+        if no_replace:
+            return await namespace.create(unit, directory, name, new)  # says what is there
         await _remove_for_put(unit, directory, encoded, found)
-    number = await namespace.create(unit, directory, name, new)
-    inode = await unit.inode(number)
-    await filemap.write(unit, inode, content)
-    await _written(unit, inode, 0, size)
-    return number
+    inode, path = await namespace.add(unit, directory, encoded, new)
+    await filemap.fill(unit, inode, content)
+    inode.size = size
+    unit.save(inode)
+    unit.event("written", path, inode.kind, offset=0, length=size)
+    return inode.number
 
 
 async def _remove_for_put(unit: Unit, directory: int, name: bytes, found: Entry) -> None:
@@ -285,23 +294,24 @@ async def _remove_for_put(unit: Unit, directory: int, name: bytes, found: Entry)
 
 async def truncate(
     volume: Volume, request: Request, number: int, size: int, *, durable: bool
-) -> None:
-    """truncate(2). A cut of very many pieces is done in several commits, from the end."""
+) -> bytes:
+    """truncate(2); the inode as it was left, packed. A cut of very many pieces is done in several
+    commits, from the end."""
     if not 0 <= size <= FILE_BYTES_MAX:
         raise Invalid("the size is out of range", size=size, errno=errno.EFBIG)
-    known, _ = await volume.lane.find_reply(request)
+    known, stored = await volume.lane.find_reply(request)
     if known:
-        return  # before any cut: others may have written since
+        return bytes(stored)  # before any cut: others may have written since
     await volume.writeback.flush(number)
     while True:
         step = await _next_cut(volume, number, size)
 
-        async def work(unit: Unit, step: int = step) -> None:
+        async def work(unit: Unit, step: int = step) -> bytes:
             await resize(unit, number, step)
+            return (await unit.inode(number)).pack()
 
         if step == size:
-            await volume.run(request, work, durable=durable)
-            return
+            return await volume.run(request, work, durable=durable)
         await volume.run(Request(request.principal), work, durable=False)
 
 
@@ -329,25 +339,25 @@ async def resize(unit: Unit, number: int, size: int) -> None:
 
 async def punch(
     volume: Volume, request: Request, number: int, offset: int, length: int, *, durable: bool
-) -> None:
-    """FALLOC_FL_PUNCH_HOLE: zeros, and the space is free; the size stays. A hole over very many
-    pieces is made in several commits, as a cut is."""
+) -> bytes:
+    """FALLOC_FL_PUNCH_HOLE: zeros, and the space is free; the size stays. The inode as it was left,
+    packed. A hole over very many pieces is made in several commits, as a cut is."""
     if offset < 0 or length <= 0:
         raise Invalid("a range has a length", offset=offset, length=length)
-    known, _ = await volume.lane.find_reply(request)
+    known, stored = await volume.lane.find_reply(request)
     if known:
-        return
+        return bytes(stored)
     await volume.writeback.flush(number)
     start, end = offset, min(offset + length, FILE_BYTES_MAX)
     while True:
         step = await _next_hole(volume, number, start, end)
 
-        async def work(unit: Unit, start: int = start, step: int = step) -> None:
+        async def work(unit: Unit, start: int = start, step: int = step) -> bytes:
             await _punch(unit, number, start, step)
+            return (await unit.inode(number)).pack()
 
         if step == end:
-            await volume.run(request, work, durable=durable)
-            return
+            return await volume.run(request, work, durable=durable)
         await volume.run(Request(request.principal), work, durable=False)
         start = step
 
@@ -374,19 +384,20 @@ async def _punch(unit: Unit, number: int, start: int, end: int) -> None:
 
 async def reserve(
     volume: Volume, request: Request, number: int, offset: int, length: int, *, durable: bool
-) -> None:
-    """posix_fallocate: the size reaches offset + length. Space is not set aside: a write may still
-    meet a full disk, as on any copy-on-write file system."""
+) -> bytes:
+    """posix_fallocate: the size reaches offset + length; the inode as it was left, packed. Space is
+    not set aside: a write may still meet a full disk, as on any copy-on-write file system."""
     if offset < 0 or length <= 0 or offset + length > FILE_BYTES_MAX:
         raise Invalid("a range has a length", offset=offset, length=length)
     await volume.writeback.flush(number)
 
-    async def work(unit: Unit) -> None:
+    async def work(unit: Unit) -> bytes:
         inode = _expect_file(await unit.inode(number))
         if offset + length > inode.size:
             await resize(unit, number, offset + length)
+        return inode.pack()
 
-    await volume.run(request, work, durable=durable)
+    return await volume.run(request, work, durable=durable)
 
 
 # ---------------------------------------------------------------- copying

@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..base.errors import Internal, PlatformError, Unavailable
+from ..base.errors import Conflict, Internal, PlatformError, Unavailable
 from ..keyspace import keys
 from ..keyspace.records import VolumeState
 from .units import Request, Unit
@@ -66,11 +66,46 @@ class Lane:
                 unit = Unit(self._volume, request)
                 result = await work(unit)
                 if unit.writes:
-                    await self._commit(unit, result)
+                    await self._commit(unit, result, (request,), awaited=durable)
             ticket = self._last_ticket
         if durable:
             await self.durable(ticket)
         return result
+
+    async def run_together(
+        self, requests: Sequence[Request], work: Callable[[Unit, Sequence[int]], Awaitable[T]]
+    ) -> list[T]:
+        """Run one unit for several requests of one principal; the result of each, durable.
+
+        `work` gets the indexes of those that were not done before; what it returns is the result
+        of each of these. If it raises, none of them was done.
+        """
+        async with self._lock:
+            if self._broken is not None:
+                raise Unavailable(self._broken, volume=self._volume.id)
+            results: list[Any] = [None] * len(requests)
+            fresh: list[int] = []
+            slots: set[tuple[bytes | None, int]] = set()
+            for index, request in enumerate(requests):
+                known, results[index] = await self._volume.replies.find(request)
+                if not known:
+                    fresh.append(index)
+                    if request.session is not None:
+                        slots.add((request.session, request.slot))
+            if fresh:
+                named = [requests[index] for index in fresh]
+                if len(slots) < sum(request.session is not None for request in named):
+                    # A request and its own retry: one after the other, then.
+                    raise Conflict("two requests of one slot at once")
+                unit = Unit(self._volume, named[0])
+                result = await work(unit, fresh)
+                if unit.writes:
+                    await self._commit(unit, result, named, awaited=True)
+                for index in fresh:
+                    results[index] = result
+            ticket = self._last_ticket
+        await self.durable(ticket)
+        return results
 
     async def find_reply(self, request: Request) -> tuple[bool, Any]:
         """(True, result) if this very request was committed before, durable by now: for work of
@@ -81,7 +116,9 @@ class Lane:
             await self.durable()
         return known, result
 
-    async def _commit(self, unit: Unit, result: object) -> None:
+    async def _commit(
+        self, unit: Unit, result: object, requests: Sequence[Request], *, awaited: bool
+    ) -> None:
         volume = self._volume
         old = volume.state
         next_inode, next_producer = unit.counters()
@@ -95,9 +132,10 @@ class Lane:
             oldest_change=unit.oldest_change or old.oldest_change,
         )
         batch[keys.STATE_KEY] = state.pack()
-        reply = volume.replies.record(unit.request, unit.now_ns, result, batch)
+        replies = volume.replies
+        stored = [replies.record(request, unit.now_ns, result, batch) for request in requests]
         try:
-            ticket = await volume.storage.engine.commit(batch)
+            ticket = await volume.storage.engine.commit(batch, awaited=awaited)
         except PlatformError as error:
             if volume.storage.engine.broken:
                 self._break(error)
@@ -108,7 +146,8 @@ class Lane:
             raise
         self._last_ticket = ticket
         volume.state = state
-        volume.replies.remember(unit.request, reply)
+        for request, reply in zip(requests, stored, strict=True):
+            replies.remember(request, reply)
         unit.committed(ticket)
         commit = unit.commit
         self.when_durable(ticket, lambda: self._show(commit))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from .volumes import Volume
 
 PAGE_ENTRIES = 1000
 """Entries of a page when the caller names no number."""
+
+TURN_ENTRIES = 500
+"""Inodes read in one turn of the event loop: some 3 ms."""
 
 
 class Page(NamedTuple):
@@ -36,9 +40,13 @@ async def page(directory: Node, after: str, limit: int) -> Page:
     if after:
         start = keys.entry(inode.number, after.encode("utf-8", "surrogateescape")) + b"\x00"
     while True:
-        pairs = await volume.storage.engine.scan(start, end, limit=limit)
+        pairs = await volume.storage.engine.scan(start, end, limit=limit + 1)
+        goes_on = len(pairs) > limit  # a page of the engine may also end at its size
+        del pairs[limit:]
         nodes = await _nodes(volume, pairs)
-        if not pairs or not await volume.storage.engine.scan(pairs[-1][0] + b"\x00", end, limit=1):
+        if not goes_on and not (
+            pairs and await volume.storage.engine.scan(pairs[-1][0] + b"\x00", end, limit=1)
+        ):
             return Page(nodes, True)
         if nodes:
             return Page(nodes, False)
@@ -46,16 +54,28 @@ async def page(directory: Node, after: str, limit: int) -> Page:
 
 
 async def _nodes(volume: Volume, pairs: list[Pair]) -> list[Node]:
+    nodes = await _some_nodes(volume, pairs[:TURN_ENTRIES])
+    for start in range(TURN_ENTRIES, len(pairs), TURN_ENTRIES):
+        await asyncio.sleep(0)  # others have their turn
+        nodes += await _some_nodes(volume, pairs[start : start + TURN_ENTRIES])
+    return nodes
+
+
+async def _some_nodes(volume: Volume, pairs: list[Pair]) -> list[Node]:
     numbers = [Entry.unpack(value).inode for _, value in pairs]
-    layers = {n: found for n in numbers if (found := volume.writeback.layers(n))}
+    writeback = volume.writeback
+    layers = {n: found for n in numbers if (found := writeback.layers(n))} if writeback else {}
     values = await volume.storage.engine.get_many([keys.inode(n) for n in numbers])
     nodes = []
     for (key, _), number, value in zip(pairs, numbers, values, strict=True):
         if value is None:
             continue  # removed between the two reads
+        stored = Inode.unpack(value)
         child: Inode | None
-        if volume.writeback.still(number, layers.get(number, [])):
-            child = await volume.complete(Inode.unpack(value))
+        if stored.kind == Kind.FILE and not layers and not writeback:
+            child = stored  # nothing is buffered: nearly always
+        elif writeback.still(number, layers.get(number, [])):
+            child = await volume.complete(stored)
         else:
             child = await volume.find(number)
         if child is not None:

@@ -38,6 +38,7 @@ DISPOSE_PIECES_MAX = 16
 LEVELS_MAX = 100_000
 """Directories above one another before they must be a circle, which only damage makes."""
 
+_KINDS = frozenset(Kind)
 _DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 
 
@@ -103,18 +104,25 @@ async def create(
             path=await _path(unit, directory, encoded),
             kind=Kind(found.kind).word,
         )
-    parent = await directory_of(unit, directory)
-    inode = _new_inode(unit, parent, encoded, new)
-    unit.put(keys.entry(directory, encoded), Entry(inode.number, inode.kind, inode.volume).pack())
-    unit.save(inode)
-    _grow(unit, parent, 1, 1 if inode.is_directory else 0)
-    unit.used(0, 1)
-    unit.event("created", await _path(unit, directory, encoded), inode.kind)
+    inode, _ = await add(unit, directory, encoded, new)
     return inode.number
 
 
+async def add(unit: Unit, directory: int, name: bytes, new: Attributes) -> tuple[Inode, str]:
+    """A new inode under a name that is known to be free, and its path."""
+    parent = await directory_of(unit, directory)
+    inode = _new_inode(unit, parent, name, new)
+    unit.put(keys.entry(directory, name), Entry(inode.number, inode.kind, inode.volume).pack())
+    unit.save(inode)
+    _grow(unit, parent, 1, 1 if inode.is_directory else 0)
+    unit.used(0, 1)
+    path = await _path(unit, directory, name)
+    unit.event("created", path, inode.kind)
+    return inode, path
+
+
 def _new_inode(unit: Unit, parent: Inode, name: bytes, new: Attributes) -> Inode:
-    if new.kind not in Kind.__members__.values():
+    if new.kind not in _KINDS:
         raise Invalid("unknown kind of node", kind=new.kind)
     symlink = new.symlink.encode("utf-8", "surrogateescape")
     if (new.kind == Kind.SYMLINK) != bool(symlink) or b"\x00" in symlink:

@@ -7,12 +7,13 @@ one leads to the root of another (D1). The root volume keeps the list of volumes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 from typing import NamedTuple
 
 from ..base.clock import Clock, Entropy, SystemClock, SystemEntropy
-from ..base.errors import Invalid, NotFound, PlatformError, Unavailable
+from ..base.errors import Corrupt, Invalid, NotFound, PlatformError, Unavailable
 from ..base.limits import SYMLINK_FOLLOW_MAX
 from ..engine.base import Storage, Storages
 from ..keyspace.records import (
@@ -22,7 +23,7 @@ from ..keyspace.records import (
     Kind,
     VolumeSettings,
 )
-from . import paths
+from . import damages, paths
 from .catalog import Catalog
 from .opens import Opens
 from .volumes import Volume, create_volume, open_volume
@@ -105,14 +106,20 @@ class Platform:
     async def acquire(self, volume_id: int) -> Volume:
         """The volume, opened if need be, in use until `release`. NOT_FOUND."""
         while True:
+            volume = self.hold(volume_id)
+            if volume is not None:
+                return volume
             if self._closed:
                 raise Unavailable("the server is shutting down")
             if volume_id in self._discarded:
                 raise NotFound("the volume was removed", volume=volume_id)
-            volume = self._volumes.get(volume_id)
-            if volume is not None:
-                break
             await self._open(volume_id)
+
+    def hold(self, volume_id: int) -> Volume | None:
+        """The volume if it is open, in use until `release`."""
+        volume = self._volumes.get(volume_id)
+        if volume is None or self._closed or volume_id in self._discarded:
+            return None
         volume.users += 1
         volume.used_monotonic_s = self.clock.monotonic()
         return volume
@@ -131,21 +138,29 @@ class Platform:
         try:
             is_root = volume_id == ROOT_VOLUME
             storage = await self.storages.open(volume_id, create=is_root)
-            if is_root:
-                await self._make_root(storage)
-            volume = await open_volume(volume_id, storage, self.clock, self.entropy)
+            try:
+                if is_root:
+                    await self._make_root(storage)
+                volume = await open_volume(volume_id, storage, self.clock, self.entropy)
+            except BaseException:
+                await _let_go(storage)
+                raise
             self._volumes[volume_id] = volume
             opening.set_result(None)
-        except BaseException as error:
+        except BaseException as caught:
+            error = caught
+            if isinstance(caught, PlatformError):
+                error = await damages.name(self, caught, volume_id, 0)
+                error.facts.setdefault("volume", volume_id)
             opening.set_exception(error)
             opening.exception()  # somebody may have waited or not
-            raise
+            raise error from caught.__cause__
         finally:
             del self._opening[volume_id]
 
     async def _make_root(self, storage: Storage) -> None:
         """On the first start, or after one that was cut short before it stored anything."""
-        if not await storage.engine.scan(b"\x00", b"\xff", limit=1):
+        if await _is_empty(storage):
             await create_volume(storage, ROOT_VOLUME, self.clock.now_ns(), VolumeSettings())
 
     async def _close(self, volume: Volume) -> None:
@@ -204,8 +219,14 @@ class Platform:
             return NewName(held, place.directory, (), place.name.decode(), place.inode)
         return NewName(held, place.directory, place.rest[:-1], place.rest[-1], 0)
 
+    async def reach(self, path: str = "", volume: int = 0, inode: int = 0) -> Volume:
+        """The last volume that a path leads to, whether or not it leads to anything there. In use
+        until `release`. INVALID for what is no path, NOT_FOUND for a volume that is not there."""
+        held, _ = await self._walk(path, volume, inode, follow=False, reach=True)
+        return held
+
     async def _walk(
-        self, path: str, volume_id: int, inode: int, *, follow: bool
+        self, path: str, volume_id: int, inode: int, *, follow: bool, reach: bool = False
     ) -> tuple[Volume, paths.Place]:
         if inode and not volume_id:
             raise Invalid("an inode needs its volume", inode=inode)
@@ -235,6 +256,8 @@ class Platform:
                 self.release(held)
                 held = target
         except BaseException as error:
+            if reach and isinstance(error, PlatformError):
+                return held, paths.Place(0, b"", 0, 0)
             self.release(held)
             if isinstance(error, NotFound) and path:
                 raise NotFound(error.message, path=path, errno=error.os_errno) from error
@@ -290,3 +313,18 @@ class Platform:
         for volume in idle:
             await self._close(volume)
         return len(idle)
+
+
+async def _let_go(storage: Storage) -> None:
+    """Close what was opened and cannot be used, so that it can be opened again."""
+    for part in (storage.segments, storage.engine):
+        with contextlib.suppress(PlatformError):  # the first error tells more
+            await part.close()
+
+
+async def _is_empty(storage: Storage) -> bool:
+    """Whether nothing was ever stored in it."""
+    try:
+        return not await storage.engine.scan(b"\x00", b"\xff", limit=1)
+    except Corrupt:
+        return False

@@ -70,6 +70,10 @@ class Replies:
             sequence=request.sequence,
         )
 
+    def knows(self, session: bytes) -> bool:
+        """Whether the session asked for a change of this volume since it was opened."""
+        return session in self._sessions
+
     async def _load(self, session: bytes) -> dict[int, StoredReply]:
         slots: dict[int, StoredReply] = {}
         start, end = keys.prefix_range(keys.replies(session))

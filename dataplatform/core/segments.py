@@ -7,11 +7,32 @@ that was open when it began.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
+from ..base.errors import Corrupt
 from ..engine.base import SegmentStore, Storage, scan_all
 from ..keyspace import keys
+
+log = logging.getLogger(__name__)
+
+
+class _Hold:
+    """One operation's: from the segment that is the lowest it may need when it begins. (A class:
+    every file write enters one, and a generator would cost twice as much.)"""
+
+    __slots__ = ("_lowest", "_under_way")
+
+    def __init__(self, under_way: dict[object, int], lowest: Callable[[], int]) -> None:
+        self._under_way = under_way
+        self._lowest = lowest
+
+    def __enter__(self) -> None:
+        self._under_way[self] = self._lowest()
+
+    def __exit__(self, *error: object) -> None:
+        del self._under_way[self]
 
 
 class Holds:
@@ -30,25 +51,13 @@ class Holds:
             return number
         return self._last_open
 
-    @contextmanager
-    def append(self) -> Iterator[None]:
+    def append(self) -> AbstractContextManager[object]:
         """Around an append and the commit that names it."""
-        token = object()
-        self._under_way[token] = self._current()
-        try:
-            yield
-        finally:
-            del self._under_way[token]
+        return _Hold(self._under_way, self._current)
 
-    @contextmanager
-    def pin(self) -> Iterator[None]:
+    def pin(self) -> AbstractContextManager[object]:
         """Meanwhile no segment goes: for one who reads what a view of the past refers to."""
-        token = object()
-        self._under_way[token] = 0
-        try:
-            yield
-        finally:
-            del self._under_way[token]
+        return _Hold(self._under_way, int)
 
     def held_from(self) -> int | None:
         """Segments from here on may be named by a commit that is still to come."""
@@ -58,18 +67,21 @@ class Holds:
 async def drop_unknown(storage: Storage) -> int:
     """On opening a volume: segments that no commit names were cut short by a crash.
 
-    One whose account is lost but that something refers to is left for `check` to repair.
+    One whose account is lost but that something refers to is left for `check` to repair. Where the
+    accounts or references cannot be read nobody knows, and everything stays.
     """
-    known = set()
-    async for key, _ in scan_all(storage.engine, *keys.prefix_range(keys.SEGMENT)):
-        known.add(keys.number_of(key))
-    unknown = set(await storage.segments.sizes()) - known
     dropped = 0
-    for number in unknown:
-        start, end = keys.prefix_range(keys.references(number))
-        if await storage.engine.scan(start, end, limit=1):
-            continue
-        if number != storage.segments.open_segment:
-            await storage.segments.delete(number)
-            dropped += 1
+    try:
+        known = set()
+        async for key, _ in scan_all(storage.engine, *keys.prefix_range(keys.SEGMENT)):
+            known.add(keys.number_of(key))
+        for number in set(await storage.segments.sizes()) - known:
+            start, end = keys.prefix_range(keys.references(number))
+            if await storage.engine.scan(start, end, limit=1):
+                continue
+            if number != storage.segments.open_segment:
+                await storage.segments.delete(number)
+                dropped += 1
+    except Corrupt as error:
+        log.error("segments that a crash cut short stay: run dp check: %s", error)
     return dropped

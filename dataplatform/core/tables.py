@@ -11,10 +11,10 @@ Writes are operations on a unit; reads see what was committed. A page of a scan 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..base.errors import Conflict, Exhausted, Invalid, NotFound, PlatformError
 from ..base.limits import MIB, PAGE_BYTES, PAGE_ENTRIES_MAX, ROW_KEY_BYTES_MAX
@@ -23,7 +23,9 @@ from ..keyspace import keys
 from ..keyspace.records import Inode, Kind, Statistics, pack_row, row_head
 from . import filters, rows
 from .units import Unit
-from .volumes import Volume
+
+if TYPE_CHECKING:
+    from .volumes import Volume
 
 STEP_ROWS = 1000
 """Rows that are worked on before the loop gets a turn: about 5 ms."""
@@ -73,14 +75,46 @@ async def put(
     return unit.commit
 
 
-async def put_many(unit: Unit, table: int, data: bytes, *, replace: bool = False) -> int:
+async def put_many(
+    unit: Unit, table: int, data: bytes, *, replace: bool = False, separate: bool = False
+) -> int:
     """Put rows, as MessagePack: key, columns, key, columns, …; a later one with the same key adds
     to the earlier (or with `replace` takes its place). The version of all of them, 0 for no rows.
+
+    `separate`: they are puts that merely travelled together, so each row is an event of its own.
     """
     of_table = await _table(unit, table)
     fresh = await _read_bulk(unit, table, data, replace)
     if not fresh:
         return 0
+    await _put_rows(unit, table, of_table, fresh, replace=replace)
+    if separate:
+        await _say_put(unit, table, fresh)
+    else:
+        unit.event("rows put", await unit.path_of(table), "table", rows=len(fresh))
+    return unit.commit
+
+
+async def put_each(unit: Unit, table: int, puts: Iterable[tuple[bytes, bytes]]) -> int:
+    """Several puts of a row as one unit: (key, columns) in their order. The version of all."""
+    of_table = await _table(unit, table)
+    fresh: dict[bytes, bytes] = {}
+    for key, columns in puts:
+        rows.check_key(key)
+        unpacked = rows.unpack_columns(columns)
+        if key in fresh:
+            fresh[key] = rows.merged(rows.unpack_columns(fresh[key]), unpacked)
+        else:
+            fresh[key] = rows.canonical(columns, unpacked)
+    await _put_rows(unit, table, of_table, fresh, replace=False)
+    await _say_put(unit, table, fresh)
+    return unit.commit
+
+
+async def _put_rows(
+    unit: Unit, table: int, of_table: _Table, fresh: dict[bytes, bytes], *, replace: bool
+) -> None:
+    """Put checked and packed columns by key, and account for them."""
     head = pack_row(unit.commit, _expires_ms(unit, of_table), b"")
     now = rows.moment(unit.now_ns)
     prefix = keys.rows(table)
@@ -102,10 +136,15 @@ async def put_many(unit: Unit, table: int, data: bytes, *, replace: bool = False
             value = head + value
             size += len(value)
             unit.put(stored_key, value)
-        await asyncio.sleep(0)
+        if len(fresh) > READ_ROWS:
+            await asyncio.sleep(0)
     await unit.account(table, count=count, size_bytes=size)
-    unit.event("rows put", await unit.path_of(table), "table", rows=len(fresh))
-    return unit.commit
+
+
+async def _say_put(unit: Unit, table: int, put: Iterable[bytes]) -> None:
+    path = await unit.path_of(table)
+    for key in put:
+        unit.event("row put", path, "table", key=key)
 
 
 async def delete(

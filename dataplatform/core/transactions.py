@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from ..base.errors import Invalid, NotFound
 from ..base.limits import SYMLINK_FOLLOW_MAX
+from ..keyspace import keys
 from ..keyspace.records import ROOT_INODE, ROOT_VOLUME, Inode
 from . import paths
 from .units import Request, Unit
@@ -27,11 +28,14 @@ async def run(
     """Run the operations in order as one unit; the number of its commit."""
     if len(operations) > OPERATIONS_MAX:
         raise Invalid("too many operations in one transaction", operations_max=OPERATIONS_MAX)
-    await volume.writeback.flush_all()
+    unflushed = await volume.writeback.try_flush_all()
 
     async def work(unit: Unit) -> int:
         for operation in operations:
             await operation(unit)
+        for number, error in unflushed.items():
+            if keys.inode(number) in unit.writes:  # its older writes would come after this one
+                raise error
         return unit.commit if unit.writes else unit.commit - 1
 
     return await volume.run(request, work, durable=durable)

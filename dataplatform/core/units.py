@@ -53,6 +53,7 @@ DEPTH_MAX = 100_000
 """Directories above something; more are a circle of damaged directories."""
 
 _ABSENT = object()
+_WORDS = {int(kind): kind.word for kind in Kind}
 
 SORT_FROM = 32
 """New keys from which sorting everything beats inserting one by one."""
@@ -304,7 +305,7 @@ class Unit:
     # ---- what happened
 
     def event(self, verb: str, path: str, kind: int | str, **facts: Any) -> None:
-        word = kind if isinstance(kind, str) else Kind(kind).word
+        word = kind if isinstance(kind, str) else _WORDS[kind]
         self.events.append(Event(verb, path, word, facts))
 
     async def path_of(self, number: int) -> str:

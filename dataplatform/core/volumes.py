@@ -25,6 +25,7 @@ from ..keyspace.records import (
 from .groups import Coordinator
 from .lanes import Lane
 from .partitions import Partitions
+from .puts import Puts
 from .replies import Replies
 from .segments import Holds, drop_unknown
 from .signals import Signal
@@ -80,6 +81,7 @@ class Volume:
         self.changed = Signal()  # a commit became durable
         self.replies = Replies(storage.engine)
         self.lane = Lane(self)
+        self.puts = Puts(self)
         self.opens: dict[int, int] = {}  # inode -> how many sessions hold it open
         self.holds = Holds(storage.segments)
         self.writeback = Writeback(self)

@@ -305,17 +305,25 @@ class Writeback:
         return result
 
     async def flush_all(self) -> None:
+        """The first error is raised when all files had their turn."""
         await self._flush_each(list(self._pending) + list(self._flushing))
 
+    async def try_flush_all(self) -> dict[int, PlatformError]:
+        """The same; what keeps which files from being flushed."""
+        return await self._try_flush(list(self._pending) + list(self._flushing))
+
     async def _flush_each(self, numbers: list[int]) -> None:
-        first_error: PlatformError | None = None
+        for error in (await self._try_flush(numbers)).values():
+            raise error
+
+    async def _try_flush(self, numbers: list[int]) -> dict[int, PlatformError]:
+        errors: dict[int, PlatformError] = {}
         for number in numbers:
             try:
                 await self.flush(number)
             except PlatformError as error:
-                first_error = first_error or error
-        if first_error is not None:
-            raise first_error
+                errors[number] = error
+        return errors
 
     async def run_once(self) -> None:
         """Flush what is older than half a second."""

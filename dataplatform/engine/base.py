@@ -93,8 +93,12 @@ class Engine(Reader):
     async def view(self) -> View: ...
 
     @abc.abstractmethod
-    async def commit(self, batch: Batch) -> Ticket:
-        """Apply atomically and in order; visible at once, durable when the ticket is."""
+    async def commit(self, batch: Batch, *, awaited: bool = False) -> Ticket:
+        """Apply atomically and in order; visible at once, durable when the ticket is.
+
+        `awaited`: nobody is told of this commit before its ticket is durable, so the engine may
+        put off writing it until the sync, together with others. A failure then shows there.
+        """
 
     @abc.abstractmethod
     async def durable(self, ticket: Ticket) -> None:
@@ -156,7 +160,7 @@ class SegmentStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def read(self, location: Location) -> bytes:
+    async def read(self, location: Location) -> bytes | memoryview:
         """Exactly `length` bytes; CORRUPT if the segment is missing or shorter."""
 
     @abc.abstractmethod

@@ -21,6 +21,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
+from ..base.buffers import BUFFERS, TAKEN_BYTES_MIN
 from ..base.errors import Corrupt, Invalid, PlatformError
 from ..base.limits import KIB, MIB
 from .base import Location, SegmentStore
@@ -28,6 +29,7 @@ from .directories import os_errors, sync_directory, write_whole
 from .groups import Blocking, Group, Load
 from .oserrors import from_os_error
 from .space import Space
+from .writers import Writer
 
 SEGMENT_BYTES = 64 * MIB
 """A segment is sealed when the next append would exceed this."""
@@ -109,6 +111,7 @@ class LocalSegments(SegmentStore):
         """Reads the directory, which exists: call it in a thread. `subject` is for messages."""
         self._directory = directory
         self._disk = threads.disk
+        self._writer = Writer(threads.disk)
         self._descriptors = descriptors
         self._space = space
         self._segment_bytes = segment_bytes
@@ -152,8 +155,7 @@ class LocalSegments(SegmentStore):
             if length <= APPEND_INLINE_BYTES_MAX:
                 _write(file, view, offset)
             else:
-                loop = asyncio.get_running_loop()
-                await loop.run_in_executor(self._disk, _write, file, view, offset)
+                await self._writer.submit(lambda: _write(file, view, offset))
         except OSError as error:
             raise from_os_error(error, "append failed", path=file.path) from error
         self._unsynced.add(file)
@@ -163,7 +165,7 @@ class LocalSegments(SegmentStore):
     async def sync(self) -> None:
         await self._group.wait(self._group.last)
 
-    async def read(self, location: Location) -> bytes:
+    async def read(self, location: Location) -> bytes | memoryview:
         self._group.check_open()
         segment, offset, length = location
         end = self._sizes.get(segment)
@@ -272,21 +274,27 @@ class LocalSegments(SegmentStore):
         path = self._path(location.segment)
         return Corrupt("segment is missing or short", path=path, **location._asdict())
 
-    def _read_cached(self, file: File, offset: int, length: int) -> bytes | None:
+    def _read_cached(self, file: File, offset: int, length: int) -> bytes | memoryview | None:
         """The bytes if the kernel has all of them in memory; None to ask a thread."""
         if length > READ_INLINE_BYTES_MAX or not self._nowait:
             return None
+        if length >= TAKEN_BYTES_MIN:
+            taken = BUFFERS.take(length)
+            return taken if self._fill_cached(file, offset, taken) else None
         if len(self._scratch) < length:
             self._scratch = bytearray(length)
         with memoryview(self._scratch)[:length] as buffer:
-            try:
-                count = os.preadv(file.fd, [buffer], offset, os.RWF_NOWAIT)
-            except BlockingIOError:
-                return None
-            except OSError:
-                self._nowait = False  # not on this file system
-                return None
-            return bytes(buffer) if count == length else None
+            return bytes(buffer) if self._fill_cached(file, offset, buffer) else None
+
+    def _fill_cached(self, file: File, offset: int, buffer: memoryview) -> bool:
+        """Read into the buffer what the kernel has in memory; False unless that is all of it."""
+        try:
+            return os.preadv(file.fd, [buffer], offset, os.RWF_NOWAIT) == len(buffer)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._nowait = False  # not on this file system
+            return False
 
     def _start_sync(self, load: Load) -> asyncio.Future[None] | None:
         self._syncing = self._unsynced, self._unlisted
@@ -321,9 +329,13 @@ def _write(file: File, data: memoryview, offset: int) -> None:
         offset += count
 
 
-def _read(file: File, offset: int, length: int) -> bytes:
+def _read(file: File, offset: int, length: int) -> memoryview:
     """Fewer bytes only at the end of the file."""
-    data = os.pread(file.fd, length, offset)
-    if 0 < len(data) < length:
-        return data + _read(file, offset + len(data), length - len(data))
-    return data
+    buffer = BUFFERS.take(length)
+    filled = 0
+    while filled < length:
+        count = os.preadv(file.fd, [buffer[filled:]], offset + filled)
+        if count == 0:
+            break
+        filled += count
+    return buffer[:filled]

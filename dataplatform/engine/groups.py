@@ -119,7 +119,7 @@ class Group:
 
     def check_open(self) -> None:
         """Raise UNAVAILABLE if closed, STALE if fenced: what a read asks."""
-        if self._closed or self.fenced:
+        if self._closed or (self._failure is not None and self.fenced):
             self.check()
 
     async def wait(self, ticket: int) -> None:

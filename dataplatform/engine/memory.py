@@ -248,7 +248,7 @@ class MemoryEngine(Engine):
         self._group.check_open()
         return MemoryView(self._live, self._views)
 
-    async def commit(self, batch: Batch) -> Ticket:
+    async def commit(self, batch: Batch, *, awaited: bool = False) -> Ticket:
         self._group.check()
         batch = dict(batch)
         for view in self._views:

@@ -1,7 +1,9 @@
 """The embedded engine: RocksDB through rocksdict, one database per volume (D2).
 
 Commits are written to the operating system at once (so a killed process loses nothing) and made
-durable by `flush_wal(True)`, one for all who wait; see groups.py. Reads run on the loop: a cached
+durable by `flush_wal(True)`, one for all who wait; see groups.py. Those of which nobody is told
+before they are durable are gathered: one write for all of them, right before the sync. A write
+costs more than what is in it, and most while a sync is running. Reads run on the loop: a cached
 one takes about a microsecond, and rocksdict holds the GIL anyway. What takes long (open, close,
 checkpoint) runs in threads.
 
@@ -42,12 +44,12 @@ from rocksdict import (
 
 from ..base.errors import Corrupt, ErrorKind, Exists, NotFound, PlatformError, Unavailable
 from ..base.limits import KIB, MIB
-from . import wal
+from . import manifests, wal
 from .base import Batch, Engine, Pair, Storage, Storages, Ticket, View
 from .checkpoints import check_checkpoint_name
 from .directories import DataDirectory, os_errors, remove_tree, sync_directory
 from .files import SEGMENT_BYTES, Descriptors, LocalSegments, Threads
-from .groups import Blocking, Group
+from .groups import Blocking, Group, Load
 from .space import Space
 from .volumes import OpenVolumes
 
@@ -80,6 +82,17 @@ STALLED = "Result incomplete: Write stall"
 
 STALL_SECONDS = 0.005
 """How long a commit waits before it asks again whether RocksDB has caught up."""
+
+GATHERED_BYTES_MAX = MIB
+"""Commits that were put off are written when they amount to this, sync or no sync."""
+
+DAMAGE = (
+    "Corruption",
+    "does not exist (create_if_missing",
+    "No such file or directory",
+    "Input/output error",
+)
+"""What RocksDB says of files that are damaged, lost, or not readable any more."""
 
 TRASH = ".trash"  # on disk: a checkpoint being removed
 DOOMED = ".doomed"  # on disk: beside a checkpoint that goes when its last reader does
@@ -150,9 +163,17 @@ def _error(error: Exception, path: Path) -> PlatformError:
         return Unavailable("database is closed", path=path)
     if "No space left on device" in text or "quota exceeded" in text:
         return PlatformError(ErrorKind.EXHAUSTED, "disk is full", path=path, cause=text)
-    if "Corruption" in text or "does not exist (create_if_missing" in text:
+    if any(sign in text for sign in DAMAGE):
         return Corrupt("database is damaged", path=path, cause=text)
     return Unavailable("database failed", path=path, cause=text)
+
+
+def _write_error(error: Exception, path: Path) -> PlatformError:
+    """The same of a write or a sync: that the disk fails does not make what it holds damaged."""
+    mapped = _error(error, path)
+    if mapped.kind is ErrorKind.CORRUPT:
+        return Unavailable("database failed", path=path, cause=str(error))
+    return mapped
 
 
 @contextlib.contextmanager
@@ -166,6 +187,8 @@ def _errors(path: Path) -> Iterator[None]:
 
 def _open_database(path: Path, shared: Shared) -> Rdict:
     with _errors(path.parent):
+        if cause := manifests.problem(path):
+            raise Corrupt("database is damaged", path=path.parent, cause=cause)
         try:
             return Rdict(str(path), _options(shared))
         except Exception as error:
@@ -524,9 +547,12 @@ class RocksEngine(Engine):
         self._scanner = _Scanner(path)
         self._views: dict[RocksView, None] = {}
         self._checkpoints = _Checkpoints(path / "checkpoints", shared)
-        self._group = Group(f"database {path}", Blocking(self._sync, shared.threads.syncs))
+        self._blocking = Blocking(self._sync, shared.threads.syncs)
+        self._group = Group(f"database {path}", self._start_sync)
         self._writing = WriteOptions()
         self._writing.no_slowdown = True  # it would sleep with the GIL held; see _write
+        self._gathered: dict[bytes, bytes | None] = {}  # committed, not yet written
+        self._gathered_bytes = 0
         self._closing = asyncio.Lock()
         self._closed = False
 
@@ -544,6 +570,8 @@ class RocksEngine(Engine):
 
     async def get(self, key: bytes) -> bytes | None:
         self._group.check_open()
+        if self._gathered and key in self._gathered:
+            return self._gathered[key]
         try:
             value: bytes | None = self._database.get(key)
         except Exception as error:
@@ -552,7 +580,13 @@ class RocksEngine(Engine):
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         self._group.check_open()
-        return _get_many(self._database, keys, self._path)
+        values = _get_many(self._database, keys, self._path)
+        if self._gathered:
+            gathered = self._gathered
+            for index, key in enumerate(keys):
+                if key in gathered:
+                    values[index] = gathered[key]
+        return values
 
     async def scan(
         self,
@@ -564,23 +598,25 @@ class RocksEngine(Engine):
         size_bytes: int = 1 << 20,
     ) -> list[Pair]:
         self._group.check_open()
+        if self._gathered:
+            await self._write()
         return self._scanner.page(self._database, start, end, reverse, limit, size_bytes)
 
     async def view(self) -> View:
         self._group.check_open()
+        if self._gathered:
+            await self._write()
         return RocksView(self._database, self._scanner, self._path, self._views)
 
-    async def commit(self, batch: Batch) -> Ticket:
+    async def commit(self, batch: Batch, *, awaited: bool = False) -> Ticket:
         self._group.check()
         if not batch:
             return self._group.add()
-        self._space.check_commit(batch)
-        try:
-            size_bytes = await self._write(batch)
-        except Exception as error:
-            mapped = _error(error, self._path)
-            self._group.fail(mapped)
-            raise mapped from error
+        size_bytes = self._space.check_commit(batch)
+        self._gathered.update(batch)
+        self._gathered_bytes += size_bytes
+        if not awaited or self._gathered_bytes > GATHERED_BYTES_MAX:
+            await self._write()
         return self._group.add(size_bytes)
 
     async def durable(self, ticket: Ticket) -> None:
@@ -616,24 +652,53 @@ class RocksEngine(Engine):
                 await loop.run_in_executor(self._disk, self._close_database)
                 self._closed = True
 
-    async def _write(self, batch: Batch) -> int:
-        """Write; wait on the loop, not in RocksDB, while compaction catches up."""
-        while True:
-            writes = _batch(batch)  # a WriteBatch can be written once
-            size_bytes = writes.size_in_bytes()
+    async def _write(self) -> None:
+        """Write what is gathered; wait on the loop, not in RocksDB, while compaction catches up."""
+        while self._gathered and not self._write_now():
+            await asyncio.sleep(STALL_SECONDS)
+            self._group.check()
+
+    def _write_now(self) -> bool:
+        """Write what is gathered. False: RocksDB wants us to wait, nothing was done. A failure
+        breaks the engine."""
+        if self._group.broken:
+            self._forget_gathered()  # nothing is written any more
+            return True
+        try:
+            writes = _batch(self._gathered)  # a WriteBatch can be written once
             for view in self._views:
                 view.pin()
-            try:
-                self._database.write(writes, self._writing)
-                return size_bytes
-            except Exception as error:
-                if STALLED not in str(error):
-                    raise
-            await asyncio.sleep(STALL_SECONDS)
+            self._database.write(writes, self._writing)
+        except Exception as error:
+            if STALLED in str(error):
+                return False
+            self._forget_gathered()
+            mapped = _write_error(error, self._path)
+            self._group.fail(mapped)
+            raise mapped from error
+        self._forget_gathered()
+        return True
+
+    def _forget_gathered(self) -> None:
+        self._gathered = {}
+        self._gathered_bytes = 0
+
+    def _start_sync(self, load: Load) -> asyncio.Future[None] | None:
+        if self._gathered and not self._write_now():
+            return asyncio.ensure_future(self._sync_once_written(load))
+        return self._blocking(load)
+
+    async def _sync_once_written(self, load: Load) -> None:
+        await self._write()
+        running = self._blocking(load)
+        if running is not None:
+            await running
 
     def _sync(self) -> None:
-        with _errors(self._path):
+        try:
             self._database.flush_wal(True)
+        except Exception as error:
+            raise _write_error(error, self._path) from error
 
     def _close_database(self) -> None:
         # It also writes out rows that are only in the log. If that fails, the log still has them,

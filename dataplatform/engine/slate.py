@@ -349,7 +349,7 @@ class SlateEngine(Engine):
         self._views.add(view)
         return view
 
-    async def commit(self, batch: Batch) -> Ticket:
+    async def commit(self, batch: Batch, *, awaited: bool = False) -> Ticket:
         self._group.check()
         # A cancelled caller must not leave a write that has happened and has no ticket.
         return await asyncio.shield(self._commit(batch))
@@ -458,7 +458,11 @@ class _Place:
             builder = slatedb.DbBuilder(path, self.store)
             builder.with_settings(settings)
             builder.with_db_cache(self.cache, next(self._cache_ids))
-            return await self.stored(builder.build(), path)
+            try:
+                return await self.stored(builder.build(), path)
+            except slatedb.Error.Internal as error:
+                # It met what it cannot make sense of: manifests have no checksum.
+                raise Corrupt("database is damaged", path=path, cause=error.message) from error
 
     async def open_reader(self, path: str, checkpoint_id: str) -> Any:
         builder = slatedb.DbReaderBuilder(path, self.store)

@@ -63,18 +63,18 @@ class Space:
         """EXHAUSTED if `size_bytes` more would go into the reserve."""
         self._take(size_bytes, 1)
 
-    def check_commit(self, batch: Batch) -> None:
-        """The same for a batch; a small one that deletes something may go into the reserve."""
-        size_bytes = 0
-        deletes = False
-        for key, value in batch.items():
-            size_bytes += len(key)
-            if value is None:
-                deletes = True
-            else:
-                size_bytes += len(value)
-        small = size_bytes <= DELETING_BYTES_MAX
-        self._take(size_bytes, DELETING_SHARE if deletes and small else 1)
+    def check_commit(self, batch: Batch) -> int:
+        """The same for a batch; a small one that deletes something may go into the reserve.
+        Its bytes."""
+        size_bytes = sum(map(len, batch))
+        try:
+            size_bytes += sum(map(len, batch.values()))  # type: ignore[arg-type]
+            share = 1
+        except TypeError:  # a None among them: it deletes something
+            size_bytes += sum(map(len, filter(None, batch.values())))
+            share = DELETING_SHARE if size_bytes <= DELETING_BYTES_MAX else 1
+        self._take(size_bytes, share)
+        return size_bytes
 
     def _take(self, size_bytes: int, share: int) -> None:
         if (

@@ -25,6 +25,8 @@ from .checksums import crc32c
 BLOCK_BYTES = 32 * 1024
 HEADER_BYTES = 7
 STARTS = (1, 2)  # record types FULL and FIRST: something begins here, it is no torn remainder
+ENDS = (1, 4)  # FULL and LAST
+TYPE_LAST = 4
 MASK_DELTA = 0xA282EAD8
 
 
@@ -37,6 +39,40 @@ def is_torn(directory: Path) -> bool:
                 return False
             damaged = damaged or not intact
     return damaged
+
+
+def has_unknown_record(log: bytes) -> bool:
+    """Whether the first record that is not whole is of no type that there is."""
+    data = memoryview(log)
+    for block_start in range(0, len(data), BLOCK_BYTES):
+        block = data[block_start : block_start + BLOCK_BYTES]
+        at = 0
+        while at + HEADER_BYTES <= len(block) and any(block[at : at + HEADER_BYTES]):
+            end = at + HEADER_BYTES + int.from_bytes(block[at + 4 : at + 6], "little")
+            if end > len(block) or not _intact(block[at:end]):
+                return block[at + 6] > TYPE_LAST
+            at = end
+    return False
+
+
+def payloads(log: bytes) -> Iterator[bytes]:
+    """What the log holds, up to the first record that is not whole."""
+    data = memoryview(log)
+    parts: list[memoryview] = []
+    for block_start in range(0, len(data), BLOCK_BYTES):
+        block = data[block_start : block_start + BLOCK_BYTES]
+        at = 0
+        while at + HEADER_BYTES <= len(block) and any(block[at : at + HEADER_BYTES]):
+            end = at + HEADER_BYTES + int.from_bytes(block[at + 4 : at + 6], "little")
+            if end > len(block) or not _intact(block[at:end]):
+                return
+            kind = block[at + 6]
+            if kind in STARTS:
+                parts = []
+            parts.append(block[at + HEADER_BYTES : end])
+            if kind in ENDS:
+                yield b"".join(parts)
+            at = end
 
 
 def _records(log: bytes) -> Iterator[tuple[bool, bool]]:

@@ -226,11 +226,13 @@ class FaultyEngine(_FaultyReads, Engine):
     def broken(self) -> bool:
         return self._group.broken
 
-    async def commit(self, batch: Batch) -> Ticket:
+    async def commit(self, batch: Batch, *, awaited: bool = False) -> Ticket:
         self._group.check()
         self._faults.check_space()
         try:
-            ticket = await self._faults.around("commit", lambda: self._engine.commit(batch))
+            ticket = await self._faults.around(
+                "commit", lambda: self._engine.commit(batch, awaited=awaited)
+            )
         except PlatformError as error:
             self._group.fail(error)
             raise
@@ -292,7 +294,7 @@ class FaultySegments(SegmentStore):
     async def sync(self) -> None:
         await self._group.wait(self._group.last)
 
-    async def read(self, location: Location) -> bytes:
+    async def read(self, location: Location) -> bytes | memoryview:
         self._group.check_open()
         return await self._faults.around("read", lambda: self._segments.read(location))
 
@@ -451,10 +453,10 @@ class CountingEngine(_CountingReads, Engine):
         with self._tallies.timed("view"):
             return CountingView(await self._engine.view(), self._tallies)
 
-    async def commit(self, batch: Batch) -> Ticket:
+    async def commit(self, batch: Batch, *, awaited: bool = False) -> Ticket:
         with self._tallies.timed("commit") as tally:
             tally.size_bytes += sum(len(k) + len(v or b"") for k, v in batch.items())
-            return await self._engine.commit(batch)
+            return await self._engine.commit(batch, awaited=awaited)
 
     async def durable(self, ticket: Ticket) -> None:
         with self._tallies.timed("sync"):
@@ -495,7 +497,7 @@ class CountingSegments(SegmentStore):
         with self._tallies.timed("segment_sync"):
             await self._segments.sync()
 
-    async def read(self, location: Location) -> bytes:
+    async def read(self, location: Location) -> bytes | memoryview:
         with self._tallies.timed("read") as tally:
             tally.size_bytes += location.length
             return await self._segments.read(location)

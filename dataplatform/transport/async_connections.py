@@ -15,7 +15,7 @@ from dataplatform.api.methods import Method
 from dataplatform.base.errors import Internal, Invalid, PlatformError, Unavailable
 from dataplatform.base.limits import FRAME_BYTES_MAX
 
-from . import handshakes
+from . import handshakes, sockets
 from .addresses import Address
 from .frames import Data, Frame, FrameKind, encode
 from .protocols import FrameProtocol
@@ -89,12 +89,14 @@ class AsyncConnection(FrameProtocol):
 
     async def _connect(self, tls: ssl.SSLContext | None) -> None:
         if self.address.is_unix:
-            await self.loop.create_unix_connection(lambda: self, self.address.path)
+            transport, _ = await self.loop.create_unix_connection(lambda: self, self.address.path)
+            sockets.widen(transport.get_extra_info("socket"))
             return
         context = (tls or handshakes.default_tls()) if self.address.is_tls else None
-        await self.loop.create_connection(
+        transport, _ = await self.loop.create_connection(
             lambda: self, self.address.host, self.address.port, ssl=context
         )
+        sockets.notice_silence(transport.get_extra_info("socket"))
 
     async def _shake_hands(self, hello: pb.Hello | None) -> None:
         self.send(handshakes.encode_hello(hello))

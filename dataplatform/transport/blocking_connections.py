@@ -29,7 +29,7 @@ from dataplatform.api.methods import Method
 from dataplatform.base.errors import Internal, Invalid, PlatformError, Unavailable
 from dataplatform.base.limits import FRAME_BYTES_MAX
 
-from . import handshakes
+from . import handshakes, sockets
 from .addresses import Address
 from .frames import Bulk, Data, Decoder, Frame, FrameKind, encode, join
 
@@ -248,13 +248,19 @@ class BlockingConnection:
             if not self._is_tls:
                 self._limit_receive(deadline)
             try:
-                return self._socket.recv_into(self._decoder.buffer())
+                return self._receive_into(self._decoder.buffer())
             except _WOULD_BLOCK as e:
                 if self._is_tls:
                     wanted = (
                         select.POLLOUT if isinstance(e, ssl.SSLWantWriteError) else select.POLLIN
                     )
                     self._wait(wanted, deadline)
+
+    def _receive_into(self, buffer: memoryview) -> int:
+        if self._decoder.large_bytes and not self._is_tls:
+            # All that is wanted is on its way: let the kernel wait for it.
+            return self._socket.recv_into(buffer, 0, socket.MSG_WAITALL)
+        return self._socket.recv_into(buffer)
 
     def _limit_receive(self, deadline: float | None) -> None:
         """Let a blocking recv wake up in time.
@@ -330,6 +336,7 @@ def _connect(address: Address, timeout_s: float, tls: ssl.SSLContext | None) -> 
         try:
             stream.settimeout(timeout_s)
             stream.connect(address.path)
+            sockets.widen(stream)
             stream.settimeout(None)
         except BaseException:
             stream.close()
@@ -338,7 +345,7 @@ def _connect(address: Address, timeout_s: float, tls: ssl.SSLContext | None) -> 
     stream = socket.create_connection((address.host, address.port), timeout_s)
     try:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sockets.notice_silence(stream)
         if address.is_tls:
             context = tls or handshakes.default_tls()
             stream = context.wrap_socket(stream, server_hostname=address.host)

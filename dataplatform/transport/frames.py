@@ -24,6 +24,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from dataplatform.base.buffers import BUFFERS
 from dataplatform.base.errors import Exhausted, Invalid
 from dataplatform.base.limits import FRAME_BYTES_MAX, KIB
 
@@ -233,7 +234,7 @@ class Decoder:
 
     def _begin_large(self) -> None:
         rest = self._view[self._start : self._end]
-        self._large = memoryview(bytearray(self._large_bytes))
+        self._large = BUFFERS.take(self._large_bytes)
         self._large[: len(rest)] = rest
         self._start, self._end = 0, len(rest)
 

@@ -7,6 +7,7 @@ reading, `writable` turns false at the transport's high-water mark and `drain` w
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import cast
 
 from dataplatform.base.errors import Invalid
@@ -32,6 +33,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self._out: list[Bulk] = []
         self._out_bytes = 0
         self._flush_soon = False
+        self._joins_lines = False
         self._drained: asyncio.Future[None] | None = None
 
     # ------------------------------------------------------------ for subclasses
@@ -47,6 +49,9 @@ class FrameProtocol(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop has no such base class
+        # Before 3.12 asyncio's own transports copy the lines together, and then what the socket
+        # does not take at once; of a view they copy only the latter.
+        self._joins_lines = sys.version_info < (3, 12) and isinstance(transport, asyncio.Transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -89,7 +94,14 @@ class FrameProtocol(asyncio.BufferedProtocol):
         if len(out) == 1:
             self._transport.write(out[0])
         else:
-            self._transport.writelines(out)
+            self._write_lines(self._transport, out)
+
+    def _write_lines(self, transport: asyncio.Transport, buffers: list[Bulk]) -> None:
+        if self._joins_lines:
+            for buffer in buffers:
+                transport.write(memoryview(buffer))
+        else:
+            transport.writelines(buffers)
 
     def _flush_now(self) -> None:
         self._flush_soon = False

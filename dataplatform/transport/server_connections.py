@@ -23,6 +23,7 @@ from dataplatform.api.methods import METHODS_BY_NUMBER, Method
 from dataplatform.base.errors import Exhausted, Internal, Invalid, PlatformError, Unavailable
 from dataplatform.base.limits import FRAME_BYTES_MAX, KIB, PAGE_BYTES
 
+from . import sockets
 from .errors import to_info
 from .frames import HEADER_BYTES, PROTOCOL, Bulk, Frame, FrameKind, encode
 from .protocols import FrameProtocol
@@ -34,11 +35,11 @@ logger = logging.getLogger(__name__)
 
 
 class _Running:
-    """A request whose handler waits for something."""
+    """A request whose handler waits for something, or that is gathered with others: no task."""
 
     __slots__ = ("cost_bytes", "is_unwanted", "method", "task")
 
-    def __init__(self, task: asyncio.Task[None], method: Method, cost_bytes: int) -> None:
+    def __init__(self, task: asyncio.Task[None] | None, method: Method, cost_bytes: int) -> None:
         self.task = task
         self.method = method
         self.cost_bytes = cost_bytes
@@ -80,6 +81,9 @@ class ServerConnection(FrameProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.peer, self.peer_uid = _peer(transport)
+        stream = transport.get_extra_info("socket")
+        if stream is not None:
+            sockets.notice_silence(stream)
         self.server.connections.add(self)
         if self.server.is_stopping:
             self.refuse(_stopping())
@@ -124,7 +128,7 @@ class ServerConnection(FrameProtocol):
     def stop(self) -> None:
         """The server is about to close: end what only reads, let writes finish."""
         for running in self._running.values():
-            if running.method.read_only:
+            if running.method.read_only and running.task is not None:
                 running.task.cancel()
 
     def end(self) -> None:
@@ -256,19 +260,28 @@ class ServerConnection(FrameProtocol):
     def _watch_sender(self) -> None:
         """Close a peer that holds a frame's buffer and fills it too slowly. While nothing is read
         from it, because it does not read its replies, another timer watches it."""
-        received_before = self.decoder.large_received_bytes
-        bytes_min = self._limits.bytes_per_s_min * self._limits.arrival_s
+        limits = self._limits
+        pause_s = min(limits.arrival_s, limits.pressed_s)
+        received_first = received_before = self.decoder.large_received_bytes
+        left_s = limits.arrival_s
 
         def look() -> None:
-            if not self._is_reading or (
-                self.decoder.large_received_bytes - received_before >= bytes_min
-            ):
+            nonlocal received_before, left_s
+            received, left_s = self.decoder.large_received_bytes, left_s - pause_s
+            is_stalled = received - received_before < limits.bytes_per_s_min * pause_s
+            is_slow = received - received_first < limits.bytes_per_s_min * limits.arrival_s
+            if not self._is_reading:
                 self._watch_sender()
-            else:
+            elif (is_stalled and not self.server.arriving.has_room) or (is_slow and left_s <= 0):
                 size_bytes = self._large_bytes
                 self.refuse(Invalid("frame did not arrive in time", size_bytes=size_bytes))
+            elif left_s <= 0:
+                self._watch_sender()
+            else:
+                received_before = received
+                self._later("frame", pause_s, look)
 
-        self._later("frame", self._limits.arrival_s, look)
+        self._later("frame", pause_s, look)
 
     async def _greet(self, frame: Frame) -> None:
         try:
@@ -326,11 +339,48 @@ class ServerConnection(FrameProtocol):
             assert method is not None
             self._send_error(frame.call, Invalid("message cannot be decoded", method=method.name))
             return
+        if self.server.gather is not None and self._gather(frame, method, message):
+            return
+        self._begin_serving(frame, method, message)
+
+    def _begin_serving(self, frame: Frame, method: Method, message: Any) -> None:
         task = self.server.steps.begin(self._serve(frame.call, method, message, frame.data))
         if task is not None:
             cost_bytes = _frame_bytes(frame) + _reply_bytes_expected(method, message)
             self._charge(cost_bytes)
             self._running[frame.call] = _Running(task, method, cost_bytes)
+
+    def _gather(self, frame: Frame, method: Method, message: Any) -> bool:
+        """Have the request carried out together with others, if it is of that kind."""
+        assert self.server.gather is not None
+        if type(frame.data) is not bytes:
+            return False
+        try:
+            gathered = self.server.gather(self, method, message, frame.data)
+        except PlatformError:
+            return False  # what is wrong with it shows again
+        if gathered is None:
+            return False
+        result, finish = gathered
+        running = _Running(None, method, _frame_bytes(frame))
+        self._charge(running.cost_bytes)
+        self._running[frame.call] = running
+
+        def done(result: asyncio.Future[Any]) -> None:
+            del self._running[frame.call]
+            try:
+                reply = finish(result)
+            except (Exception, asyncio.CancelledError):
+                self._release(running.cost_bytes)
+                self._begin_serving(frame, method, message)
+                return
+            self._end_running(running)
+            if not self._is_ending and not running.is_unwanted:
+                message_bytes = reply.SerializeToString()
+                self._send_reply(encode(FrameKind.REPLY, method.number, frame.call, message_bytes))
+
+        result.add_done_callback(done)
+        return True
 
     async def _serve(
         self, call: int, method: Method, message: Any, data: bytes | memoryview
@@ -387,7 +437,7 @@ class ServerConnection(FrameProtocol):
     def _drop(self, running: _Running) -> None:
         """Its caller no longer listens."""
         running.is_unwanted = True
-        if running.method.read_only:
+        if running.method.read_only and running.task is not None:
             running.task.cancel()
 
     # ------------------------------------------------------------ replies
@@ -421,19 +471,27 @@ class ServerConnection(FrameProtocol):
             self.loop.call_soon(self._work)  # not while the transport is writing
 
     def _watch_reader(self) -> None:
-        sent_before = self._sent_bytes()
+        """Close a peer that reads too slowly: soon while there is no room for anybody else."""
+        limits = self._limits
+        pause_s = min(limits.stall_s, limits.pressed_s)
+        sent_first = sent_before = self._sent_bytes()
+        left_s = limits.stall_s
 
         def look() -> None:
-            if (
-                self._sent_bytes() - sent_before
-                < self._limits.bytes_per_s_min * self._limits.stall_s
-            ):
+            nonlocal sent_before, left_s
+            sent, left_s = self._sent_bytes(), left_s - pause_s
+            is_stalled = sent - sent_before < limits.bytes_per_s_min * pause_s
+            is_slow = sent - sent_first < limits.bytes_per_s_min * limits.stall_s
+            if (is_stalled and not self.server.budget.has_room) or (is_slow and left_s <= 0):
                 logger.info("connection closed: peer does not read. peer=`%s`", self.peer)
                 self.abort()
-            else:
+            elif left_s <= 0:
                 self._watch_reader()
+            else:
+                sent_before = sent
+                self._later("stall", pause_s, look)
 
-        self._later("stall", self._limits.stall_s, look)
+        self._later("stall", pause_s, look)
 
     def _sent_bytes(self) -> int:
         assert self._transport is not None

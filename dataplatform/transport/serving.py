@@ -44,6 +44,10 @@ __all__ = ["FrameServer", "ServerConnection", "ServingLimits"]
 
 Reply = tuple[Any, Data]
 Handler = Callable[[ServerConnection, Method, Any, bytes | memoryview], Coroutine[Any, Any, Reply]]
+Gather = Callable[
+    [ServerConnection, Method, Any, bytes],
+    "tuple[asyncio.Future[Any], Callable[[asyncio.Future[Any]], Any]] | None",
+]
 Welcome = Callable[[ServerConnection, pb.Hello], Awaitable[pb.HelloReply]]
 Farewell = Callable[[ServerConnection], None]
 
@@ -65,6 +69,9 @@ class ServingLimits:
     """Before the handshake nobody may make us allocate more."""
     stall_s: float = 60.0
     """How often a peer that is slow to read is looked at."""
+    pressed_s: float = 2.0
+    """How often both are looked at while there is no room for anybody else: replies that nobody
+    reads and frames that do not arrive go first."""
     arrival_s: float = 30.0
     """How often a peer that is slow to send the rest of a large frame is looked at."""
     bytes_per_s_min: int = 16 * KIB
@@ -75,7 +82,10 @@ class FrameServer:
     """All connections of a server, on any number of listening sockets.
 
     `handle(connection, method, message, data)` answers one request; a PlatformError is sent to the
-    caller, any other exception is logged and sent as INTERNAL. `welcome(connection, hello)` admits
+    caller, any other exception is logged and sent as INTERNAL. `gather`, if given, is asked first:
+    a small request that others are carried out together with costs no task; it gives the result to
+    come and what makes the reply of it, or None, and whatever fails there is given to `handle`.
+    `welcome(connection, hello)` admits
     a connection or raises; it may leave a `session` on it. `farewell(connection)` follows when an
     admitted connection is gone.
     """
@@ -86,8 +96,11 @@ class FrameServer:
         welcome: Welcome,
         farewell: Farewell | None = None,
         limits: ServingLimits | None = None,
+        *,
+        gather: Gather | None = None,
     ) -> None:
         self.handle = handle
+        self.gather = gather
         self.welcome = welcome
         self.farewell = farewell
         self.limits = limits or ServingLimits()

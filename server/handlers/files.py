@@ -8,21 +8,30 @@ from dataplatform.api import platform_pb2 as pb
 from dataplatform.core import files, namespace
 from dataplatform.core.platform import Node
 from dataplatform.core.units import Unit
+from dataplatform.core.volumes import Volume
 
+from ..calls import left
 from ..dispatch import Call, rpc
 from ..packing import attributes_of, node_message
+from .namespace import node_left
 
 
-@rpc("Files.Open")
+async def _opened(call: Call, message: pb.OpenRequest, volume: Volume, stored: bytes) -> pb.Node:
+    node = await call.node_left(volume, stored)
+    call.platform.opens.open(call.session.id, volume, node.inode)
+    return node
+
+
+@rpc("Files.Open", answer=_opened)
 async def open_(call: Call, message: pb.OpenRequest, data: Any) -> pb.Node:
     node = await call.node(message.target)
     await files.file_inode(node.volume, node.inode.number)
     call.platform.opens.open(call.session.id, node.volume, node.inode.number)
     if message.truncate:
-        await files.truncate(
+        stored = await files.truncate(
             node.volume, call.request(message), node.inode.number, 0, durable=False
         )
-        return await call.describe(node.volume, node.inode.number)
+        return await call.node_left(node.volume, stored)
     return node_message(node)
 
 
@@ -34,20 +43,28 @@ async def close(call: Call, message: pb.StatRequest, data: Any) -> pb.Empty:
 
 
 @rpc("Files.Read")
-async def read(call: Call, message: pb.ReadRequest, data: Any) -> tuple[pb.ReadReply, bytes]:
+async def read(call: Call, message: pb.ReadRequest, data: Any) -> tuple[pb.ReadReply, files.Parts]:
     volume, number = await call.reference(message.target)
-    read_bytes, size = await files.read(volume, number, message.offset, message.length)
-    return pb.ReadReply(size=size), read_bytes
+    parts, size = await files.read(volume, number, message.offset, message.length)
+    return pb.ReadReply(size=size), parts
 
 
-@rpc("Files.Write")
+def _appended(
+    call: Call, message: pb.WriteRequest, volume: Volume, stored: tuple[int, int]
+) -> pb.WriteReply:
+    offset, size = stored
+    return pb.WriteReply(offset=offset, size=size, verifier=call.server.instance)
+
+
+@rpc("Files.Write", answer=_appended)
 async def write(call: Call, message: pb.WriteRequest, data: Any) -> pb.WriteReply:
     volume, number = await call.reference(message.target)
     durable = call.durable(message, customary=False)
     request = call.request(message)
     if message.append:
-        offset, size = await files.append(volume, request, number, data, durable=durable)
-        return pb.WriteReply(offset=offset, size=size, verifier=call.server.instance)
+        stored = await files.append(volume, request, number, data, durable=durable)
+        return _appended(call, message, volume, stored)
+    # At an offset it is not in any commit yet: nothing is kept of it, and repeating it is harmless.
     size = await files.write(volume, request, number, message.offset, data, durable=durable)
     return pb.WriteReply(offset=message.offset, size=size, verifier=call.server.instance)
 
@@ -63,19 +80,19 @@ async def sync(call: Call, message: pb.SyncRequest, data: Any) -> pb.SyncReply:
     return pb.SyncReply(verifier=call.server.instance)
 
 
-@rpc("Files.Allocate")
+@rpc("Files.Allocate", answer=node_left)
 async def allocate(call: Call, message: pb.AllocateRequest, data: Any) -> pb.Node:
     node = await call.node(message.target)
     volume, number, request = node.volume, node.inode.number, call.request(message)
     durable = call.durable(message, customary=False)
-    if message.mode == pb.AllocateRequest.RESERVE:
-        if not message.keep_size:
-            await files.reserve(
-                volume, request, number, message.offset, message.length, durable=durable
-            )
+    if message.mode != pb.AllocateRequest.RESERVE:
+        change = files.punch
+    elif not message.keep_size:
+        change = files.reserve
     else:
-        await files.punch(volume, request, number, message.offset, message.length, durable=durable)
-    return await call.describe(volume, number)
+        return await call.describe(volume, number)
+    stored = await change(volume, request, number, message.offset, message.length, durable=durable)
+    return await call.node_left(volume, stored)
 
 
 @rpc("Files.Map")
@@ -90,7 +107,7 @@ async def map_(call: Call, message: pb.MapRequest, data: Any) -> pb.MapReply:
     )
 
 
-@rpc("Files.WriteFile")
+@rpc("Files.WriteFile", answer=node_left)
 async def write_file(call: Call, message: pb.WriteFileRequest, data: Any) -> pb.Node:
     at = await call.new_name(message.target, parents=message.parents)
     new = attributes_of(message)
@@ -98,19 +115,26 @@ async def write_file(call: Call, message: pb.WriteFileRequest, data: Any) -> pb.
     with volume.holds.append():
         content = await files.prepare(volume, data)
 
-        async def work(unit: Unit) -> int:
+        async def work(unit: Unit) -> bytes:
             directory = await namespace.make_parents(unit, at.directory, at.missing, new)
-            return await files.put(
+            number = await files.put(
                 unit, directory, at.name, content, len(data), new, no_replace=message.no_replace
             )
+            return await left(unit, number)
 
-        number = await volume.run(
+        stored = await volume.run(
             call.request(message), work, durable=call.durable(message, customary=False)
         )
-    return await call.describe(volume, number)
+    return await call.node_left(volume, stored)
 
 
-@rpc("Files.CopyRange")
+def _copied(
+    call: Call, message: pb.CopyRangeRequest, volume: Volume, stored: int
+) -> pb.CopyRangeReply:
+    return pb.CopyRangeReply(length=stored)
+
+
+@rpc("Files.CopyRange", answer=_copied)
 async def copy_range(call: Call, message: pb.CopyRangeRequest, data: Any) -> pb.CopyRangeReply:
     source: Node = await call.node(message.source)
     target: Node = await call.node(message.target)

@@ -9,6 +9,7 @@ from dataplatform.api import platform_pb2 as pb
 from dataplatform.core import groups
 
 from ..dispatch import Call, rpc
+from .namespace import done
 from .streams import stream_node
 
 
@@ -60,7 +61,7 @@ async def heartbeat(call: Call, message: pb.HeartbeatRequest, data: Any) -> pb.M
     return _membership(membership)
 
 
-@rpc("Groups.Commit")
+@rpc("Groups.Commit", answer=done)
 async def commit(call: Call, message: pb.CommitOffsetsRequest, data: Any) -> pb.Empty:
     node = await stream_node(call, message.stream)
     await node.volume.run(
@@ -99,7 +100,7 @@ def _group(group: groups.GroupView) -> pb.GroupsReply.Group:
     )
 
 
-@rpc("Groups.Delete")
+@rpc("Groups.Delete", answer=done)
 async def delete(call: Call, message: pb.DeleteGroupRequest, data: Any) -> pb.Empty:
     node = await stream_node(call, message.stream)
     await node.volume.run(

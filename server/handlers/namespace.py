@@ -9,10 +9,22 @@ from dataplatform.base.errors import Invalid
 from dataplatform.core import files, listing, namespace
 from dataplatform.core.platform import NewName
 from dataplatform.core.units import Unit
+from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import Kind
 
+from ..calls import left
 from ..dispatch import Call, rpc
 from ..packing import attributes_of, node_message, settings_of
+
+
+def done(call: Call, message: Any, volume: Volume, stored: None) -> pb.Empty:
+    """Answers what has nothing to say but that it is done."""
+    return pb.Empty()
+
+
+async def node_left(call: Call, message: Any, volume: Volume, stored: bytes) -> pb.Node:
+    """Answers with the node as the request left it."""
+    return await call.node_left(volume, stored)
 
 
 @rpc("Namespace.Stat")
@@ -30,21 +42,29 @@ async def list_(call: Call, message: pb.ListRequest, data: Any) -> pb.ListReply:
     )
 
 
-@rpc("Namespace.Create")
+async def _created(call: Call, message: pb.CreateRequest, volume: Volume, stored: bytes) -> pb.Node:
+    node = await call.node_left(volume, stored)
+    if message.open:
+        call.platform.opens.open(call.session.id, volume, node.inode)
+    return node
+
+
+@rpc("Namespace.Create", answer=_created)
 async def create(call: Call, message: pb.CreateRequest, data: Any) -> pb.Node:
     at = await call.new_name(message.target, parents=message.parents)
     new = attributes_of(message)
 
-    async def work(unit: Unit) -> int:
+    async def work(unit: Unit) -> bytes:
         directory = await namespace.make_parents(unit, at.directory, at.missing, new)
-        return await namespace.create(unit, directory, at.name, new, exist_ok=message.exist_ok)
+        return await left(
+            unit,
+            await namespace.create(unit, directory, at.name, new, exist_ok=message.exist_ok),
+        )
 
-    number = await at.volume.run(
+    stored = await at.volume.run(
         call.request(message), work, durable=call.durable(message, customary=_synced(new.kind))
     )
-    if message.open:
-        call.platform.opens.open(call.session.id, at.volume, number)
-    return await call.describe(at.volume, number)
+    return await _created(call, message, at.volume, stored)
 
 
 def _synced(kind: int) -> bool:
@@ -53,23 +73,25 @@ def _synced(kind: int) -> bool:
     return kind in (Kind.TABLE, Kind.STREAM)
 
 
-@rpc("Namespace.Link")
+@rpc("Namespace.Link", answer=node_left)
 async def link(call: Call, message: pb.LinkRequest, data: Any) -> pb.Node:
     existing = await call.node(message.existing, follow=False)
     at = await call.new_name(message.target)
     call.same_volume(existing.volume, at.volume)
     await existing.volume.writeback.flush(existing.inode.number)
 
-    async def work(unit: Unit) -> int:
-        return await namespace.link(unit, existing.inode.number, at.directory, at.name)
+    async def work(unit: Unit) -> bytes:
+        return await left(
+            unit, await namespace.link(unit, existing.inode.number, at.directory, at.name)
+        )
 
-    number = await at.volume.run(
+    stored = await at.volume.run(
         call.request(message), work, durable=call.durable(message, customary=False)
     )
-    return await call.describe(at.volume, number)
+    return await call.node_left(at.volume, stored)
 
 
-@rpc("Namespace.Remove")
+@rpc("Namespace.Remove", answer=done)
 async def remove(call: Call, message: pb.RemoveRequest, data: Any) -> pb.Empty:
     at = await call.new_name(message.target, parents=message.missing_ok)
     expect = message.expect
@@ -90,7 +112,7 @@ async def remove(call: Call, message: pb.RemoveRequest, data: Any) -> pb.Empty:
     return pb.Empty()
 
 
-@rpc("Namespace.Rename")
+@rpc("Namespace.Rename", answer=done)
 async def rename(call: Call, message: pb.RenameRequest, data: Any) -> pb.Empty:
     source = await call.new_name(message.source)
     target = await call.new_name(message.target)
@@ -120,7 +142,7 @@ async def _flush(source: NewName) -> None:
         await source.volume.writeback.flush(source.inode)
 
 
-@rpc("Namespace.SetAttributes")
+@rpc("Namespace.SetAttributes", answer=node_left)
 async def set_attributes(call: Call, message: pb.SetAttributesRequest, data: Any) -> pb.Node:
     node = await call.node(message.target, follow=message.follow)
     volume, number = node.volume, node.inode.number
@@ -136,15 +158,18 @@ async def set_attributes(call: Call, message: pb.SetAttributesRequest, data: Any
     if message.HasField("size"):
         if optional:
             raise Invalid("set a size alone: other attributes go in a request of their own")
-        await files.truncate(volume, call.request(message), number, message.size, durable=durable)
-        return await call.describe(volume, number)
+        stored = await files.truncate(
+            volume, call.request(message), number, message.size, durable=durable
+        )
+        return await call.node_left(volume, stored)
     await volume.writeback.flush(number)
 
-    async def work(unit: Unit) -> None:
+    async def work(unit: Unit) -> bytes:
         await namespace.set_attributes(unit, number, **optional)
+        return await left(unit, number)
 
-    await volume.run(call.request(message), work, durable=durable)
-    return await call.describe(volume, number)
+    stored = await volume.run(call.request(message), work, durable=durable)
+    return await call.node_left(volume, stored)
 
 
 @rpc("Namespace.GetXattr")
@@ -160,7 +185,7 @@ async def list_xattrs(call: Call, message: pb.XattrRequest, data: Any) -> pb.Xat
     return pb.XattrReply(names=await listing.xattr_names(node))
 
 
-@rpc("Namespace.SetXattr")
+@rpc("Namespace.SetXattr", answer=done)
 async def set_xattr(call: Call, message: pb.XattrRequest, data: Any) -> pb.Empty:
     node = await call.node(message.target, follow=message.follow)
 
@@ -180,7 +205,7 @@ async def set_xattr(call: Call, message: pb.XattrRequest, data: Any) -> pb.Empty
     return pb.Empty()
 
 
-@rpc("Namespace.RemoveXattr")
+@rpc("Namespace.RemoveXattr", answer=done)
 async def remove_xattr(call: Call, message: pb.XattrRequest, data: Any) -> pb.Empty:
     node = await call.node(message.target, follow=message.follow)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.base.errors import Invalid
+from dataplatform.base.errors import Invalid, NotFound
 from dataplatform.core import streams
 from dataplatform.core.platform import Node
-from dataplatform.keyspace.records import Kind
+from dataplatform.core.units import Unit
+from dataplatform.core.volumes import Volume
+from dataplatform.keyspace.records import Inode, Kind
 from dataplatform.transport.errors import to_info
 
+from ..calls import left
 from ..dispatch import Call, rpc
 from ..packing import append_parts, node_message, stream_options
+from .namespace import done
 
 
 async def stream_node(call: Call, target: pb.Target) -> Node:
@@ -24,22 +28,40 @@ async def stream_node(call: Call, target: pb.Target) -> Node:
     return node
 
 
-@rpc("Streams.CreateTopic")
+async def _topic_created(
+    call: Call, message: pb.TopicRequest, volume: Volume, stored: list[Any]
+) -> pb.Topic:
+    """As it is now; a topic that has gone meanwhile as it was made."""
+    number, partitions, stream = stored
+    try:
+        (topic,) = await streams.topics(volume, stream, [message.topic])
+    except NotFound:
+        topic = None
+    if topic is not None and topic.id == number:
+        return _topic(topic)
+    return pb.Topic(
+        name=message.topic,
+        id=number,
+        partitions=[pb.Partition(partition=n) for n in range(partitions)],
+    )
+
+
+@rpc("Streams.CreateTopic", answer=_topic_created)
 async def create_topic(call: Call, message: pb.TopicRequest, data: Any) -> pb.Topic:
     node = await stream_node(call, message.stream)
     stream = node.inode.number
-    await node.volume.run(
-        call.request(message),
-        lambda unit: streams.create_topic(
+
+    async def work(unit: Unit) -> list[int]:
+        topic = await streams.create_topic(
             unit, stream, message.topic, message.partitions, exist_ok=message.exist_ok
-        ),
-        durable=True,
-    )
-    (topic,) = await streams.topics(node.volume, stream, [message.topic])
-    return _topic(topic)
+        )
+        return [*topic, stream]
+
+    stored = await node.volume.run(call.request(message), work, durable=True)
+    return await _topic_created(call, message, node.volume, stored)
 
 
-@rpc("Streams.DeleteTopic")
+@rpc("Streams.DeleteTopic", answer=done)
 async def delete_topic(call: Call, message: pb.TopicRequest, data: Any) -> pb.Empty:
     node = await stream_node(call, message.stream)
     await node.volume.run(
@@ -70,36 +92,49 @@ def _topic(topic: streams.TopicEnds) -> pb.Topic:
     )
 
 
-@rpc("Streams.InitProducer")
+async def _producer_ready(
+    call: Call, message: pb.ProducerRequest, volume: Volume, stored: list[Any]
+) -> pb.ProducerReply:
+    producer_id, epoch, packed = stored
+    options = stream_options(Inode.unpack(packed))
+    return pb.ProducerReply(producer_id=producer_id, epoch=epoch, options=options)
+
+
+@rpc("Streams.InitProducer", answer=_producer_ready)
 async def init_producer(call: Call, message: pb.ProducerRequest, data: Any) -> pb.ProducerReply:
     node = await stream_node(call, message.stream)
-    producer_id, epoch = await node.volume.run(
-        call.request(message),
-        lambda unit: streams.init_producer(unit, node.inode.number),
-        durable=True,
-    )
-    return pb.ProducerReply(
-        producer_id=producer_id, epoch=epoch, options=stream_options(node.inode)
+    stream = node.inode.number
+
+    async def work(unit: Unit) -> list[Any]:
+        return [*await streams.init_producer(unit, stream), await left(unit, stream)]
+
+    stored = await node.volume.run(call.request(message), work, durable=True)
+    return await _producer_ready(call, message, node.volume, stored)
+
+
+def _appended(
+    call: Call, message: pb.AppendRequest, volume: Volume, stored: list[list[int | bool]]
+) -> pb.AppendReply:
+    return pb.AppendReply(
+        parts=[
+            pb.AppendReply.Part(base_offset=base, append_time_ms=time_ms, duplicate=bool(duplicate))
+            for base, time_ms, duplicate in stored
+        ]
     )
 
 
-@rpc("Streams.Append")
+@rpc("Streams.Append", answer=_appended)
 async def append(call: Call, message: pb.AppendRequest, data: bytes | memoryview) -> pb.AppendReply:
     volume, inode = await stream_node(call, message.stream)
     parts = append_parts(message, data)
     with volume.holds.append():
         prepared = await streams.prepare(volume, parts)
-        results = await volume.run(
+        stored = await volume.run(
             call.request(message),
             lambda unit: streams.append(unit, inode.number, prepared),
             durable=call.durable(message, customary=True),
         )
-    return pb.AppendReply(
-        parts=[
-            pb.AppendReply.Part(base_offset=base, append_time_ms=time_ms, duplicate=bool(duplicate))
-            for base, time_ms, duplicate in results
-        ]
-    )
+    return _appended(call, message, volume, stored)
 
 
 @rpc("Streams.Fetch")
@@ -120,7 +155,7 @@ async def fetch(
             length=part.length,
             start_offset=part.start_offset,
             end_offset=part.end_offset,
-            error=to_info(part.error) if part.error is not None else None,
+            error=to_info(await call.named(part.error, message)) if part.error else None,
         )
         for part in fetched
     ]

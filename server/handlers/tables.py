@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid
 from dataplatform.core import tables
+from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import Kind
 
-from ..dispatch import Call, rpc
+from ..dispatch import Call, gathered, rpc
 from ..packing import node_message
 
 
-@rpc("Tables.Put")
+def _version(call: Call, message: Any, volume: Volume, stored: int) -> pb.VersionReply:
+    return pb.VersionReply(version=stored)
+
+
+def _deleted(call: Call, message: Any, volume: Volume, stored: bool) -> pb.DeleteReply:
+    return pb.DeleteReply(existed=stored)
+
+
+def _incremented(
+    call: Call, message: Any, volume: Volume, stored: tuple[int, int | float]
+) -> pb.IncrementReply:
+    version, value = stored
+    if isinstance(value, int):
+        return pb.IncrementReply(version=version, integer=value)
+    return pb.IncrementReply(version=version, real=value)
+
+
+@rpc("Tables.Put", answer=_version)
 async def put(call: Call, message: pb.PutRequest, data: Any) -> pb.VersionReply:
     volume, table = await call.reference(message.table)
     if_version = message.if_version if message.HasField("if_version") else None
@@ -27,12 +47,31 @@ async def put(call: Call, message: pb.PutRequest, data: Any) -> pb.VersionReply:
     return pb.VersionReply(version=version)
 
 
-@rpc("Tables.PutMany")
+@gathered("Tables.Put")
+def put_gathered(
+    call: Call, message: pb.PutRequest, data: bytes
+) -> tuple[asyncio.Future[int], Callable[[int], pb.VersionReply]] | None:
+    if message.replace or message.HasField("if_version") or message.durability == pb.LAZY:
+        return None
+    found = call.reference_now(message.table)
+    if found is None:
+        return None
+    volume, table = found
+    return volume.puts.put(call.request(message), table, message.key, data), _put_reply
+
+
+def _put_reply(version: int) -> pb.VersionReply:
+    return pb.VersionReply(version=version)
+
+
+@rpc("Tables.PutMany", answer=_version)
 async def put_many(call: Call, message: pb.PutManyRequest, data: Any) -> pb.VersionReply:
     volume, table = await call.reference(message.table)
     version = await volume.run(
         call.request(message),
-        lambda unit: tables.put_many(unit, table, bytes(data), replace=message.replace),
+        lambda unit: tables.put_many(
+            unit, table, bytes(data), replace=message.replace, separate=message.separate
+        ),
         durable=call.durable(message, customary=True),
     )
     return pb.VersionReply(version=version)
@@ -45,7 +84,7 @@ async def get(call: Call, message: pb.GetRequest, data: Any) -> tuple[pb.RowsRep
     return pb.RowsReply(end=True), page
 
 
-@rpc("Tables.Delete")
+@rpc("Tables.Delete", answer=_deleted)
 async def delete(call: Call, message: pb.DeleteRequest, data: Any) -> pb.DeleteReply:
     volume, table = await call.reference(message.table)
     if_version = message.if_version if message.HasField("if_version") else None
@@ -59,22 +98,20 @@ async def delete(call: Call, message: pb.DeleteRequest, data: Any) -> pb.DeleteR
     return pb.DeleteReply(existed=existed)
 
 
-@rpc("Tables.Increment")
+@rpc("Tables.Increment", answer=_incremented)
 async def increment(call: Call, message: pb.IncrementRequest, data: Any) -> pb.IncrementReply:
     amount = message.WhichOneof("amount")
     if amount is None:
         raise Invalid("an increment needs an amount", column=message.column)
     volume, table = await call.reference(message.table)
-    version, value = await volume.run(
+    stored = await volume.run(
         call.request(message),
         lambda unit: tables.increment(
             unit, table, message.key, message.column, getattr(message, amount)
         ),
         durable=call.durable(message, customary=True),
     )
-    if isinstance(value, int):
-        return pb.IncrementReply(version=version, integer=value)
-    return pb.IncrementReply(version=version, real=value)
+    return _incremented(call, message, volume, stored)
 
 
 @rpc("Tables.Scan")

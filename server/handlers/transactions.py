@@ -18,7 +18,13 @@ from ..dispatch import Call, rpc
 from ..packing import append_parts, attributes_of, settings_of
 
 
-@rpc("Transactions.Commit")
+def _committed(
+    call: Call, message: pb.TransactionRequest, volume: Volume, stored: int
+) -> pb.TransactionReply:
+    return pb.TransactionReply(commit=stored)
+
+
+@rpc("Transactions.Commit", answer=_committed)
 async def commit(call: Call, message: pb.TransactionRequest, data: Any) -> pb.TransactionReply:
     node = await call.node(message.base)
     volume, base = node.volume, node.inode.number

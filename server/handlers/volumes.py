@@ -5,19 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.base.errors import Invalid
+from dataplatform.base.errors import Invalid, NotFound
+from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import VolumeSettings
 
 from ..dispatch import Call, rpc
 from ..packing import volume_message, volume_settings
+from .namespace import done
 
 
-@rpc("Volumes.Create")
+async def _created(call: Call, message: Any, volume: Volume, stored: int) -> pb.VolumeInfo:
+    """The new volume as it is now; its number if it has gone meanwhile."""
+    try:
+        return volume_message(await call.platform.catalog.describe(stored))
+    except NotFound:
+        return pb.VolumeInfo(volume=stored, state="removed")
+
+
+async def _set(call: Call, message: Any, volume: Volume, stored: None) -> pb.VolumeInfo:
+    return volume_message(await call.platform.catalog.describe(volume.id))
+
+
+@rpc("Volumes.Create", answer=_created)
 async def create(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInfo:
     at = await call.new_name(message.target, parents=True)
     settings = volume_settings(message.settings, VolumeSettings())
-    volume_id = await call.platform.catalog.create(call.request(message), at, settings)
-    return volume_message(await call.platform.catalog.describe(volume_id))
+    stored = await call.platform.catalog.create(call.request(message), at, settings)
+    return await _created(call, message, at.volume, stored)
 
 
 @rpc("Volumes.List")
@@ -32,18 +46,16 @@ async def info(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInf
     return volume_message(await call.platform.catalog.describe(node.volume.id))
 
 
-@rpc("Volumes.Set")
+@rpc("Volumes.Set", answer=_set)
 async def set_(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInfo:
     node = await call.node(message.target)
     settings = volume_settings(message.settings, node.volume.settings)
     await call.platform.catalog.set(call.request(message), node.volume, settings)
-    return volume_message(await call.platform.catalog.describe(node.volume.id))
+    return await _set(call, message, node.volume, None)
 
 
-@rpc("Volumes.Remove")
+@rpc("Volumes.Remove", answer=done)
 async def remove(call: Call, message: pb.VolumeRequest, data: Any) -> pb.Empty:
-    if await call.platform.catalog.is_done(call.request(message)):
-        return pb.Empty()  # asked again: it is gone, and cannot be found any more
     node = await call.node(message.target)
     volume_id, inode = node.volume.id, node.inode
     if inode.parent:

@@ -118,13 +118,16 @@ class EngineContract(Harness):
                 for _ in range(rng.randint(0, 12)):
                     put = rng.random() < 0.7
                     batch[random_key(rng)] = rng.randbytes(rng.randint(0, 20)) if put else None
-                await engine.commit(batch)
+                await engine.commit(batch, awaited=rng.random() < 0.5)
                 for key, value in batch.items():
                     if value is None:
                         rows.pop(key, None)
                     else:
                         rows[key] = value
-                for _ in range(5):
+                wanted = [random_key(rng) for _ in range(3)]
+                assert await engine.get_many(wanted) == [rows.get(key) for key in wanted]
+                assert await engine.get(wanted[0]) == rows.get(wanted[0])
+                for _ in range(rng.randint(0, 5)):
                     start, end = random_key(rng), random_key(rng)
                     reverse, limit = rng.random() < 0.5, rng.randint(1, 8)
                     size = rng.choice([1, 40, 1 << 20])
@@ -135,6 +138,28 @@ class EngineContract(Harness):
             assert await everything(engine) == rows
             backwards = [p async for p in scan_all(engine, START, END, reverse=True)]
             assert backwards == sorted(rows.items(), reverse=True)
+
+    async def test_awaited_commits_are_seen_at_once_and_kept(self, tmp_path: Path) -> None:
+        """What an engine puts off writing is no different for those who read, or come after."""
+        async with self.engine(tmp_path) as engine:
+            await engine.commit({b"a": b"0", b"gone": b"0"})
+            before = await engine.view()
+            await engine.commit({b"a": b"1", b"gone": None}, awaited=True)
+            last = await engine.commit({b"b": b"2"}, awaited=True)
+            assert await engine.get(b"a") == b"1"
+            assert await engine.get(b"gone") is None
+            assert await engine.get_many([b"a", b"b", b"gone"]) == [b"1", b"2", None]
+            after = await engine.view()
+            await engine.commit({b"a": b"3"}, awaited=True)
+            assert await before.get(b"a") == b"0"
+            assert await after.get_many([b"a", b"b", b"gone"]) == [b"1", b"2", None]
+            assert await everything(engine) == {b"a": b"3", b"b": b"2"}
+            before.close()
+            after.close()
+            await engine.commit({b"b": None})  # behind them in the order
+            await engine.durable(last)
+            assert engine.durable_ticket >= last
+            assert await everything(engine) == {b"a": b"3"}
 
     async def test_scan_all_crosses_pages(self, tmp_path: Path) -> None:
         async with self.engine(tmp_path) as engine:

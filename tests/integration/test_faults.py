@@ -1,14 +1,11 @@
 """Bad input and bad places, against a real server: each an error of the right kind that says what
 to do, and a server that goes on.
-
-What is marked xfail is a known defect: the mark goes with its repair.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,55 +17,13 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 import dataplatform
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.api.methods import METHODS
 from dataplatform.base.errors import ErrorKind, PlatformError
-from dataplatform.transport.frames import HEADER, Decoder, Frame, FrameKind, encode
+from dataplatform.transport.frames import HEADER, FrameKind
+from tests.wires import FramesWire, failure
 
 from .servers import ServerProcess
 
 SESSION = b"faults-16-bytes!"
-FIX = "known defect, see the breaker's report: "
-
-
-class Wire:
-    """A connection that sends whatever it is told to."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(20)
-        self.socket.connect(str(path))
-        self._decoder = Decoder()
-        self._frames: list[Frame] = []
-        self._call = 0
-        hello = pb.Hello(protocol=1, program="faults", session=SESSION)
-        self.socket.sendall(b"".join(encode(FrameKind.HELLO, 0, 0, hello.SerializeToString())))
-        assert self.receive().kind == FrameKind.HELLO_REPLY
-
-    def receive(self) -> Frame:
-        while not self._frames:
-            chunk = self.socket.recv(65536)
-            if not chunk:
-                raise EOFError
-            self._frames += self._decoder.feed(chunk)
-        return self._frames.pop(0)
-
-    def call(self, name: str, message: Any, data: bytes = b"") -> Any:
-        """The reply message, or the error as an ErrorInfo."""
-        self._call += 1
-        method = METHODS[name]
-        raw = message.SerializeToString()
-        frame = encode(FrameKind.REQUEST, method.number, self._call, raw, data)
-        self.socket.sendall(b"".join(frame))
-        reply = self.receive()
-        if reply.kind == FrameKind.ERROR:
-            return pb.ErrorInfo.FromString(reply.message)
-        return method.reply.FromString(reply.message)
-
-
-def failure(outcome: Any) -> tuple[str, str]:
-    """Kind and message of a call that has to fail."""
-    assert isinstance(outcome, pb.ErrorInfo), outcome
-    return ErrorKind(outcome.kind).name, outcome.message
 
 
 def at(path: str) -> pb.Target:
@@ -92,8 +47,8 @@ def dp(server: ServerProcess) -> Iterator[dataplatform.Client]:
 
 
 @pytest.fixture
-def wire(server: ServerProcess) -> Iterator[Wire]:
-    wire = Wire(server.socket)
+def wire(server: ServerProcess) -> Iterator[FramesWire]:
+    wire = FramesWire(server.address, SESSION)
     yield wire
     wire.socket.close()
 
@@ -215,7 +170,7 @@ def changed(offset: int, value: bytes) -> bytes:
     ],
     ids=["crc", "magic", "length", "negative", "cut", "empty"],
 )
-def test_damaged_batches(dp: dataplatform.Client, wire: Wire, raw: bytes, says: str) -> None:
+def test_damaged_batches(dp: dataplatform.Client, wire: FramesWire, raw: bytes, says: str) -> None:
     if not dp.exists("/damaged"):
         dp.create_stream("/damaged").create_topic("t")
     part = pb.AppendRequest.Part(topic="t", partition=0, length=len(raw))
@@ -235,7 +190,7 @@ def test_what_is_no_frame(server: ServerProcess, dp: dataplatform.Client) -> Non
         HEADER.pack(0, 0, 0, 0, 0, 0),
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     ):
-        wire = Wire(server.socket)
+        wire = FramesWire(server.address, SESSION)
         wire.socket.sendall(raw)
         reply = wire.receive()
         assert (reply.kind, reply.call) == (FrameKind.ERROR, 0)
@@ -246,12 +201,12 @@ def test_what_is_no_frame(server: ServerProcess, dp: dataplatform.Client) -> Non
 
 
 @pytest.mark.parametrize("kind", [-1, 10, 77])
-def test_unknown_kind(wire: Wire, kind: int) -> None:
+def test_unknown_kind(wire: FramesWire, kind: int) -> None:
     request = pb.CreateRequest(target=at("/unknown-kind"), kind=kind)  # type: ignore[arg-type]
     assert failure(wire.call("Namespace.Create", request))[0] == "INVALID"
 
 
-def test_request_id_used_for_another_request(wire: Wire) -> None:
+def test_request_id_used_for_another_request(wire: FramesWire) -> None:
     request = pb.RequestId(session=SESSION, slot=3, sequence=1)
     table = pb.CreateRequest(target=at("/reused"), kind=pb.TABLE, request=request)
     assert isinstance(wire.call("Namespace.Create", table), pb.Node)
@@ -287,7 +242,7 @@ def test_committed_offset_beyond_the_end_is_no_damage(own: ServerProcess) -> Non
 
 
 def test_a_bad_request_id_does_not_stop_the_next_start(own: ServerProcess) -> None:
-    wire = Wire(own.socket)
+    wire = FramesWire(own.address, SESSION)
     good = pb.RequestId(session=SESSION, slot=0, sequence=1)
     wire.call("Volumes.Create", pb.VolumeRequest(target=at("/v"), request=good))
     bad = pb.RequestId(session=SESSION, slot=5000, sequence=1)
@@ -300,7 +255,7 @@ def test_a_bad_request_id_does_not_stop_the_next_start(own: ServerProcess) -> No
 
 
 def test_repeated_removal_of_a_volume(own: ServerProcess) -> None:
-    wire = Wire(own.socket)
+    wire = FramesWire(own.address, SESSION)
     wire.call("Volumes.Create", pb.VolumeRequest(target=at("/v")))
     request = pb.RequestId(session=SESSION, slot=0, sequence=1)
     message = pb.VolumeRequest(target=at("/v"), request=request)

@@ -18,6 +18,7 @@ from dataplatform.keyspace.records import ROOT_VOLUME, VolumePhase
 from ..model.platform_driver import assert_clean
 from .clients import Background, Client, FileClient, LogClient, TransactionClient, VolumeClient
 from .power import Power, PowerCut
+from .puts import PutClient
 
 ROUNDS = 3
 POINTS_MAX = 700
@@ -38,6 +39,8 @@ class Campaign:
             LogClient("log1", self._rng()),
             LogClient("log2", self._rng()),
             VolumeClient("volumes", self._rng()),
+            PutClient("puts1", self._rng()),
+            PutClient("puts2", self._rng()),
             Background("background", self._rng(), self.clock),
         ]
 

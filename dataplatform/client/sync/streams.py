@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from itertools import chain
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..paths import Path
 from ..runtime import iterate, run
@@ -15,8 +16,8 @@ from ..values import GroupInfo, Position, Record, StreamInfo, TopicInfo
 from .base import Operations
 
 if TYPE_CHECKING:  # see streams.py
+    from ..batching import Batch
     from ..consumers import Consumer as AsyncConsumer
-    from ..producers import Delivery as AsyncDelivery
     from ..producers import Producer as AsyncProducer
 
 Bytes = bytes | bytearray | memoryview | str
@@ -26,19 +27,23 @@ Headers = Mapping[str, bytes | None]
 class Delivery:
     """The fate of one record that was handed to a producer."""
 
-    __slots__ = ("_aio",)
+    __slots__ = ("_batch", "_index", "_timestamp")
 
-    def __init__(self, delivery: AsyncDelivery) -> None:
-        self._aio = delivery
+    def __init__(self, batch: Batch, index: int, timestamp: int) -> None:
+        self._batch = batch
+        self._index = index
+        self._timestamp = timestamp
 
     def result(self, timeout_s: float | None = None) -> Position:
         """Wait until the record is stored; where it is. Raises what went wrong, or Unavailable
         after `timeout_s`. Does not wait for other records to fill a batch."""
-        return run(self._aio.result(timeout_s))
+        from ..producers import position_of
+
+        return run(position_of(self._batch, self._index, self._timestamp, timeout_s))
 
     def done(self) -> bool:
         """Whether `result` would return at once."""
-        return self._aio.done()
+        return self._batch.is_done
 
 
 class Producer:
@@ -52,6 +57,12 @@ class Producer:
 
     def __init__(self, producer: AsyncProducer) -> None:
         self._aio = producer
+        # In the place of the method, which would be one more call for every record.
+        self.send = producer.sender(Delivery, self._put)  # type: ignore[method-assign]
+
+    def _put(self, *record: Any) -> Delivery:
+        delivery: Delivery = run(self._aio.put(*record))
+        return delivery
 
     def send(
         self,
@@ -70,7 +81,7 @@ class Producer:
 
         Example: `p.send("telemetry", b"42", key=b"vin-1").result().offset`
         """
-        return Delivery(run(self._aio.send(topic, value, key, headers, timestamp, partition)))
+        return self._put(topic, value, key, headers, timestamp, partition)
 
     def send_many(
         self,
@@ -122,14 +133,11 @@ class Consumer:
 
     def __iter__(self) -> Iterator[Record]:
         """Records as they come. Waits for more for ever, unless made with `follow=False`."""
-        consumer = self._aio
-        for chunk in iterate(consumer.chunks()):
-            for record in chunk:
-                consumer.last = record
-                yield record
+        return chain.from_iterable(iterate(self._aio.chunks()))
 
     def poll(self, timeout_s: float = 1.0, max_records: int | None = None) -> list[Record]:
-        """The next records that are there: waits up to `timeout_s` for the first; may be empty."""
+        """The next records that are there, at most 500 unless `max_records` says otherwise: waits
+        up to `timeout_s` for the first; may be empty."""
         return run(self._aio.poll(timeout_s, max_records))
 
     def commit(self, offsets: Mapping[tuple[str, int], int] | None = None) -> None:

@@ -21,6 +21,9 @@ Progress = Callable[[str, int], None]
 
 PATHS_MAX = 100_000
 
+INODE_KEY_BYTES = 9
+"""A key's tag and the number of the inode that it belongs to."""
+
 
 class Moment(NamedTuple):
     """A view, and what the volume holds in memory of the same commit: repairs of counts begin from
@@ -96,10 +99,16 @@ class Check:
     def unknown_row(self, key: bytes) -> None:
         self.add("/", f"a row of unknown meaning is stored in the engine: {key!r}")
 
-    async def _on_unreadable(self, key: bytes, error: Corrupt) -> None:
-        noun, is_about_inode = NOUNS.get(key[:1], ("rows of unknown meaning", False))
-        path = await self.path_of(keys.number_of(key)) if is_about_inode else "/"
-        self.add(path, f"{noun} cannot be read: {error.message}")
+    async def _on_unreadable(self, first: bytes, last: bytes, error: Corrupt) -> None:
+        """Named by what the range ends in, which is surely damaged; it may begin in another."""
+        noun, is_about_inode = NOUNS.get(last[:1], ("rows of unknown meaning", False))
+        if not is_about_inode or len(last) < INODE_KEY_BYTES:
+            self.add("/", f"{noun} cannot be read: {error.message}")
+            return
+        path = await self.path_of(keys.number_of(last))
+        since = await self.path_of(keys.number_of(first)) if len(first) >= INODE_KEY_BYTES else path
+        begins = f"; the damage begins behind those of {since}" if since != path else ""
+        self.add(path, f"{noun} cannot be read: {error.message}{begins}")
 
     async def path_of(self, number: int) -> str:
         """From the volume's root, by way of first names, as they were at this moment."""

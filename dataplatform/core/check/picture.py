@@ -24,8 +24,10 @@ PAGE_ROWS = 500
 _WIDTH = 40
 """Leading bytes of a key that the search for the end of a damage looks at."""
 
-OnUnreadable = Callable[[bytes, Corrupt], Awaitable[None]]
-"""Called with the last key of an unreadable range, as far as it is known, and why."""
+OnUnreadable = Callable[[bytes, bytes, Corrupt], Awaitable[None]]
+"""Called with the first and the last key of an unreadable range, as far as they are known, and why:
+the first is the start of the range that was asked for, or right behind a key that was read; where
+nothing could be read behind it, the last is the first."""
 
 
 class Picture:
@@ -109,7 +111,7 @@ class Picture:
         behind = min(high.to_bytes(_WIDTH, "big"), end)
         if not any(s < behind <= e for s, e in self._unreadable):
             self._unreadable.append((start, behind))
-            await self._on_unreadable(behind, error)
+            await self._on_unreadable(start, start if behind == end else behind, error)
         return behind
 
 

@@ -42,7 +42,8 @@ async def check_one(
     if repair:
         alone = _repairing.setdefault(volume, asyncio.Lock())
     async with alone:
-        await volume.sync()
+        await volume.writeback.try_flush_all()  # what a damage keeps back is found below
+        await volume.lane.durable()
         findings = Findings(path_prefix)
         check = await _look(volume, findings, progress)
         if repair:

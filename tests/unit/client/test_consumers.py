@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dataplatform.base.errors import Invalid, NotFound, Stale
-from dataplatform.client import fetching
+from dataplatform.client import consumers, fetching
 from dataplatform.client.clients import Client as AsyncClient
 from dataplatform.client.sync import Client, Stream
 
@@ -100,6 +100,34 @@ def test_a_poll_takes_all_that_was_fetched(
     for partition in 0, 1:
         found = [r.offset for r in first + rest if r.partition == partition]
         assert found == list(range(positions[partition]))
+
+
+def test_partitions_that_were_added_are_read(
+    server: Streaming, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "COUNT_S", 0.0)
+    with (
+        stream.consumer("t", start="latest") as consumer,
+        stream.consumer("t", start="latest", partitions=[0, 1]) as fixed,
+    ):
+        assert consumer.poll(0.0) == fixed.poll(0.0) == []
+        server.topics["t"] = 3
+        stream.append("t", b"new", partition=2)
+        assert [record.value for record in consumer.poll(0.0)] == [b"new"]
+        assert consumer.assignment() == [("t", 0), ("t", 1), ("t", 2)]
+        assert fixed.poll(0.0) == []
+
+
+def test_positions_within_a_chunk(stream: Stream) -> None:
+    with stream.consumer("t", partitions=[0], follow=False) as consumer:
+        for number, record in enumerate(consumer, 1):
+            assert consumer.position("t", 0) == record.offset + 1 == number
+        consumer.seek("t", 0, 3)
+        records = iter(consumer)
+        assert next(records).offset == 3
+        consumer.seek("t", 0, 14)
+        assert [record.offset for record in records] == [14]
+        assert consumer.position("t", 0) == 15
 
 
 def test_positions_and_seeks(stream: Stream) -> None:

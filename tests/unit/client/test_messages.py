@@ -17,7 +17,7 @@ from dataplatform.base.limits import PARTITIONS_MAX
 from dataplatform.client.clients import Client as AsyncClient
 from dataplatform.client.connection import Channel
 from dataplatform.client.messages import build, whole_number
-from dataplatform.client.producers import _Topic
+from dataplatform.client.producers import Producer, _Topic
 from dataplatform.client.runtime import BlockingRuntime, run
 from dataplatform.client.sync import Client
 from tests.unit.transport.fakes import FETCH, PING, ServerThread
@@ -143,8 +143,9 @@ def test_times_before_the_epoch_are_times(dp: Client) -> None:
     assert stream.append("t", b"x", timestamp=datetime(1960, 1, 1)).timestamp < 0
 
 
-def test_a_producer_makes_partitions_as_it_needs_them() -> None:
-    topic = _Topic("t", 4_000_000_000)
+def test_a_producer_makes_partitions_as_it_needs_them(server: FakeServer) -> None:
+    producer = Producer(blocking_channel(server), pb.Target(), "/s")
+    topic = _Topic(producer, "t", 4_000_000_000, 0.0)
     assert topic.of(None, 3_999_999_999) is topic.of(None, 3_999_999_999)
     assert 0 <= topic.of(b"key", None).number < 4_000_000_000
     topic.next_turn()

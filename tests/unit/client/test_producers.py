@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from dataplatform.base.errors import (
     PlatformError,
     Unavailable,
 )
+from dataplatform.client import producers, streams
 from dataplatform.client.clients import Client as AsyncClient
 from dataplatform.client.partitioner import partition_of
 from dataplatform.client.sync import Client, Stream
@@ -93,6 +96,85 @@ def test_what_cannot_be_sent_is_said_at_once(stream: Stream, bad: dict[str, Any]
 def test_too_large_among_many(stream: Stream) -> None:
     with stream.producer() as producer, pytest.raises(Invalid):
         producer.send_many("t", [b"x" * (9 << 20)])
+
+
+def test_partitions_that_were_added_are_used(
+    server: Streaming, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producers, "COUNT_S", 0.0)
+    monkeypatch.setattr(streams, "COUNT_S", 0.0)
+    keys = [b"key-%d" % n for n in range(30)]
+    with stream.producer(linger_s=0.0) as producer:
+        for topics in 1, 4:
+            server.topics["t"] = topics
+            for key in keys:
+                expected = partition_of(key, topics)
+                assert producer.send("t", b"", key=key).result().partition == expected
+                assert stream.append("t", b"", key=key).partition == expected
+        server.topics["t"] = 1  # made anew, with fewer
+        assert producer.send("t", b"").result().partition == 0
+
+
+def test_threads_share_a_producer(server: Streaming, stream: Stream) -> None:
+    def work(number: int) -> None:
+        for n in range(2000):
+            producer.send("four", b"%d-%d" % (number, n), key=b"%d" % number)
+
+    with stream.producer(batch_bytes=1000) as producer:
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    stored = [server.values("four", number) for number in range(4)]
+    assert sum(map(len, stored)) == 8000
+    for number in range(4):
+        mine = [v for v in stored[partition_of(b"%d" % number, 4)] if v and v[:1] == b"%d" % number]
+        assert mine == [b"%d-%d" % (number, n) for n in range(2000)]
+
+
+def test_a_producer_that_nobody_closed_ends_with_the_program(
+    server: Streaming, stream: Stream
+) -> None:
+    producer = stream.producer(linger_s=3600)
+    delivery = producer.send("t", b"tail")
+    with pytest.warns(ResourceWarning, match="not closed"):
+        producers._end_with_program()
+    assert delivery.done()
+    assert server.values("t") == [b"tail"]
+    producers._end_with_program()  # it is closed now
+
+
+@pytest.mark.allow_warnings("not known to be stored")
+def test_an_event_loop_that_ends_says_what_is_lost(
+    server: Streaming, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        stream = await AsyncClient(async_channel(server)).stream("/s")
+        producer = await stream.producer(linger_s=3600)
+        for _ in range(3):
+            await producer.send("t", b"lost")
+        await asyncio.sleep(0)
+
+    asyncio.run(work())
+    assert "records=`3`" in caplog.text
+    assert server.logs == {}
+
+
+def test_an_error_reaches_the_next_record_though_a_batch_was_open(
+    server: Streaming, stream: Stream
+) -> None:
+    with stream.producer(linger_s=3600) as producer:
+        producer.send("four", b"", partition=1)
+        kept = producer.send("four", b"kept")
+        server.fail("Streams.Append", Denied("not allowed"))
+        with pytest.raises(Denied):
+            producer.send("t", b"refused").result()
+        with pytest.raises(Denied):
+            producer.send("four", b"told")
+        assert kept.result().partition == 0
+        assert producer.send("four", b"again").result().partition == 0
+    assert server.values("four") == [b"kept", b"again"]
 
 
 def test_faults_change_neither_order_nor_number(server: Streaming, seed: int) -> None:

@@ -12,7 +12,7 @@ from dataplatform.client.partitioner import partition_of
 from dataplatform.client.records import decode
 from dataplatform.client.sync import Client
 
-from .fakes import LOST_AFTER, FakeServer, async_channel, blocking_channel
+from .fakes import LOST_AFTER, FakeBlockingRuntime, FakeServer, async_channel, blocking_channel
 
 
 @pytest.fixture
@@ -33,6 +33,8 @@ def sent(server: FakeServer) -> list[str]:
 
 
 def test_everything_goes_in_one_request(server: FakeServer, dp: Client) -> None:
+    topic = pb.Topic(name="t", partitions=[pb.Partition()])
+    server.answer("Streams.Topics", pb.TopicsReply(topics=[topic]))
     with dp.transaction("/cars") as tx:
         tx.rename("in/a", "done/a")
         tx.remove("old", missing_ok=True)
@@ -109,6 +111,33 @@ def test_a_keyed_record_goes_to_its_keys_partition(server: FakeServer, dp: Clien
     (request,) = server.received("Transactions.Commit")
     placed = [o.append.parts[0].partition for o in request.operations]
     assert placed == [*(partition_of(key, 5) for key in (b"a", b"b", b"c")), 4]
+
+
+def test_records_without_a_key_share_a_partition_and_transactions_do_not(
+    server: FakeServer, dp: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = pb.Topic(name="t", partitions=[pb.Partition(partition=n) for n in range(5)])
+    server.answer("Streams.Topics", pb.TopicsReply(topics=[topic]))
+    luck = [0.0, 0.5, 0.99]
+    monkeypatch.setattr(FakeBlockingRuntime, "random", lambda self: luck.pop(0))
+    for _ in range(3):
+        with dp.transaction("/cars") as tx:
+            tx.stream("events").append("t", b"1")
+            tx.stream("events").append("t", b"2")
+    used = [
+        [operation.append.parts[0].partition for operation in request.operations]
+        for request in server.received("Transactions.Commit")
+    ]
+    assert used == [[0, 0], [2, 2], [4, 4]]
+
+
+def test_a_stream_renamed_in_the_transaction_takes_records(server: FakeServer, dp: Client) -> None:
+    server.fail("Streams.Topics", NotFound("no such stream"), NotFound("no such stream"))
+    with dp.transaction("/cars") as tx:
+        tx.rename("old", "events")
+        tx.stream("events").append("t", b"")
+    (request,) = server.received("Transactions.Commit")
+    assert request.operations[1].append.parts[0].partition == 0
 
 
 def test_a_topic_to_be_has_the_streams_partitions(server: FakeServer, dp: Client) -> None:

@@ -1564,8 +1564,8 @@ async def test_the_end_of_a_damage_is_found(tmp_path: Path) -> None:
         bad = {keys.entry(directory, name) for name in names[700:900]}
         told: list[bytes] = []
 
-        async def on_unreadable(key: bytes, error: Corrupt) -> None:
-            told.append(key)
+        async def on_unreadable(first: bytes, last: bytes, error: Corrupt) -> None:
+            told.append(last)
 
         picture = Picture(DamagedView(view, bad), on_unreadable)
         found = [

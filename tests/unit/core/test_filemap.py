@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dataplatform.base.limits import BLOCK_BYTES
+from dataplatform.base.limits import BLOCK_BYTES, KIB
 from dataplatform.core import filemap
 from dataplatform.core.filemap import join, overlay, remove_range, split, within
 from dataplatform.core.units import SYSTEM, Unit
@@ -131,6 +132,52 @@ async def test_a_unit_sees_pieces_behind_those_it_removed(tmp_path: Path) -> Non
             assert len(page) == 1000
 
         await volume.run(SYSTEM, work, durable=True)
+
+
+async def test_runs_of_extents_go_over_whatever_stands_there(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes, extents and holes below; cleared for a few extents at a time, then written again."""
+    monkeypatch.setattr(filemap, "CLEAR_BYTES_MAX", 300 * KIB)
+    rng = random.Random(seed)
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.create("/f")
+        expected = bytearray()
+        for _ in range(25):
+            offset = rng.randrange(1500 * KIB)
+            data = rng.randbytes(rng.choice((10, 5000, 70 * KIB, 900 * KIB)))
+            await driver.write(handle, offset, data)
+            expected += bytes(max(offset + len(data) - len(expected), 0))
+            expected[offset : offset + len(data)] = data
+            if rng.random() < 0.5:
+                await driver.sync(handle)
+            assert await driver.read(handle) == expected
+        await driver.sync(handle)
+        stored = await filemap.load(volume.storage.engine, handle.inode, 0, len(expected))
+        check_order(stored)
+        assert (await driver.stat(handle)).used_bytes == sum(p.length for p in stored)
+
+
+@pytest.mark.parametrize("when", [1, 2])
+async def test_a_read_sees_no_mixture_of_two_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    """The map is read in two scans; a commit may come before or between them."""
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.create("/f")
+        for at in (0, BLOCK_BYTES):
+            await driver.write(handle, at, b"old!" * (BLOCK_BYTES // 4), durable=True)
+        scan, scans = volume.storage.engine.scan, itertools.count(1)
+
+        async def scan_late(*args: Any, **options: Any) -> Any:
+            if next(scans) == when:
+                await driver.write(handle, 0, b"new!" * (BLOCK_BYTES // 2), durable=True)
+            return await scan(*args, **options)
+
+        monkeypatch.setattr(volume.storage.engine, "scan", scan_late)
+        data = await driver.read(handle, BLOCK_BYTES // 2, 2 * BLOCK_BYTES)
+        assert next(scans) > 2
+        assert data in (b"old!" * (3 * BLOCK_BYTES // 8), b"new!" * (3 * BLOCK_BYTES // 8))
 
 
 async def test_cuts_of_many_pieces_take_several_commits(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ async def test_a_sender_is_closed_when_it_becomes_slow(
     monkeypatch.setattr(
         ServerConnection, "_later", lambda _, name, delay_s, look: looks.update({name: look})
     )
-    limits = ServingLimits(arrival_s=30.0, bytes_per_s_min=10 * KIB)
+    limits = ServingLimits(arrival_s=30.0, pressed_s=30.0, bytes_per_s_min=10 * KIB)
     raw = b"".join(encode(FrameKind.REQUEST, WRITE.number, 1, b"", bytes(MIB)))
     async with serving(tmp_path, limits) as (server, _, address):
         client = await RawClient.open(address)

@@ -1,0 +1,1 @@
+"""Our side: the platform, through its Python client, over the address given."""

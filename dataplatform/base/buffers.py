@@ -1,0 +1,66 @@
+"""Large buffers that are used again and again.
+
+Memory fresh from the kernel is mapped page by page while it is filled, which costs more than the
+filling: 256 faults for a mebibyte. So large frames and large reads take turns in a few buffers.
+
+A buffer is free when nobody but the pool refers to it. Reference counts tell, so nobody gives one
+back, and whoever keeps a view of one keeps its bytes. `take` is safe among threads.
+
+Invariants: a buffer that is being looked at is in nobody's reach but the looker's; the pool holds
+at most `count_max` buffers, however many are taken.
+"""
+
+from __future__ import annotations
+
+import collections
+import sys
+
+from .limits import KIB, MIB
+
+BUFFER_BYTES = 1 * MIB + 64 * KIB
+"""Of one buffer: a mebibyte of bulk bytes and the frame around it."""
+
+BUFFERS_MAX = 16
+"""Kept by a process: two windows of bulk calls under way."""
+
+TAKEN_BYTES_MIN = 128 * KIB
+"""Smaller ones come from the allocator's own reserves, without faults."""
+
+_FREE = 2
+"""References to a buffer that nobody uses: the looker's own, and the count's argument."""
+
+
+class Buffers:
+    """A pool of buffers of one size."""
+
+    def __init__(self, size_bytes: int = BUFFER_BYTES, count_max: int = BUFFERS_MAX) -> None:
+        self._size_bytes = size_bytes
+        self._count_max = count_max
+        self._buffers: collections.deque[bytearray] = collections.deque()
+
+    def take(self, length: int) -> memoryview:
+        """Writable memory of that many bytes; what is in it is arbitrary."""
+        if not TAKEN_BYTES_MIN <= length <= self._size_bytes:
+            return memoryview(bytearray(length))
+        buffers = self._buffers
+        for _ in range(len(buffers)):
+            try:
+                buffer = buffers.pop()
+            except IndexError:
+                break  # other threads look at them all right now
+            if sys.getrefcount(buffer) == _FREE:
+                view = memoryview(buffer)[:length]
+                buffers.append(buffer)
+                return view
+            buffers.appendleft(buffer)
+            del buffer
+        if len(buffers) >= self._count_max:
+            return memoryview(bytearray(length))
+        buffer = bytearray(self._size_bytes)
+        view = memoryview(buffer)[:length]
+        buffers.append(buffer)
+        return view
+
+
+BUFFERS = Buffers()
+"""The pool of this process."""

@@ -1,0 +1,127 @@
+"""Calls that share a request: what tasks of one event loop ask for at the same time.
+
+A call goes out at once and alone while nothing of its kind is under way. While something is, calls
+gather until the end of the turn of the loop, and longer while `UNDER_WAY_MAX` requests are on
+their way, and go out as one request. So one caller has the latency of one call, and many callers
+cost little more than one.
+
+A request that the server refuses has done nothing, and nobody knows which of the calls is to
+blame: each is then made alone, and gets its own answer. A call that nobody waits for any more
+(cancelled) goes out or not, as any other that is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from .errors import PlatformError, Unavailable
+
+I = TypeVar("I")  # noqa: E741
+R = TypeVar("R")
+
+UNDER_WAY_MAX = 2
+"""Requests of one kind under way: while the server works on one, the next is on its way."""
+
+ITEMS_MAX = 1000
+"""Calls in one request."""
+
+
+class Gatherer(Generic[I, R]):
+    """Calls of one kind. `alone` makes one, `together` makes many and gives their results in
+    order: a PlatformError of it says that none of them was made."""
+
+    def __init__(
+        self,
+        alone: Callable[[I], Awaitable[R]],
+        together: Callable[[Sequence[I]], Awaitable[Sequence[R]]],
+    ) -> None:
+        self._alone = alone
+        self._together = together
+        self._gathered: list[tuple[I, asyncio.Future[R]]] = []
+        self._under_way = 0
+        self._is_scheduled = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def idle(self) -> bool:
+        return not self._under_way and not self._gathered
+
+    async def call(self, item: I) -> R:
+        """The result of the call, or what it raises."""
+        if self._under_way or self._gathered:
+            return await self.start(item)
+        self._under_way += 1
+        try:
+            return await self._alone(item)
+        finally:
+            self._ended()
+
+    def start(self, item: I) -> asyncio.Future[R]:
+        """The same without waiting; it gathers even if nothing is under way."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[R] = loop.create_future()
+        self._gathered.append((item, answer))
+        if not self._is_scheduled and self._under_way < UNDER_WAY_MAX:
+            self._is_scheduled = True
+            loop.call_soon(self._send)
+        return answer
+
+    def _send(self) -> None:
+        self._is_scheduled = False
+        calls, self._gathered = self._gathered[:ITEMS_MAX], self._gathered[ITEMS_MAX:]
+        calls = [call for call in calls if not call[1].done()]
+        if calls:
+            self._under_way += 1
+            task = asyncio.get_running_loop().create_task(self._make(calls))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _ended(self) -> None:
+        self._under_way -= 1
+        if self._gathered and not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    async def _make(self, calls: list[tuple[I, asyncio.Future[R]]]) -> None:
+        try:
+            if len(calls) > 1:
+                try:
+                    results = await self._together([item for item, _ in calls])
+                except Unavailable:
+                    raise  # the server is not there: not for one of them either
+                except PlatformError:
+                    pass
+                else:
+                    for (_, answer), result in zip(calls, results, strict=True):
+                        if not answer.done():
+                            answer.set_result(result)
+                    return
+            for item, answer in calls:
+                if not answer.done():
+                    await self._make_alone(item, answer)
+        except BaseException as error:
+            for _, answer in calls:
+                if not answer.done():
+                    if isinstance(error, asyncio.CancelledError):
+                        answer.cancel()
+                    else:
+                        answer.set_exception(copy.copy(error))
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._ended()
+
+    async def _make_alone(self, item: I, answer: asyncio.Future[R]) -> None:
+        try:
+            result = await self._alone(item)
+        except Unavailable:
+            raise
+        except Exception as error:
+            if not answer.done():
+                answer.set_exception(error)
+        else:
+            if not answer.done():
+                answer.set_result(result)

@@ -1,0 +1,231 @@
+"""A request whose reply was lost is repeated under its id and gets the reply of then, whatever
+became meanwhile of what it names: for every method that changes something, over both transports.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import pytest
+
+import dataplatform
+from dataplatform.api import platform_pb2 as pb
+from dataplatform.api.methods import METHODS
+from tests.streaming import build_batch
+from tests.wires import FramesWire, GrpcWire, Wire, failure
+
+from .servers import ServerProcess
+
+COLUMNS = msgpack.packb({"n": 1})
+BATCH = build_batch([b"a", b"b"])
+
+
+def at(path: str) -> pb.Target:
+    return pb.Target(path=path)
+
+
+@dataclass
+class Case:
+    """`make(base)` is a request that changes something below the directory `base`."""
+
+    make: Callable[[str], Any]
+    data: bytes = b""
+    before: Callable[[dataplatform.Client, Wire, str], object] = lambda dp, wire, base: None
+
+
+def _transaction(base: str) -> pb.TransactionRequest:
+    operation = pb.TransactionRequest.Operation
+    return pb.TransactionRequest(
+        base=at(base),
+        operations=[operation(put=pb.PutRequest(table=at("t"), key=b"k", data=COLUMNS))],
+    )
+
+
+def _commit(base: str) -> pb.CommitOffsetsRequest:
+    part = pb.CommitOffsetsRequest.Part(topic="topic", partition=0, offset=1)
+    return pb.CommitOffsetsRequest(stream=at(f"{base}/s"), group="g", parts=[part])
+
+
+def _volume(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    dp.create_volume(f"{base}/v")
+
+
+def _xattr(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    wire.call("Namespace.SetXattr", pb.XattrRequest(target=at(f"{base}/f"), name="user.old"))
+
+
+def _group(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    with dp.transaction(base) as tx:
+        tx.stream("s").commit_offset("g", "topic", partition=0, offset=1)
+
+
+CASES: dict[str, Case] = {
+    "Namespace.Create": Case(
+        lambda b: pb.CreateRequest(target=at(f"{b}/new"), kind=pb.FILE, mode=0o640, open=True)
+    ),
+    "Namespace.Link": Case(
+        lambda b: pb.LinkRequest(existing=at(f"{b}/f"), target=at(f"{b}/linked"))
+    ),
+    "Namespace.Remove": Case(lambda b: pb.RemoveRequest(target=at(f"{b}/f"))),
+    "Namespace.Rename": Case(
+        lambda b: pb.RenameRequest(source=at(f"{b}/f"), target=at(f"{b}/renamed"))
+    ),
+    "Namespace.SetAttributes": Case(
+        lambda b: pb.SetAttributesRequest(target=at(f"{b}/f"), mode=0o600)
+    ),
+    "Namespace.SetXattr": Case(
+        lambda b: pb.XattrRequest(target=at(f"{b}/f"), name="user.a", value=b"1", create=True)
+    ),
+    "Namespace.RemoveXattr": Case(
+        lambda b: pb.XattrRequest(target=at(f"{b}/f"), name="user.old"),
+        before=_xattr,
+    ),
+    "Files.Open": Case(lambda b: pb.OpenRequest(target=at(f"{b}/f"), truncate=True)),
+    "Files.Write": Case(lambda b: pb.WriteRequest(target=at(f"{b}/f"), append=True), b"more"),
+    "Files.Allocate": Case(
+        lambda b: pb.AllocateRequest(
+            target=at(f"{b}/f"), length=2, mode=pb.AllocateRequest.PUNCH_HOLE
+        )
+    ),
+    "Files.WriteFile": Case(
+        lambda b: pb.WriteFileRequest(target=at(f"{b}/whole"), no_replace=True), b"x" * 100_000
+    ),
+    "Files.CopyRange": Case(
+        lambda b: pb.CopyRangeRequest(source=at(f"{b}/f"), target=at(f"{b}/g"), length=4)
+    ),
+    "Tables.Put": Case(lambda b: pb.PutRequest(table=at(f"{b}/t"), key=b"k"), COLUMNS),
+    "Tables.PutMany": Case(
+        lambda b: pb.PutManyRequest(table=at(f"{b}/t")), msgpack.packb(b"k") + COLUMNS
+    ),
+    "Tables.Delete": Case(
+        lambda b: pb.DeleteRequest(table=at(f"{b}/t"), key=b"old"),
+    ),
+    "Tables.Increment": Case(
+        lambda b: pb.IncrementRequest(table=at(f"{b}/t"), key=b"old", column="n", integer=5)
+    ),
+    "Streams.CreateTopic": Case(
+        lambda b: pb.TopicRequest(stream=at(f"{b}/s"), topic="new", partitions=3)
+    ),
+    "Streams.DeleteTopic": Case(lambda b: pb.TopicRequest(stream=at(f"{b}/s"), topic="topic")),
+    "Streams.InitProducer": Case(lambda b: pb.ProducerRequest(stream=at(f"{b}/s"))),
+    "Streams.Append": Case(
+        lambda b: pb.AppendRequest(
+            stream=at(f"{b}/s"),
+            parts=[pb.AppendRequest.Part(topic="topic", partition=0, length=len(BATCH))],
+        ),
+        BATCH,
+    ),
+    "Groups.Commit": Case(_commit),
+    "Groups.Delete": Case(
+        lambda b: pb.DeleteGroupRequest(stream=at(f"{b}/s"), group="g"), before=_group
+    ),
+    "Transactions.Commit": Case(_transaction),
+    "Volumes.Create": Case(lambda b: pb.VolumeRequest(target=at(f"{b}/volume"))),
+    "Volumes.Set": Case(
+        lambda b: pb.VolumeRequest(
+            target=at(f"{b}/v"), settings=pb.VolumeSettings(quota_bytes=1 << 30)
+        ),
+        before=_volume,
+    ),
+    "Volumes.Remove": Case(
+        lambda b: pb.VolumeRequest(target=at(f"{b}/v")),
+        before=_volume,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Of a server with a volume: of frames ("socket") and of gRPC ("grpc")."""
+    server = ServerProcess(tmp_path_factory.mktemp("retries"), "rocks", "--grpc", "127.0.0.1:0")
+    grpc = str(server.start()["grpc"])
+    with dataplatform.connect(server.address) as dp:
+        dp.create_volume("/v")
+    yield {"socket": server.address, "grpc": grpc}
+    assert server.stop() == 0
+    checked = server.check()
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.fixture
+def dp(addresses: dict[str, str]) -> Iterator[dataplatform.Client]:
+    with dataplatform.connect(addresses["socket"]) as client:
+        yield client
+
+
+@pytest.fixture(params=["frames", "grpc"])
+def wire(request: pytest.FixtureRequest, addresses: dict[str, str]) -> Iterator[Wire]:
+    wire: Wire = (
+        FramesWire(addresses["socket"])
+        if request.param == "frames"
+        else GrpcWire(addresses["grpc"])
+    )
+    yield wire
+    wire.close()
+
+
+_sequences = itertools.count(1)
+
+
+def furnish(dp: dataplatform.Client, base: str) -> None:
+    """A file, a table and a stream for every case, so that one directory serves each method."""
+    dp.mkdir(base, parents=True)
+    for name in ("f", "g"):
+        dp.write_file(f"{base}/{name}", b"content")
+    dp.create_table(f"{base}/t").put("old", {"n": 1})
+    dp.create_stream(f"{base}/s").append("topic", b"0")
+
+
+def _commits(dp: dataplatform.Client) -> dict[str, int]:
+    return {volume.path: volume.commit for volume in dp.volumes()}
+
+
+def test_every_method_that_changes_something_has_a_case() -> None:
+    assert set(CASES) == {m.name for m in METHODS.values() if not m.read_only}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_retry_gets_the_reply_of_then(name: str, dp: dataplatform.Client, wire: Wire) -> None:
+    case = CASES[name]
+    sequence = next(_sequences)
+    base = f"/v/{name}-{sequence}"
+    furnish(dp, base)
+    case.before(dp, wire, base)
+    message = case.make(base)
+    message.request.CopyFrom(pb.RequestId(session=wire.session, slot=7, sequence=sequence))
+
+    first = wire.call(name, message, case.data)
+    assert not isinstance(first, pb.ErrorInfo), first
+    commits = _commits(dp)
+
+    def again() -> Any:
+        reply = wire.call(name, message, case.data)
+        if name in ("Volumes.Create", "Volumes.Set"):  # a volume is described as it is now
+            assert reply.volume == first.volume, reply
+            return first
+        return reply
+
+    assert again() == first
+    assert _commits(dp) == commits, "the retry did something"
+
+    dp.rename(base, f"{base}-elsewhere")  # what the request names is not there any more
+    assert again() == first
+    dp.write_file(base, b"in the way")  # a name on the path is no directory
+    assert again() == first
+
+    for volume in ("v", "volume"):
+        if dp.exists(f"{base}-elsewhere/{volume}"):
+            dp.remove_volume(f"{base}-elsewhere/{volume}")
+    dp.rmtree(f"{base}-elsewhere")  # nothing of it exists
+    if name == "Volumes.Set":
+        assert failure(wire.call(name, message))[0] == "NOT_FOUND"  # its volume knew, and is gone
+    else:
+        assert again() == first
+
+    message.request.sequence += 1_000_000  # another request
+    kind, _ = failure(wire.call(name, message, case.data))
+    assert kind in ("NOT_FOUND", "INVALID"), kind
