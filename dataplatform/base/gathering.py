@@ -64,44 +64,34 @@ class Gatherer(Generic[I, R]):
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
         self._gathered.append((item, answer))
-        if not self._is_scheduled and self._under_way < UNDER_WAY_MAX:
+        self._schedule(loop)
+        return answer
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._gathered and not self._is_scheduled and self._under_way < UNDER_WAY_MAX:
             self._is_scheduled = True
             loop.call_soon(self._send)
-        return answer
 
     def _send(self) -> None:
         self._is_scheduled = False
+        loop = asyncio.get_running_loop()
         calls, self._gathered = self._gathered[:ITEMS_MAX], self._gathered[ITEMS_MAX:]
         calls = [call for call in calls if not call[1].done()]
         if calls:
             self._under_way += 1
-            task = asyncio.get_running_loop().create_task(self._make(calls))
+            task = loop.create_task(self._make(calls))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        self._schedule(loop)
 
     def _ended(self) -> None:
         self._under_way -= 1
-        if self._gathered and not self._is_scheduled:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._send)
+        self._schedule(asyncio.get_running_loop())
 
     async def _make(self, calls: list[tuple[I, asyncio.Future[R]]]) -> None:
         try:
-            if len(calls) > 1:
-                try:
-                    results = await self._together([item for item, _ in calls])
-                except Unavailable:
-                    raise  # the server is not there: not for one of them either
-                except PlatformError:
-                    pass
-                else:
-                    for (_, answer), result in zip(calls, results, strict=True):
-                        if not answer.done():
-                            answer.set_result(result)
-                    return
-            for item, answer in calls:
-                if not answer.done():
-                    await self._make_alone(item, answer)
+            if len(calls) == 1 or not await self._make_together(calls):
+                await asyncio.gather(*(self._make_alone(*call) for call in calls))
         except BaseException as error:
             for _, answer in calls:
                 if not answer.done():
@@ -114,11 +104,22 @@ class Gatherer(Generic[I, R]):
         finally:
             self._ended()
 
+    async def _make_together(self, calls: list[tuple[I, asyncio.Future[R]]]) -> bool:
+        """False if they were refused, so that none of them was made."""
+        try:
+            results = await self._together([item for item, _ in calls])
+        except Unavailable:
+            raise  # the server is not there: not for one of them either
+        except PlatformError:
+            return False
+        for (_, answer), result in zip(calls, results, strict=True):
+            if not answer.done():
+                answer.set_result(result)
+        return True
+
     async def _make_alone(self, item: I, answer: asyncio.Future[R]) -> None:
         try:
             result = await self._alone(item)
-        except Unavailable:
-            raise
         except Exception as error:
             if not answer.done():
                 answer.set_exception(error)

@@ -71,6 +71,7 @@ class Unit:
         "_size_bytes",
         "_sorted",
         "_statistics",
+        "accepted",
         "commit",
         "engine",
         "entries_delta",
@@ -99,6 +100,7 @@ class Unit:
         self.segments: dict[int, Segment] = {}
         self.oldest_change: int | None = None  # set by the trim of the change log
         self.quiet = False  # housekeeping: the keys it touches mean nothing to a mirror
+        self.accepted = False  # the quota was asked before, when its bytes were taken
         self.renames = False  # a name of something that exists changed or went
         self._inodes: dict[int, Inode] = {}
         self._statistics: dict[int, Statistics] = {}
@@ -264,7 +266,7 @@ class Unit:
         self.used_bytes_delta += size_bytes
         self.entries_delta += entries
         quota = self.volume.settings.quota_bytes
-        if quota and size_bytes > 0:
+        if quota and size_bytes > 0 and not self.accepted:
             wanted = self.volume.state.used_bytes + self.used_bytes_delta
             if wanted > quota:
                 raise Exhausted(

@@ -279,6 +279,7 @@ class Writeback:
             inode = await unit.find_inode(number)
             if inode is None:  # removed meanwhile: nobody can read it any more
                 return
+            unit.accepted = True  # a quota that was lowered since must not make them be lost
             await filemap.write(unit, inode, pieces)
             inode.size = max(inode.size, pending.size)
             inode.mtime_ns = max(inode.mtime_ns, pending.mtime_ns)

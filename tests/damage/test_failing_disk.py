@@ -1,4 +1,4 @@
-"""A disk that fails one write or one sync, or reads with EIO, below a real server.
+"""A disk that fails one write or one sync, or a read, below a real server.
 
 What must hold: the failed call is an error of the right kind; nothing is acknowledged on the
 strength of a retry, so the volume takes no further write until the server was restarted; reads and
@@ -153,7 +153,7 @@ def test_short_writes(server: FailingServer, match: str) -> None:
 
 
 def test_an_unreadable_sector(server: FailingServer) -> None:
-    """EIO on a read is CORRUPT, names the path, and is about that file alone."""
+    """A read that fails once is tried again, and is about nothing else."""
     with connect(server) as dp:
         dp.create_volume("/vol")
         write(dp, 1)

@@ -121,8 +121,7 @@ class Witness:
 
 
 def lift_quotas(wire: FramesWire) -> None:
-    """Whatever the attack has set. A server that stops cannot flush what a file system buffered
-    before its quota was cut below what is used: it says so, and ends with that error."""
+    """Whatever the attack has set: honest work needs room."""
     unlimited = pb.VolumeSettings(quota_bytes=0)
     for volume in wire.call("Volumes.List", pb.Empty()).volumes:
         target = pb.Target(volume=volume.volume)

@@ -16,7 +16,7 @@ from dataplatform.base.errors import ErrorKind
 from tests.wires import FramesWire, GrpcWire
 
 from .messages import RARE, Requests, damaged, nested, wrapped
-from .subjects import Subject, furnish, lift_quotas, under_attack
+from .subjects import Subject, furnish, under_attack
 
 FRESH_EVERY = 400
 """Calls after which there are new things to attack."""
@@ -58,7 +58,6 @@ def attack(subject: Subject, seed: int, calls: int) -> Counter[str]:
             pool.producers.append(outcome.producer_id)
         elif isinstance(outcome, pb.MembershipReply) and outcome.member:
             pool.members.append(outcome.member)
-    lift_quotas(wires[0])
     for wire in wires:
         wire.close()
     outcomes.update({f"{name} OK": count for name, count in answered.items()})

@@ -76,19 +76,19 @@ async def test_what_was_not_flushed_is_lost_with_the_power_only(tmp_path: Path) 
 
 
 async def test_a_failed_flush_loses_nothing(tmp_path: Path) -> None:
-    """The commit fails for lack of quota; newer writes come; there is room again."""
-    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+    """The commit is refused for lack of space; newer writes come; there is room again."""
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, volume):
         handle = await driver.create("/f")
         await driver.write(handle, 0, b"a" * 1000)
         await driver.write(handle, 100_000, b"b" * 100_000)
-        volume.settings = VolumeSettings(quota_bytes=500)
+        place.faults.full()
         for _ in range(2):
-            with pytest.raises(PlatformError) as error:
+            with pytest.raises(Exhausted):
                 await driver.sync(handle)
-            assert error.value.os_errno == errno.EDQUOT
         expected = b"a" * 1000 + bytes(99_000) + b"b" * 100_000
         assert await driver.read(handle) == expected
-        volume.settings = VolumeSettings()
+        place.faults.clear()
         await driver.write(handle, 500, b"c" * 10)
         await driver.sync(handle)
         assert not volume.writeback
@@ -108,15 +108,28 @@ async def test_writes_during_a_failing_flush_go_over_it(tmp_path: Path) -> None:
         await driver.write(handle, 200_000, b"c" * 70_000)
         expected = b"a" * 10 + b"newer" + b"a" * 99_985 + bytes(100_000) + b"c" * 70_000
         assert await driver.read(handle) == expected
-        volume.settings = VolumeSettings(quota_bytes=500)
+        place.faults.full()
         hold.release()
         with pytest.raises(Exhausted):
             await flushing
         assert await driver.read(handle) == expected
-        volume.settings = VolumeSettings()
+        place.faults.clear()
         await driver.sync(handle)
         assert await driver.read(handle) == expected
         assert volume.writeback.memory_bytes == volume.writeback.segment_bytes == 0
+
+
+async def test_a_quota_cut_below_what_is_buffered_loses_nothing(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.create("/f")
+        await driver.write(handle, 0, b"a" * 100_000)
+        volume.settings = VolumeSettings(quota_bytes=500)
+        with pytest.raises(PlatformError) as error:
+            await driver.write(handle, 100_000, b"b")
+        assert error.value.os_errno == errno.EDQUOT
+        await driver.sync(handle)
+        assert not volume.writeback
+        assert await driver.read(handle) == b"a" * 100_000
 
 
 @pytest.mark.allow_warnings("stopped after a failed write")
