@@ -15,6 +15,7 @@ from ..engine.base import scan_all
 from ..keyspace import keys
 from ..keyspace.records import Extent, Piece, Segment, StoredBatch
 from . import extents
+from .containment import Contained
 from .units import SYSTEM, Unit
 from .volumes import Volume
 
@@ -31,25 +32,31 @@ UNIT_REFERENCES = 200
 
 
 async def run_once(volume: Volume) -> int:
-    """Delete dead segments and rewrite mostly dead ones; how many segments went."""
+    """Delete dead segments and rewrite mostly dead ones; how many segments went. CORRUPT, after
+    all others, if something of one is damaged."""
     budget = REWRITE_BYTES_MAX
-    for number, segment in await _sealed(volume):
+    damage = Contained()
+    for number, segment in await _sealed(volume, damage):
         if 0 < segment.live_bytes < segment.total_bytes * LIVE_SHARE_MIN:
             if segment.live_bytes > budget:
                 continue
             budget -= segment.live_bytes
-            await rewrite(volume, number)
-    return await delete_dead(volume)
+            with damage:
+                await rewrite(volume, number)
+    gone = await delete_dead(volume)
+    damage.raise_first()
+    return gone
 
 
-async def _sealed(volume: Volume) -> list[tuple[int, Segment]]:
+async def _sealed(volume: Volume, damage: Contained) -> list[tuple[int, Segment]]:
     """Segments that no append can go to, with their accounts."""
     open_segment = volume.storage.segments.open_segment
     found = []
     async for key, value in scan_all(volume.storage.engine, *keys.prefix_range(keys.SEGMENT)):
         number = keys.number_of(key)
         if number != open_segment:
-            found.append((number, Segment.unpack(value)))
+            with damage:
+                found.append((number, Segment.unpack(value)))
     return found
 
 
@@ -60,7 +67,8 @@ async def delete_dead(volume: Volume) -> int:
     """Forget dead segments durably, then delete their bytes: a crash between leaves a file that
     the next opening drops."""
     await _delete_unnamed(volume)
-    dead = [number for number, segment in await _sealed(volume) if segment.live_bytes == 0]
+    sealed = await _sealed(volume, Contained())  # a damaged account is no reason to delete
+    dead = [number for number, segment in sealed if segment.live_bytes == 0]
     if not dead:
         return 0
 

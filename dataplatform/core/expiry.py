@@ -20,6 +20,7 @@ from ..engine.base import scan_all
 from ..keyspace import keys
 from ..keyspace.records import Inode, Kind, row_head
 from . import rows, tables
+from .containment import Contained
 from .units import SYSTEM, Unit
 from .volumes import Volume
 
@@ -54,22 +55,27 @@ _memories: WeakKeyDictionary[Volume, _Memory] = WeakKeyDictionary()
 
 
 async def run_once(volume: Volume) -> int:
-    """Look at some rows and remove those that expired; how many were removed."""
+    """Look at some rows and remove those that expired; how many were removed. CORRUPT, after all
+    other tables, if one is damaged."""
     memory = _memories.setdefault(volume, _Memory())
     left = ROWS_PER_RUN
     removed = 0
-    for inode in await _tables_with_ttl(volume, memory):
+    damage = Contained()
+    for inode in await _tables_with_ttl(volume, memory, damage):
         while left > 0:
-            looked_at, gone, finished = await _step(volume, memory, inode)
-            left -= max(looked_at, 1)
-            removed += gone
+            finished = True  # of a damaged table, too, for this run
+            with damage:
+                looked_at, gone, finished = await _step(volume, memory, inode)
+                left -= max(looked_at, 1)
+                removed += gone
             if finished:
                 break
             await asyncio.sleep(0)
+    damage.raise_first()
     return removed
 
 
-async def _tables_with_ttl(volume: Volume, memory: _Memory) -> list[Inode]:
+async def _tables_with_ttl(volume: Volume, memory: _Memory, damage: Contained) -> list[Inode]:
     """Tables that have, or once had, a ttl and may hold expired rows; begun ones first."""
     engine = volume.storage.engine
     start, end = keys.prefix_range(keys.STATISTICS)
@@ -77,7 +83,9 @@ async def _tables_with_ttl(volume: Volume, memory: _Memory) -> list[Inode]:
     now_ms = volume.clock.now_ns() // 1_000_000
     found = []
     for number in numbers:
-        inode = await volume.find_inode(number)
+        inode = None
+        with damage:
+            inode = await volume.find_inode(number)
         if inode is None or inode.kind != Kind.TABLE or not inode.links:
             continue
         if "ttl_ms" not in inode.settings:

@@ -6,7 +6,7 @@ import asyncio
 import errno
 from typing import NamedTuple
 
-from ..base.errors import Invalid, NotFound
+from ..base.errors import Corrupt, Invalid, NotFound
 from ..base.limits import PAGE_ENTRIES_MAX
 from ..engine.base import Pair, scan_all
 from ..keyspace import keys
@@ -62,26 +62,47 @@ async def _nodes(volume: Volume, pairs: list[Pair]) -> list[Node]:
 
 
 async def _some_nodes(volume: Volume, pairs: list[Pair]) -> list[Node]:
-    numbers = [Entry.unpack(value).inode for _, value in pairs]
+    entries = [Entry.unpack(value) for _, value in pairs]
+    numbers = [entry.inode for entry in entries]
     writeback = volume.writeback
     layers = {n: found for n in numbers if (found := writeback.layers(n))} if writeback else {}
-    values = await volume.storage.engine.get_many([keys.inode(n) for n in numbers])
+    values = await _inodes(volume, numbers)
     nodes = []
-    for (key, _), number, value in zip(pairs, numbers, values, strict=True):
+    for (key, _), entry, value in zip(pairs, entries, values, strict=True):
         if value is None:
             continue  # removed between the two reads
-        stored = Inode.unpack(value)
+        number = entry.inode
         child: Inode | None
-        if stored.kind == Kind.FILE and not layers and not writeback:
-            child = stored  # nothing is buffered: nearly always
-        elif writeback.still(number, layers.get(number, [])):
-            child = await volume.complete(stored)
-        else:
-            child = await volume.find(number)
+        try:
+            stored = Inode.unpack(value)
+            if stored.kind == Kind.FILE and not layers and not writeback:
+                child = stored  # nothing is buffered: nearly always
+            elif writeback.still(number, layers.get(number, [])):
+                child = await volume.complete(stored)
+            else:
+                child = await volume.find(number)
+        except Corrupt:
+            # Its directory can be read all the same; who asks for it hears what is wrong.
+            child = Inode(number, entry.kind, 0, 0, 0)
         if child is not None:
             child.name = keys.name_of(key)
             nodes.append(Node(volume, child))
     return nodes
+
+
+async def _inodes(volume: Volume, numbers: list[int]) -> list[bytes | None]:
+    """As stored; b"" for one in a damaged place of the database."""
+    engine = volume.storage.engine
+    try:
+        return await engine.get_many([keys.inode(number) for number in numbers])
+    except Corrupt:
+        values: list[bytes | None] = []
+        for number in numbers:
+            try:
+                values.append(await engine.get(keys.inode(number)))
+            except Corrupt:
+                values.append(b"")
+        return values
 
 
 async def xattr(node: Node, name: str) -> bytes:

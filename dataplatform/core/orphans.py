@@ -6,6 +6,7 @@ from ..engine.base import scan_all
 from ..keyspace import keys
 from ..keyspace.records import Kind
 from . import filemap, namespace
+from .containment import Contained
 from .retention import remove_stream_data
 from .units import SYSTEM, Unit
 from .volumes import Volume
@@ -17,8 +18,9 @@ ROWS_PER_UNIT = 2000
 
 
 async def run_once(volume: Volume) -> int:
-    """Sweep what can go; how many orphans went."""
+    """Sweep what can go; how many orphans went. CORRUPT, after all others, if one is damaged."""
     swept = 0
+    damage = Contained()
     opened_ns = int(
         volume.clock.now_ns() - (volume.clock.monotonic() - volume.opened_monotonic_s) * 1e9
     )
@@ -31,8 +33,10 @@ async def run_once(volume: Volume) -> int:
         ours = int.from_bytes(since, "big") >= opened_ns
         if number in volume.opens or not (ours or lease_over):
             continue
-        await sweep(volume, number)
-        swept += 1
+        with damage:
+            await sweep(volume, number)
+            swept += 1
+    damage.raise_first()
     return swept
 
 

@@ -19,6 +19,7 @@ from ..base.limits import SLOTS_MAX
 from ..engine.base import Engine, scan_all
 from ..keyspace import keys
 from ..keyspace.records import StoredReply
+from .containment import Contained
 from .units import SYSTEM, Request, Unit
 
 if TYPE_CHECKING:
@@ -105,12 +106,15 @@ class Replies:
         """Sweep the replies of sessions that wrote nothing for an hour; how many rows."""
         before_ns = volume.clock.now_ns() - SESSION_AGE_NS
         old: list[bytes] = []
+        damage = Contained()
         async for key, value in scan_all(self._engine, *keys.prefix_range(keys.REPLY)):
-            if StoredReply.unpack(value).time_ns < before_ns:
-                old.append(key)
-                if len(old) >= SWEEP_MAX:
-                    break
+            with damage:
+                if StoredReply.unpack(value).time_ns < before_ns:
+                    old.append(key)
+            if len(old) >= SWEEP_MAX:
+                break
         if not old:
+            damage.raise_first()
             return 0
 
         async def work(unit: Unit) -> None:
@@ -122,6 +126,7 @@ class Replies:
             unit.on_commit(lambda _: self._forget(old))
 
         await volume.run(SYSTEM, work, durable=False)
+        damage.raise_first()
         return len(old)
 
     def _forget(self, rows: list[bytes]) -> None:

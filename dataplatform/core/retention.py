@@ -7,6 +7,7 @@ units of bounded size.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from ..engine.base import Pair, scan_all
 from ..keyspace import keys
 from ..keyspace.records import Inode, Kind, Partition, Producer, StoredBatch, Topic
 from . import sequences
+from .containment import Contained
 from .partitions import PartitionId
 from .topics import (
     DROPPED,
@@ -46,7 +48,9 @@ log = logging.getLogger(__name__)
 
 
 async def run_once(volume: Volume) -> int:
-    """One pass over some of the volume's streams; the number of rows removed."""
+    """One pass over some of the volume's streams; the number of rows removed. CORRUPT, after all
+    other streams, if one is damaged."""
+    damage = Contained()
     sweep = volume.partitions.sweep
     start, end = keys.prefix_range(keys.STATISTICS)
     page = await volume.storage.engine.scan(max(start, sweep.position), end, limit=STREAMS_PER_RUN)
@@ -56,12 +60,11 @@ async def run_once(volume: Volume) -> int:
     producers_due = now_s - sweep.producers_s >= PRODUCERS_EVERY_S
     removed = 0
     for key, _ in page:
-        try:
+        with damage, contextlib.suppress(NotFound):  # removed meanwhile
             removed += await _stream(volume, keys.number_of(key), producers_due)
-        except NotFound:
-            continue  # removed meanwhile
     if producers_due and not sweep.position:
         sweep.producers_s = now_s
+    damage.raise_first()
     return removed
 
 

@@ -251,11 +251,13 @@ class BulkRows:
     """Reads what `put_many` brings, step by step: key, columns, key, columns, … as MessagePack.
 
     `packed` holds what was read: checked columns by key. A row that comes again adds to the
-    earlier one, or takes its place if `replace`. `key` is the one being read, for errors.
+    earlier one, or takes its place if `replace`. `keys` are the keys as they came, `key` is the one being read, for
+    errors.
     """
 
     def __init__(self, data: bytes, *, replace: bool) -> None:
         self.packed: dict[bytes, bytes] = {}
+        self.keys: list[bytes] = []
         self.key = b""
         self._data = data
         self._replace = replace
@@ -291,6 +293,7 @@ class BulkRows:
                     packed_rows[key] = merged(_unpack(packed_rows[key]), columns)
                 else:
                     packed_rows[key] = canonical(packed, columns)
+                self.keys.append(key)
         except PlatformError:
             self.key = key
             raise

@@ -84,12 +84,13 @@ async def put_many(
     `separate`: they are puts that merely travelled together, so each row is an event of its own.
     """
     of_table = await _table(unit, table)
-    fresh = await _read_bulk(unit, table, data, replace)
+    bulk = await _read_bulk(unit, table, data, replace)
+    fresh = bulk.packed
     if not fresh:
         return 0
     await _put_rows(unit, table, of_table, fresh, replace=replace)
     if separate:
-        await _say_put(unit, table, fresh)
+        await _say_put(unit, table, bulk.keys)
     else:
         unit.event("rows put", await unit.path_of(table), "table", rows=len(fresh))
     return unit.commit
@@ -99,7 +100,9 @@ async def put_each(unit: Unit, table: int, puts: Iterable[tuple[bytes, bytes]]) 
     """Several puts of a row as one unit: (key, columns) in their order. The version of all."""
     of_table = await _table(unit, table)
     fresh: dict[bytes, bytes] = {}
+    put: list[bytes] = []  # each is an event, also those of one row
     for key, columns in puts:
+        put.append(key)
         rows.check_key(key)
         unpacked = rows.unpack_columns(columns)
         if key in fresh:
@@ -107,7 +110,7 @@ async def put_each(unit: Unit, table: int, puts: Iterable[tuple[bytes, bytes]]) 
         else:
             fresh[key] = rows.canonical(columns, unpacked)
     await _put_rows(unit, table, of_table, fresh, replace=False)
-    await _say_put(unit, table, fresh)
+    await _say_put(unit, table, put)
     return unit.commit
 
 
@@ -303,8 +306,8 @@ async def _merge(unit: Unit, table: int, key: bytes, old: bytes, fresh: bytes) -
         raise await _about(unit, table, key, error) from error.__cause__
 
 
-async def _read_bulk(unit: Unit, table: int, data: bytes, replace: bool) -> dict[bytes, bytes]:
-    """What each row of a `put_many` is to be: checked and packed columns by key."""
+async def _read_bulk(unit: Unit, table: int, data: bytes, replace: bool) -> rows.BulkRows:
+    """What each row of a `put_many` is to be, read to the end."""
     bulk = rows.BulkRows(data, replace=replace)
     while bulk.more:
         try:
@@ -312,7 +315,7 @@ async def _read_bulk(unit: Unit, table: int, data: bytes, replace: bool) -> dict
         except PlatformError as error:
             raise await _about(unit, table, bulk.key, error) from error.__cause__
         await asyncio.sleep(0)
-    return bulk.packed
+    return bulk
 
 
 # ---------------------------------------------------------------- reading

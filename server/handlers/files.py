@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
+from dataplatform.base.errors import PlatformError
 from dataplatform.core import files, namespace
 from dataplatform.core.platform import Node
 from dataplatform.core.units import Unit
@@ -75,8 +76,14 @@ async def sync(call: Call, message: pb.SyncRequest, data: Any) -> pb.SyncReply:
         volume, number = await call.reference(message.target)
         await files.sync(volume, number)
     else:
+        failed: PlatformError | None = None
         for volume in call.platform.volumes:
-            await volume.sync()
+            try:
+                await volume.sync()
+            except PlatformError as error:
+                failed = failed or error  # the other volumes first
+        if failed is not None:
+            raise failed
     return pb.SyncReply(verifier=call.server.instance)
 
 

@@ -10,26 +10,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from dataplatform import aio
 
-BASE = "/load"
+from .load_groups import Group
+from .load_puts import Puts
+from .worker import BASE, Worker
+
 ACCOUNTS = 8
 START_BALANCE = 1000
 
 
-class Worker(Protocol):
-    async def prepare(self, dp: aio.Client) -> None: ...
-
-    async def step(self) -> None:
-        """One operation, acknowledged when this returns."""
-
-    async def verify(self, dp: aio.Client) -> None:
-        """The end state is exactly what was acknowledged."""
-
-
-class Counters:
+class Counters(Worker):
     """Increments: not repeatable by nature, so a write that happened twice shows."""
 
     def __init__(self, name: str, rng: random.Random) -> None:
@@ -49,7 +42,7 @@ class Counters:
         assert found == self.expected
 
 
-class Rows:
+class Rows(Worker):
     """Puts and deletes of rows, some of them many at a time."""
 
     def __init__(self, name: str, rng: random.Random) -> None:
@@ -79,7 +72,7 @@ class Rows:
         assert found == self.expected
 
 
-class Records:
+class Records(Worker):
     """An idempotent producer numbers its records: no gap, no duplicate, in order."""
 
     def __init__(self, name: str, rng: random.Random) -> None:
@@ -111,8 +104,8 @@ class Records:
         assert offsets == list(range(self.acknowledged))
 
 
-class Files:
-    """Whole files replaced, and a log that grows by synced appends."""
+class Files(Worker):
+    """Whole files replaced, renamed and removed, and a log that grows by synced appends."""
 
     def __init__(self, name: str, rng: random.Random) -> None:
         self.path, self.rng = f"{BASE}/files-{name}", rng
@@ -135,6 +128,10 @@ class Files:
             await self.dp.unlink(name, missing_ok=True)
             await self.dp.sync()
             self.expected.pop(name, None)
+        elif choice < 0.7 and self.expected:
+            source = self.rng.choice(sorted(self.expected))
+            await self.dp.rename(source, name, durable=True)
+            self.expected[name] = self.expected.pop(source)
         else:
             data = self.rng.randbytes(self.rng.choice((10, 4096, 10_000)))
             async with self.dp.open(f"{self.path}/log", "r+b") as file:
@@ -150,7 +147,7 @@ class Files:
             assert await dp.read_file(name) == data, name
 
 
-class Transfers:
+class Transfers(Worker):
     """Transactions: money moves between rows, a file is renamed, a record tells of it."""
 
     def __init__(self, name: str, rng: random.Random) -> None:
@@ -189,7 +186,9 @@ class Transfers:
             assert [o.offset for o in group.offsets] == [self.committed]
 
 
-KINDS: list[Callable[[str, random.Random], Worker]] = [Counters, Rows, Records, Files, Transfers]
+KINDS: list[Callable[[str, random.Random], Worker]] = [
+    *(Counters, Rows, Records, Files, Transfers, Puts, Group)
+]
 
 
 class MixedLoad:
@@ -240,6 +239,14 @@ class MixedLoad:
         """Let every worker finish its operation."""
         self._stopping = True
         await asyncio.gather(*self._tasks)
+
+    async def look(self) -> None:
+        """Nothing acknowledged is missing, as another client sees it while the work goes on."""
+        client = await self._connect()
+        for worker in self._workers:
+            await worker.look(client)
+        self._clients.remove(client)
+        await client.close()
 
     async def verify(self) -> None:
         client = await self._connect()

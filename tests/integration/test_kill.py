@@ -1,7 +1,7 @@
 """The server is killed with SIGKILL at random under a mixed load of all three kinds.
 
 Nothing acknowledged as durable is lost, no transaction is half there, offsets have no gap and no
-duplicate, and the check finds nothing.
+duplicate, versions do not go back, and the check finds nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ async def campaign(directory: Path, engine: str, seed: int, rounds: int) -> None
             await load.progress(rng.randrange(1, 60))
             server.kill()
             await asyncio.to_thread(server.start)
+            await load.look()
         await load.progress(20)
         await load.stop()
         await load.verify()

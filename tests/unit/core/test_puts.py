@@ -58,6 +58,11 @@ class World:
         await self.platform.close()
 
 
+def key_and_columns(key: bytes, columns: object) -> bytes:
+    packed: bytes = msgpack.packb(key) + msgpack.packb(columns)
+    return packed
+
+
 def _stream(data: bytes):  # type: ignore[no-untyped-def]
     import io
 
@@ -88,6 +93,27 @@ async def test_the_same_key_twice_adds_up_in_order() -> None:
         world.put(world.request(3), b"k", {"c": 3}),
     )
     assert await world.rows() == {b"k": {"a": 1, "b": 2, "c": 3}}
+    await world.end()
+
+
+async def test_the_same_key_twice_is_an_event_each() -> None:
+    """The feed counts puts, whoever made one request of them: the server or a client."""
+    world = await World.make()
+    keys = [b"a", b"k", b"a", b"a", b"b", b"k"]
+    before = world.volume.state.commit
+    await asyncio.gather(
+        *(world.put(world.request(n), key, {"n": n}) for n, key in enumerate(keys))
+    )
+    assert world.volume.state.commit == before + 1
+    travelled = b"".join(key_and_columns(key, {"n": 1}) for key in keys)
+
+    async def work(unit: Unit) -> int:
+        return await tables.put_many(unit, world.table, travelled, separate=True)
+
+    await world.volume.run(SYSTEM, work, durable=True)
+    found, _ = await changes.read(world.volume, "/", before, 100, 0)
+    assert [change.event.verb for change in found] == ["row put"] * 2 * len(keys)
+    assert [change.event.facts["key"] for change in found] == keys * 2
     await world.end()
 
 

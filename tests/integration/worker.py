@@ -1,0 +1,25 @@
+"""What a worker of the mixed load is (load.py)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from dataplatform import aio
+
+BASE = "/load"
+
+
+class Worker(ABC):
+    @abstractmethod
+    async def prepare(self, dp: aio.Client) -> None: ...
+
+    @abstractmethod
+    async def step(self) -> None:
+        """One operation, or a few at a time; acknowledged when this returns."""
+
+    async def look(self, dp: aio.Client) -> None:  # noqa: B027  most wait for the end
+        """While the work goes on: nothing acknowledged is missing."""
+
+    @abstractmethod
+    async def verify(self, dp: aio.Client) -> None:
+        """While nothing goes on: what is there is exactly what was acknowledged."""
