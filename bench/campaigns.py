@@ -70,7 +70,7 @@ def run(plan: Plan, address: str | None, token: str | None, tell: Tell) -> Itera
     """
     load = os.getloadavg()[0]
     if load > BUSY * (os.cpu_count() or 1):
-        tell(f"other programs are busy (load average {load:.1f}): the figures will be too low")
+        tell(f"other programs are busy (load average {load:.1f}): the figures will be worse for it")
     own = Own()
     sides: list[Side]
     if plan.peers is None:

@@ -111,7 +111,7 @@ class DiskDriver(DirectoryDriver):
         return (
             way("put", "write + fdatasync", "synced", self.append),
             way("append", "write + fdatasync", "synced", self.append),
-            way("file-write", "open, write, close", "no", self.write),
+            way("file-write", "open, write, close", "page cache", self.write),
             way("file-write-sync", "open, write, fsync, close", "synced", self.write_sync),
             way("file-read", "open, read", "–", self.read),
             way("small-files", f"{THREADS} threads, then sync", "synced at the end", self.small),

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 )
 def bench(
     workloads: Annotated[
-        list[str] | None, typer.Argument(metavar="[WORKLOAD]...", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="[WORKLOAD]...", help="Only these; --list names them.", show_default=False
+        ),
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -49,9 +52,16 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Medians of so many; 3.")] = 3,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Figures are medians of so many turns, or of 3 or 5 times as many short ones.",
+        ),
+    ] = 3,
     scale: Annotated[
-        float, typer.Option(metavar="X", help="How much is done per turn; 0.1 is a quick look.")
+        float, typer.Option(metavar="X", help="How much is done in a turn; 0.1 is a quick look.")
     ] = 1.0,
     directory: Annotated[
         Path | None,
@@ -73,9 +83,11 @@ def bench(
     """Measure the server: each kind of work, with what was on disk when it was acknowledged.
 
     Alone, the workloads run against the server that `dp` is connected to, in a directory of their
-    own, which is removed at the end. With --peers or --against they run against a server of their
-    own, beside the local disk and the peers, all in turn and on the same disk, and are compared
-    with what is asked of them. A peer that is not installed is named.
+    own, which is removed at the end; `stat`, which makes a million files, only when it is named.
+    With --peers or --against they run against a server of their own, beside the local disk and the
+    peers, all in turn and on the same disk, and are compared with what is asked of them. A peer
+    that is not installed is named, with how to install it; `make bench` in the repository does.
+    docs/performance.md says what is measured, and what the words for durability mean.
     """
     from dataplatform_bench.campaigns import Plan
     from dataplatform_bench.peers import PEERS

@@ -26,8 +26,17 @@ BUFFERS_MAX = 16
 TAKEN_BYTES_MIN = 128 * KIB
 """Smaller ones come from the allocator's own reserves, without faults."""
 
-_FREE = 2
-"""References to a buffer that nobody uses: the looker's own, and the count's argument."""
+
+def _look(buffers: collections.deque[bytearray]) -> tuple[bytearray, int]:
+    """Take a buffer out, and count the references to it here."""
+    buffer = buffers.pop()
+    references = sys.getrefcount(buffer)
+    return buffer, references
+
+
+_FREE = _look(collections.deque([bytearray()]))[1]
+"""References to a buffer that nobody uses. How many the looker's own are is the interpreter's
+business: two up to Python 3.13, one from 3.14 on, which lends arguments."""
 
 
 class Buffers:
@@ -45,10 +54,10 @@ class Buffers:
         buffers = self._buffers
         for _ in range(len(buffers)):
             try:
-                buffer = buffers.pop()
+                buffer, references = _look(buffers)
             except IndexError:
                 break  # other threads look at them all right now
-            if sys.getrefcount(buffer) == _FREE:
+            if references == _FREE:
                 view = memoryview(buffer)[:length]
                 buffers.append(buffer)
                 return view

@@ -3,7 +3,8 @@
 A call goes out at once and alone while nothing of its kind is under way. While something is, calls
 gather until the end of the turn of the loop, and longer while `UNDER_WAY_MAX` requests are on
 their way, and go out as one request. So one caller has the latency of one call, and many callers
-cost little more than one.
+cost little more than one. Calls that must not share a request, because they are about the same
+thing, go out one behind the other, in the order in which they came.
 
 A request that the server refuses has done nothing, and nobody knows which of the calls is to
 blame: each is then made alone, and gets its own answer. A call that nobody waits for any more
@@ -13,8 +14,9 @@ blame: each is then made alone, and gets its own answer. A call that nobody wait
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 from .errors import PlatformError, Unavailable
@@ -37,7 +39,11 @@ class Gatherer(Generic[I, R]):
         self,
         alone: Callable[[I], Awaitable[R]],
         together: Callable[[Sequence[I]], Awaitable[Sequence[R]]],
+        *,
+        subject: Callable[[I], Hashable] | None = None,
     ) -> None:
+        """`subject`: what a call is about, if two about the same must not share a request."""
+        self._subject = subject
         self._alone = alone
         self._together = together
         self._gathered: list[tuple[I, asyncio.Future[R]]] = []
@@ -75,14 +81,29 @@ class Gatherer(Generic[I, R]):
     def _send(self) -> None:
         self._is_scheduled = False
         loop = asyncio.get_running_loop()
-        calls, self._gathered = self._gathered[:ITEMS_MAX], self._gathered[ITEMS_MAX:]
-        calls = [call for call in calls if not call[1].done()]
+        calls = self._take()
         if calls:
             self._under_way += 1
             task = loop.create_task(self._make(calls))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._schedule(loop)
+
+    def _take(self) -> list[tuple[I, asyncio.Future[R]]]:
+        """The calls of the next request."""
+        waiting = [call for call in self._gathered if not call[1].done()]
+        if self._subject is None:
+            self._gathered = waiting[ITEMS_MAX:]
+            return waiting[:ITEMS_MAX]
+        taken: dict[Hashable, tuple[I, asyncio.Future[R]]] = {}
+        self._gathered = []
+        for call in waiting:
+            subject = self._subject(call[0])
+            if len(taken) < ITEMS_MAX and subject not in taken:
+                taken[subject] = call
+            else:
+                self._gathered.append(call)
+        return list(taken.values())
 
     def _ended(self) -> None:
         self._under_way -= 1
@@ -98,7 +119,7 @@ class Gatherer(Generic[I, R]):
                     if isinstance(error, asyncio.CancelledError):
                         answer.cancel()
                     else:
-                        answer.set_exception(copy.copy(error))
+                        answer.set_exception(_copied(error))
             if not isinstance(error, Exception):
                 raise
         finally:
@@ -126,3 +147,11 @@ class Gatherer(Generic[I, R]):
         else:
             if not answer.done():
                 answer.set_result(result)
+
+
+def _copied(error: BaseException) -> BaseException:
+    """Its own for each who raises it, as raising writes into it; the same one where that cannot
+    be."""
+    with contextlib.suppress(Exception):
+        return copy.copy(error)
+    return error

@@ -8,7 +8,7 @@ its lock around every call.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,11 @@ SPENT = BatchBuilder(0)
 class Batches:
     """All batches of a producer that are not done."""
 
-    def __init__(self, batch_bytes: int, linger_s: float) -> None:
+    def __init__(
+        self, batch_bytes: int, linger_s: float, is_ready: Callable[[Partition], None]
+    ) -> None:
+        """`is_ready` is told of every partition of which a batch is going to leave."""
+        self._is_ready = is_ready
         self.batch_bytes = batch_bytes
         self.linger_s = linger_s
         self.unfinished: dict[int, Batch] = {}  # ready or under way, by number, oldest first
@@ -107,6 +111,7 @@ class Batches:
         self.unfinished[batch.number] = batch
         self.unfinished_bytes += batch.size_bytes
         self._ready.append(batch)
+        self._is_ready(batch.partition)
 
     def make_partition_ready(self, partition: Partition) -> None:
         if partition.open is not None:

@@ -28,6 +28,13 @@ from typing import NamedTuple
 OFFSETS = ((1, 0, 1 << 6), (2, 1 << 6, 1 << 13), (3, 1 << 13, 1 << 20))
 """Bytes of an offset delta, its first value, the value behind its last."""
 
+VARINT_BYTES_MAX = 5
+"""Of a length: 32 bits."""
+
+TIMESTAMP_MAX = (1 << 63) - 1 - 63
+"""The latest to which each delta of one byte can be added; the reader of single records has 64 bits
+and goes on with the earliest."""
+
 _MORE = 0x80
 _first = itemgetter(0)
 _ZIGZAG = [(n >> 1) ^ -(n & 1) for n in range(_MORE)]
@@ -63,6 +70,8 @@ def read(body: bytes, records: int, first_timestamp: int) -> Columns | None:
     keys: list[Iterable[bytes | None]] = []
     values: list[Iterable[bytes | None]] = []
     start = done = 0
+    if abs(first_timestamp) > TIMESTAMP_MAX:
+        return None
     try:
         for width, first, end in OFFSETS:
             count = min(records, end) - first
@@ -85,15 +94,17 @@ def read(body: bytes, records: int, first_timestamp: int) -> Columns | None:
 
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:
-    """The number that stands there, and where it ends."""
-    number = shift = 0
-    while True:
+    """The number that stands there, and where it ends. ValueError for more bytes than any of ours
+    has: a number that is written with needless ones is for the reader of single records to judge.
+    """
+    number = 0
+    for shift in range(0, 7 * VARINT_BYTES_MAX, 7):
         byte = body[at]
         at += 1
         number |= (byte & 0x7F) << shift
         if byte < _MORE:
             return number >> 1 ^ -(number & 1), at
-        shift += 7
+    raise ValueError("a number of too many bytes")
 
 
 def _shape(body: bytes, start: int) -> _Shape | None:

@@ -197,7 +197,8 @@ class Consumer:
         self._check_open()
         if max_records is None:
             max_records = POLL_RECORDS
-        whole_number("max_records", max_records)
+        if whole_number("max_records", max_records) == 0:
+            return []
         runtime = self._channel.runtime
         end_s = runtime.monotonic() + timeout_s
         records = self._opened.take(max_records)

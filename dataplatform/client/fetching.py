@@ -87,7 +87,7 @@ class Fetcher:
             return None
         if self._ahead is None:
             await self._send(0.0)
-        return self._chunks.popleft()
+        return self._chunks.popleft() if self._chunks else None  # dropped meanwhile by a `seek`
 
     async def _send(self, wait_s: float) -> None:
         request = pb.FetchRequest(

@@ -14,14 +14,14 @@ than the one before it while that is under way, and replies are awaited oldest f
 the lost ones in order.
 
 After an error that is not a matter of patience, the producer asks for a new id, with which sequence
-numbers begin at 0 again; what was under way behind the error may fail with it. Every failed record
+numbers begin at 0 again; until it has one, it sends nothing: under the old id, a batch that begins
+at 0 would be taken for the first one come again. What was under way behind the error may fail too. Every failed record
 is told through its `Delivery`, and the first error by the next `send`, `flush` or `close`.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import warnings
@@ -105,13 +105,13 @@ async def position_of(
 class _Topic:
     """A topic's partitions, and the one that takes records without a key at the moment."""
 
-    def __init__(self, producer: Producer, name: str, count: int, now_s: float) -> None:
+    def __init__(self, producer: Producer, name: str, count: int, now_s: float, first: int) -> None:
         self.name = name
         self.counted_s = now_s
         self._producer = producer
         self.count = count
         self.partitions: dict[int, Partition] = {}  # that records went to
-        self.current = self._at(0)  # of records without a key
+        self.current = self._at(first)  # of records without a key
 
     def set_count(self, count: int, now_s: float) -> None:
         """Partitions were added, or the topic was made anew."""
@@ -179,10 +179,11 @@ class Producer:
         self._producer_id = -1
         self._epoch = 0
         self._topics: dict[str, _Topic] = {}
-        self._batches = Batches(batch_bytes, linger_s)
+        self._batches = Batches(batch_bytes, linger_s, self._take_turns)
         self._under_way: deque[_Request] = deque()
         self._changed = channel.runtime.condition()  # guards all that follows, and _batches
         self._error: PlatformError | None = None
+        self._needs_id = False
         self._is_closing = False
         self._is_closed = False
         self._process = os.getpid()
@@ -207,6 +208,7 @@ class Producer:
         except NotFound as error:
             raise NotFound(error.message, **{**error.facts, "path": self._path}) from error
         self._producer_id, self._epoch = reply.producer_id, reply.epoch
+        self._needs_id = False
         if self._compression is None:
             self._compression = reply.options.compression or "lz4"
 
@@ -348,8 +350,12 @@ class Producer:
             if batch.builder.add(when, key, value, headers):
                 return batch
             self._batches.make_ready(batch)
-            if key is None and partition is None:
-                topic.next_turn()
+
+    def _take_turns(self, partition: Partition) -> None:
+        """Records without a key stay with a partition until its batch leaves, full or not."""
+        topic = self._topics.get(partition.topic)
+        if topic is not None and topic.current is partition:
+            topic.next_turn()
 
     async def _have_room(self) -> None:
         """Wait while too much is under way. Raises what went wrong before. With the lock held."""
@@ -389,8 +395,6 @@ class Producer:
             self._batches.make_partition_ready(place)
             batch = Batch(place, builder, self._channel.runtime.monotonic())
             self._batches.make_ready(batch)
-            if partition is None:
-                topic.next_turn()
             self._changed.notify_all()
 
     def _check(self) -> None:
@@ -413,7 +417,9 @@ class Producer:
         async with self._changed:
             known = self._topics.get(name)
             if known is None:
-                known = self._topics[name] = _Topic(self, name, count, now_s)
+                known = self._topics[name] = _Topic(
+                    self, name, count, now_s, int(self._channel.runtime.random() * count) % count
+                )
             known.set_count(count, now_s)
             return known
 
@@ -524,6 +530,14 @@ class Producer:
                 await self._changed.wait(self._batches.next_due_s(now_s))
 
     async def _start(self, batches: dict[Partition, list[Batch]]) -> None:
+        if self._needs_id:
+            try:
+                await self._init()
+            except PlatformError as error:
+                async with self._changed:
+                    self._tell(error)
+                    self._failed(list(batches.values()), error)
+                return
         message = pb.AppendRequest(stream=self._stream, durability=self._durability)
         data: list[Bulk] = []
         for partition, listed in batches.items():
@@ -563,9 +577,8 @@ class Producer:
                 for part, listed in zip(reply.parts, request.parts, strict=True):
                     self._stored(part, listed)
             else:
-                self._error = self._error or error
-                self._batches.make_all_ready()
-                self._failed(request, error)
+                self._tell(error)
+                self._failed(request.parts, error)
             self._changed.notify_all()
 
     async def _reply(self, request: _Request) -> pb.AppendReply:
@@ -586,30 +599,34 @@ class Producer:
             offset += batch.count
             self._batches.done(batch)
 
-    def _failed(self, request: _Request, error: PlatformError) -> None:
-        for batches in request.parts:
+    def _tell(self, error: PlatformError) -> None:
+        """The next call raises it; no batch stays open meanwhile."""
+        self._error = self._error or error
+        self._batches.make_all_ready()
+
+    def _failed(self, parts: list[list[Batch]], error: PlatformError) -> None:
+        for batches in parts:
             for batch in batches:
                 batch.error = error
                 self._batches.done(batch)
+        self._changed.notify_all()
 
     async def _renew(self, failed: _Request) -> None:
-        """Settle all that is under way behind a failure, then go on under a new id."""
+        """Settle all that is under way behind a failure; what comes next needs a new id."""
         while self._under_way:
             request = self._under_way.popleft()
             try:
                 reply, _ = await request.pending
             except PlatformError as error:
                 async with self._changed:
-                    self._failed(request, error)
+                    self._failed(request.parts, error)
             else:
                 async with self._changed:
                     for part, listed in zip(reply.parts, request.parts, strict=True):
                         self._stored(part, listed)
         for topic in self._topics.values():
             topic.begin_sequences()
-        # If that fails, so will the next batches, with the old id: they are refused, and say so.
-        with contextlib.suppress(PlatformError):
-            await self._init()
+        self._needs_id = True
 
     async def _fail_all(self, reason: BaseException) -> None:
         error = (
@@ -630,7 +647,7 @@ class Producer:
                     lost,
                 )
             while self._under_way:
-                self._failed(self._under_way.popleft(), error)
+                self._failed(self._under_way.popleft().parts, error)
             for batch in [*self._batches.drop_waiting(), *self._batches.unfinished.values()]:
                 batch.error = error
                 self._batches.done(batch)

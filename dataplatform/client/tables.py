@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from operator import itemgetter
 from typing import IO, Any
 
 from ..api import platform_pb2 as pb
@@ -160,7 +161,7 @@ class Table:
         self._puts: Gatherer[tuple[bytes, bytes], int] | None = None
         if not channel.runtime.blocking:
             self._gets = Gatherer(self._get, self._get_together)
-            self._puts = Gatherer(self._put, self._put_together)
+            self._puts = Gatherer(self._put, self._put_together, subject=itemgetter(0))
 
     def __repr__(self) -> str:
         return f"<dataplatform.aio.Table {self.path!r}>"

@@ -75,19 +75,24 @@ async def read(volume: Volume, number: int, offset: int, length: int) -> tuple[P
 
 async def _read(volume: Volume, number: int, offset: int, length: int) -> tuple[Parts, int]:
     writeback, engine = volume.writeback, volume.storage.engine
+    limit = offset + length
     while True:
         layers = writeback.layers(number)
         value = await engine.get(keys.inode(number))
         inode = _stored_file(number, value)
-        size = writeback.size_of(inode)
-        end = min(offset + length, size)
-        if end <= offset:
+        if not writeback.still(number, layers):
+            continue
+        size = writeback.size_of(inode, layers)
+        if size <= offset or not length:
             return [], size
-        stored = await filemap.load(engine, number, offset, end)
+        stored = await filemap.load(engine, number, offset, limit)
         # The map is read in several steps: if the file changed between them, it may be a mixture.
-        if writeback.still(number, layers) and await engine.get(keys.inode(number)) == value:
+        # What is buffered is asked last: nothing may come between that and laying it over.
+        if await engine.get(keys.inode(number)) == value and writeback.still(number, layers):
             break
-    pieces = writeback.overlay(number, stored, offset, end)
+    size = writeback.size_of(inode, layers)
+    end = min(limit, size)
+    pieces = writeback.overlay(layers, stored, offset, end)
     return await _assemble(volume, pieces, offset, end), size
 
 

@@ -39,6 +39,9 @@ LEVELS_MAX = 100_000
 """Directories above one another before they must be a circle, which only damage makes."""
 
 _KINDS = frozenset(Kind)
+_REMEMBERED = frozenset((Kind.DIRECTORY, Kind.TABLE, Kind.STREAM))
+"""Kinds whose paths a volume remembers (`volumes.Paths`)."""
+
 _DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 
 
@@ -395,10 +398,7 @@ async def rename(
         if target is not None:
             await _replace(unit, source, new_directory, target_name, target, new_path)
         await _move(unit, source, old_directory, old_name, new_directory, target_name)
-    if Kind.DIRECTORY in (source.kind, target.kind if target else 0) or source.kind in (
-        Kind.TABLE,
-        Kind.STREAM,
-    ):
+    if _REMEMBERED & {source.kind, target.kind if target is not None else source.kind}:
         _forget_paths(unit)
     verb = "exchanged" if exchange else "renamed"
     unit.event(verb, new_path, source.kind, **{"from": old_path, "to": new_path})

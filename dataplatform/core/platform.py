@@ -86,6 +86,8 @@ class Platform:
     async def close(self) -> None:
         """Make everything durable and close every volume. Raises the first error, after all."""
         self._closed = True
+        if self._opening:
+            await asyncio.wait(self._opening.values())
         errors = []
         for volume in list(self._volumes.values()):
             try:
@@ -131,10 +133,14 @@ class Platform:
     async def _open(self, volume_id: int) -> None:
         """Open it, or wait for whoever opens or closes it right now: look again afterwards."""
         opening = self._opening.get(volume_id)
-        if opening is not None:
-            await asyncio.shield(opening)
-            return
-        opening = self._opening[volume_id] = asyncio.get_running_loop().create_future()
+        if opening is None:
+            # A task of its own: whoever asked first may be cancelled, and what a thread has opened
+            # by then must not be lost.
+            opening = self._opening[volume_id] = asyncio.create_task(self._open_now(volume_id))
+            opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(opening)
+
+    async def _open_now(self, volume_id: int) -> None:
         try:
             is_root = volume_id == ROOT_VOLUME
             storage = await self.storages.open(volume_id, create=is_root)
@@ -146,14 +152,9 @@ class Platform:
                 await _let_go(storage)
                 raise
             self._volumes[volume_id] = volume
-            opening.set_result(None)
-        except BaseException as caught:
-            error = caught
-            if isinstance(caught, PlatformError):
-                error = await damages.name(self, caught, volume_id, 0)
-                error.facts.setdefault("volume", volume_id)
-            opening.set_exception(error)
-            opening.exception()  # somebody may have waited or not
+        except PlatformError as caught:
+            error = await damages.name(self, caught, volume_id, 0)
+            error.facts.setdefault("volume", volume_id)
             raise error from caught.__cause__
         finally:
             del self._opening[volume_id]

@@ -2,8 +2,8 @@
 
 A unit costs more than a row, so many clients that put one row each, all of them waiting for the
 same sync, share a unit: each has its own event and its own stored reply, and all rows have the
-version of their commit. If the unit is refused nothing was done, and each put is a unit of its own
-and gets its own answer.
+version of their commit. Two puts of one row never share one: a row's version tells them apart. If
+the unit is refused nothing was done, and each put is a unit of its own and gets its own answer.
 
 Only plain puts of one principal into one table share; the ones with a condition, or that nobody
 waits for, go their own way.
@@ -59,5 +59,9 @@ class Puts:
 
             return await self._volume.lane.run_together([put[0] for put in puts], work)
 
-        gatherer = self._gatherers[table, principal] = Gatherer(alone, together)
+        gatherer = self._gatherers[table, principal] = Gatherer(alone, together, subject=_row_key)
         return gatherer
+
+
+def _row_key(put: Put) -> bytes:
+    return put[1]

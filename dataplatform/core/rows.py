@@ -251,8 +251,8 @@ class BulkRows:
     """Reads what `put_many` brings, step by step: key, columns, key, columns, … as MessagePack.
 
     `packed` holds what was read: checked columns by key. A row that comes again adds to the
-    earlier one, or takes its place if `replace`. `keys` are the keys as they came, `key` is the one being read, for
-    errors.
+    earlier one, or takes its place if `replace`. `keys` are the keys as they came, `key` is the
+    one being read, for errors.
     """
 
     def __init__(self, data: bytes, *, replace: bool) -> None:

@@ -97,20 +97,15 @@ async def put_many(
 
 
 async def put_each(unit: Unit, table: int, puts: Iterable[tuple[bytes, bytes]]) -> int:
-    """Several puts of a row as one unit: (key, columns) in their order. The version of all."""
+    """Puts of (key, columns), each of another row, as one unit. The version of all."""
     of_table = await _table(unit, table)
     fresh: dict[bytes, bytes] = {}
-    put: list[bytes] = []  # each is an event, also those of one row
     for key, columns in puts:
-        put.append(key)
         rows.check_key(key)
-        unpacked = rows.unpack_columns(columns)
-        if key in fresh:
-            fresh[key] = rows.merged(rows.unpack_columns(fresh[key]), unpacked)
-        else:
-            fresh[key] = rows.canonical(columns, unpacked)
+        assert key not in fresh, key
+        fresh[key] = rows.canonical(columns, rows.unpack_columns(columns))
     await _put_rows(unit, table, of_table, fresh, replace=False)
-    await _say_put(unit, table, put)
+    await _say_put(unit, table, fresh)
     return unit.commit
 
 

@@ -46,6 +46,7 @@ class Pending:
     """What was written to one file and not flushed yet."""
 
     __slots__ = (
+        "growth_bytes",
         "memory_bytes",
         "mtime_ns",
         "pieces",
@@ -61,6 +62,7 @@ class Pending:
         self.mtime_ns = 0
         self.memory_bytes = 0
         self.segment_bytes = 0
+        self.growth_bytes = 0  # by which the file may grow, as the quota was asked
         self.request = Request(request.principal)
         self.since_s = since_s
 
@@ -81,6 +83,8 @@ class Writeback:
         self._pending: dict[int, Pending] = {}
         self._flushing: dict[int, tuple[Pending, asyncio.Future[None]]] = {}
         self._complaint = ""  # what the last flush met, if it failed
+        self._growth_bytes = 0  # of all that is buffered, and of writes on their way here
+        self._near_quota = asyncio.Lock()
         self.memory_bytes = 0
         self.segment_bytes = 0
 
@@ -99,14 +103,18 @@ class Writeback:
         inode = await self._file(number)
         if not data:
             return self.size_of(inode)
-        if inode.links:
-            await self._check_quota(number, offset, len(data))
-        with volume.holds.append():
-            pieces = await self._pieces(offset, data)
-            if pieces[0].extent is not None:
-                inode = await self._file(number)  # other writes were flushed meanwhile
-            for piece in pieces:
-                self._take(request, number, piece)
+        growth_bytes = await self._ask_quota(number, offset, len(data)) if inode.links else 0
+        try:
+            with volume.holds.append():
+                pieces = await self._pieces(offset, data)
+                if pieces[0].extent is not None or volume.settings.quota_bytes:
+                    inode = await self._file(number)  # other writes were flushed meanwhile
+                for piece in pieces:
+                    self._take(request, number, piece)
+        except BaseException:
+            self._growth_bytes -= growth_bytes
+            raise
+        self._pending[number].growth_bytes += growth_bytes
         pending, size = self._pending[number], self.size_of(inode)
         if len(pending.pieces) > FLUSH_PIECES_MAX or pending.memory_bytes > FLUSH_BYTES_MAX:
             await self.flush(number)
@@ -114,25 +122,29 @@ class Writeback:
             await self.flush_all()
         return size
 
-    async def _check_quota(self, number: int, offset: int, length: int) -> None:
-        """EXHAUSTED (EDQUOT) now rather than at the flush, when nobody is there to hear it."""
+    async def _ask_quota(self, number: int, offset: int, length: int) -> int:
+        """By how much the volume may grow through a write: so much is kept for it until it is
+        flushed. EXHAUSTED (EDQUOT) now rather than then, when nobody is there to hear it."""
         volume = self._volume
         quota = volume.settings.quota_bytes
-        buffered = self.memory_bytes + self.segment_bytes
-        if not quota or volume.state.used_bytes + buffered + length <= quota:
-            return
-        await self.flush_all()
-        end = offset + length
-        stored = await filemap.load(volume.storage.engine, number, offset, end)
-        new_bytes = length - sum(p.length for p in filemap.within(stored, offset, end))
-        if volume.state.used_bytes + new_bytes > quota:
-            raise Exhausted(
-                "the volume's quota is used up: remove data or raise it with `dp volume set`",
-                volume=volume.id,
-                quota_bytes=quota,
-                used_bytes=volume.state.used_bytes,
-                errno=errno.EDQUOT,
-            )
+        if not quota or volume.state.used_bytes + self._growth_bytes + length <= quota:
+            self._growth_bytes += length
+            return length
+        async with self._near_quota:
+            await self.flush_all()
+            end = offset + length
+            stored = await filemap.load(volume.storage.engine, number, offset, end)
+            new_bytes = length - sum(p.length for p in filemap.within(stored, offset, end))
+            if new_bytes and volume.state.used_bytes + self._growth_bytes + new_bytes > quota:
+                raise Exhausted(
+                    "the volume's quota is used up: remove data or raise it with `dp volume set`",
+                    volume=volume.id,
+                    quota_bytes=quota,
+                    used_bytes=volume.state.used_bytes,
+                    errno=errno.EDQUOT,
+                )
+            self._growth_bytes += new_bytes
+            return new_bytes
 
     async def _file(self, number: int) -> Inode:
         inode = await self.find(number)
@@ -178,7 +190,8 @@ class Writeback:
     def layers(self, number: int) -> list[Pending]:
         """What is buffered for a file, older first. Whoever reads the engine, and then looks here,
         takes the layers before and asks `still` after: what was flushed in between is in neither
-        of the two places that it looked at."""
+        of the two places that it looked at. Then it uses these layers and no newer one: below that
+        there may be what was flushed unseen."""
         layers = []
         flushing = self._flushing.get(number)
         if flushing is not None:
@@ -204,16 +217,21 @@ class Writeback:
             if self.still(number, layers):
                 return inode
 
-    def overlay(self, number: int, pieces: list[Piece], start: int, end: int) -> list[Piece]:
+    def overlay(
+        self, layers: list[Pending], pieces: list[Piece], start: int, end: int
+    ) -> list[Piece]:
         """Committed pieces with the buffered ones laid over, cut to [start, end)."""
         result = filemap.within(pieces, start, end)
-        for layer in self.layers(number):
+        for layer in layers:
             for piece in filemap.within(layer.pieces, start, end):
                 filemap.overlay(result, piece)
         return result
 
-    def size_of(self, inode: Inode) -> int:
-        return max([inode.size, *(layer.size for layer in self.layers(inode.number))])
+    def size_of(self, inode: Inode, layers: list[Pending] | None = None) -> int:
+        """With what is buffered: by now, or in these layers."""
+        if layers is None:
+            layers = self.layers(inode.number)
+        return max([inode.size, *(layer.size for layer in layers)])
 
     def apply(self, inode: Inode) -> Inode:
         """Size and times as a reader should see them, put into this copy of the inode."""
@@ -253,11 +271,13 @@ class Writeback:
                     filemap.overlay(pending.pieces, piece)
                 pending.size = max(pending.size, newer.size)
                 pending.mtime_ns = newer.mtime_ns
+                pending.growth_bytes += newer.growth_bytes
                 pending.memory_bytes += newer.memory_bytes
                 pending.segment_bytes += newer.segment_bytes
             self._pending[number] = pending
             raise
         else:
+            self._growth_bytes -= pending.growth_bytes
             self.memory_bytes -= pending.memory_bytes
             self.segment_bytes -= pending.segment_bytes
         finally:

@@ -29,7 +29,6 @@ _NUMBERS = (_LOG, _NEXT_FILE, _SEQUENCE, _PREVIOUS_LOG, _LOG_TO_KEEP, _FAMILY, _
 _IGNORABLE = 1 << 13  # a tag with this bit is followed by a string, whatever it means
 _LAST_FIELD = 1  # ends the further fields of a new file
 
-
 FORGOT = "tables are there that neither the manifest nor a log knows of"
 
 

@@ -48,8 +48,8 @@ from ..base.errors import (
 )
 from ..base.limits import MIB
 from . import formats
-from .base import Batch, Engine, Pair, Storage, Storages, Ticket, View
-from .checkpoints import check_checkpoint_name
+from .base import Batch, Pair, Storage, Storages, Ticket, View
+from .grouped import GroupedEngine
 from .groups import Group, awaiting
 from .objects import SEGMENT_BYTES, Bucket, ObjectSegments
 from .space import Space
@@ -292,30 +292,16 @@ class _Checkpoints:
 # -------------------------------------------------------------------------------------- engine
 
 
-class SlateEngine(Engine):
+class SlateEngine(GroupedEngine):
     """One volume's database."""
 
     def __init__(self, path: str, database: Any, place: _Place) -> None:
+        self._checkpoints = _Checkpoints(path, place)
+        super().__init__(Group(f"database {path}", awaiting(self._sync)), self._checkpoints)
         self._path = path
         self._database = database
         self._place = place
         self._views: set[SlateView] = set()
-        self._checkpoints = _Checkpoints(path, place)
-        self._group = Group(f"database {path}", awaiting(self._sync))
-        self._closing = asyncio.Lock()
-        self._closed = False
-
-    @property
-    def durable_ticket(self) -> Ticket:
-        return self._group.durable
-
-    @property
-    def broken(self) -> bool:
-        return self._group.broken
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     async def get(self, key: bytes) -> bytes | None:
         self._group.check_open()
@@ -354,37 +340,11 @@ class SlateEngine(Engine):
         # A cancelled caller must not leave a write that has happened and has no ticket.
         return await asyncio.shield(self._commit(batch))
 
-    async def durable(self, ticket: Ticket) -> None:
-        await self._group.wait(ticket)
-
-    async def checkpoint(self, name: str) -> None:
-        self._group.check()
-        check_checkpoint_name(name)
-        await self._group.wait(self._group.last)
-        await self._checkpoints.make(name, self._database)
-
-    async def open_checkpoint(self, name: str) -> View:
-        self._group.check_open()
-        check_checkpoint_name(name)
-        return await self._checkpoints.open(name)
-
-    async def delete_checkpoint(self, name: str) -> None:
-        self._group.check()
-        check_checkpoint_name(name)
-        await self._checkpoints.delete(name)
-
-    async def close(self) -> None:
-        async with self._closing:
-            if self._closed:
-                return
-            try:
-                await self._group.close()
-            finally:
-                for view in list(self._views):
-                    view.close()
-                await self._checkpoints.close(CLOSE_SECONDS)
-                await self._shut()
-                self._closed = True
+    async def _let_go(self) -> None:
+        for view in list(self._views):
+            view.close()
+        await self._checkpoints.close(CLOSE_SECONDS)
+        await self._shut()
 
     async def _shut(self) -> None:
         if self._group.failed and not self._group.fenced:

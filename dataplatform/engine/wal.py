@@ -43,35 +43,36 @@ def is_torn(directory: Path) -> bool:
 
 def has_unknown_record(log: bytes) -> bool:
     """Whether the first record that is not whole is of no type that there is."""
-    data = memoryview(log)
-    for block_start in range(0, len(data), BLOCK_BYTES):
-        block = data[block_start : block_start + BLOCK_BYTES]
-        at = 0
-        while at + HEADER_BYTES <= len(block) and any(block[at : at + HEADER_BYTES]):
-            end = at + HEADER_BYTES + int.from_bytes(block[at + 4 : at + 6], "little")
-            if end > len(block) or not _intact(block[at:end]):
-                return block[at + 6] > TYPE_LAST
-            at = end
-    return False
+    return any(not whole and record[6] > TYPE_LAST for record, whole in _until_damage(log))
 
 
 def payloads(log: bytes) -> Iterator[bytes]:
     """What the log holds, up to the first record that is not whole."""
-    data = memoryview(log)
     parts: list[memoryview] = []
+    for record, whole in _until_damage(log):
+        if not whole:
+            return
+        kind = record[6]
+        if kind in STARTS:
+            parts = []
+        parts.append(record[HEADER_BYTES:])
+        if kind in ENDS:
+            yield b"".join(parts)
+
+
+def _until_damage(log: bytes) -> Iterator[tuple[memoryview, bool]]:
+    """Each record and whether it is whole; one that is not is the last."""
+    data = memoryview(log)
     for block_start in range(0, len(data), BLOCK_BYTES):
         block = data[block_start : block_start + BLOCK_BYTES]
         at = 0
         while at + HEADER_BYTES <= len(block) and any(block[at : at + HEADER_BYTES]):
             end = at + HEADER_BYTES + int.from_bytes(block[at + 4 : at + 6], "little")
-            if end > len(block) or not _intact(block[at:end]):
+            record = block[at:end]
+            whole = end <= len(block) and _intact(record)
+            yield record, whole
+            if not whole:
                 return
-            kind = block[at + 6]
-            if kind in STARTS:
-                parts = []
-            parts.append(block[at + HEADER_BYTES : end])
-            if kind in ENDS:
-                yield b"".join(parts)
             at = end
 
 

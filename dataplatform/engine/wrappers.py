@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class Hold:
-    """An operation that waits at its door until the test lets it through."""
+    """An operation that waits at its door, in or out, until the test lets it through."""
 
     def __init__(self) -> None:
         self.reached = asyncio.Event()
@@ -106,10 +106,11 @@ class Faults:
         """Let calls take longer; all from the nth on with ``times=None``."""
         self._plan(operation, nth, times).delay_s = seconds
 
-    def hold(self, operation: str, *, nth: int = 1) -> Hold:
-        """Let one call wait until it is released."""
+    def hold(self, operation: str, *, nth: int = 1, after: bool = False) -> Hold:
+        """Let one call wait until it is released; with `after` it is carried out first, so that
+        what it found is old by then."""
         plan = self._plan(operation, nth, 1)
-        plan.hold = Hold()
+        plan.hold, plan.after = Hold(), after
         return plan.hold
 
     def flip(self, operation: str, *, nth: int = 1) -> None:
@@ -128,12 +129,14 @@ class Faults:
         for plan in plans:
             if plan.delay_s:
                 await self._sleep(plan.delay_s)
-            if plan.hold is not None:
+            if plan.hold is not None and not plan.after:
                 await plan.hold.wait()
             if plan.error is not None and not plan.after:
                 raise copy.copy(plan.error)
         result = await call()
         for plan in plans:
+            if plan.hold is not None and plan.after:
+                await plan.hold.wait()
             if plan.error is not None:
                 raise copy.copy(plan.error)
             if plan.flip:

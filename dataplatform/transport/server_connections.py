@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import struct
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
@@ -21,12 +20,12 @@ from google.protobuf.message import DecodeError
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS_BY_NUMBER, Method
 from dataplatform.base.errors import Exhausted, Internal, Invalid, PlatformError, Unavailable
-from dataplatform.base.limits import FRAME_BYTES_MAX, KIB, PAGE_BYTES
 
-from . import sockets
+from . import costs, sockets
 from .errors import to_info
-from .frames import HEADER_BYTES, PROTOCOL, Bulk, Frame, FrameKind, encode
+from .frames import PROTOCOL, Bulk, Frame, FrameKind, encode
 from .protocols import FrameProtocol
+from .watches import Pace, Watch
 
 if TYPE_CHECKING:
     from .serving import FrameServer
@@ -80,7 +79,7 @@ class ServerConnection(FrameProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.peer, self.peer_uid = _peer(transport)
+        self.peer, self.peer_uid = sockets.peer_of(transport)
         stream = transport.get_extra_info("socket")
         if stream is not None:
             sockets.notice_silence(stream)
@@ -188,11 +187,11 @@ class ServerConnection(FrameProtocol):
         if type(frame.data) is memoryview:
             # A large frame was admitted before it was read. If it had to wait for the budget now,
             # frames that wait like this could fill the budget and wait for each other.
-            own_bytes = _frame_bytes(frame)
+            own_bytes = costs.frame_bytes(frame)
             return self._charged_bytes - own_bytes < self._limits.connection_bytes_max
         return (
             self._charged_bytes < self._limits.connection_bytes_max
-            and self.server.budget.has_room_for(is_small=_is_small(frame))
+            and self.server.budget.has_room_for(is_small=costs.is_small(frame))
         )
 
     def _may_arrive(self) -> bool:
@@ -234,7 +233,7 @@ class ServerConnection(FrameProtocol):
 
     def _wake_when_roomy(self) -> None:
         budget, arriving = self.server.budget, self.server.arriving
-        is_small = bool(self._waiting) and _is_small(self._waiting[0])
+        is_small = bool(self._waiting) and costs.is_small(self._waiting[0])
         if not budget.has_room_for(is_small=is_small):
             budget.wake_when_roomy(self._work, is_small=is_small)
         elif not self._waiting and not arriving.has_room:
@@ -260,28 +259,20 @@ class ServerConnection(FrameProtocol):
     def _watch_sender(self) -> None:
         """Close a peer that holds a frame's buffer and fills it too slowly. While nothing is read
         from it, because it does not read its replies, another timer watches it."""
-        limits = self._limits
-        pause_s = min(limits.arrival_s, limits.pressed_s)
-        received_first = received_before = self.decoder.large_received_bytes
-        left_s = limits.arrival_s
+        Watch(
+            self._pace_asked(self._limits.arrival_s),
+            partial(self._later, "frame"),
+            moved=lambda: self.decoder.large_received_bytes,
+            is_pressed=lambda: not self.server.arriving.has_room,
+            too_slow=self._arrives_too_slowly,
+            is_excused=lambda: not self._is_reading,
+        )
 
-        def look() -> None:
-            nonlocal received_before, left_s
-            received, left_s = self.decoder.large_received_bytes, left_s - pause_s
-            is_stalled = received - received_before < limits.bytes_per_s_min * pause_s
-            is_slow = received - received_first < limits.bytes_per_s_min * limits.arrival_s
-            if not self._is_reading:
-                self._watch_sender()
-            elif (is_stalled and not self.server.arriving.has_room) or (is_slow and left_s <= 0):
-                size_bytes = self._large_bytes
-                self.refuse(Invalid("frame did not arrive in time", size_bytes=size_bytes))
-            elif left_s <= 0:
-                self._watch_sender()
-            else:
-                received_before = received
-                self._later("frame", pause_s, look)
+    def _arrives_too_slowly(self) -> None:
+        self.refuse(Invalid("frame did not arrive in time", size_bytes=self._large_bytes))
 
-        self._later("frame", pause_s, look)
+    def _pace_asked(self, within_s: float) -> Pace:
+        return Pace(self._limits.bytes_per_s_min, within_s, self._limits.pressed_s)
 
     async def _greet(self, frame: Frame) -> None:
         try:
@@ -319,7 +310,7 @@ class ServerConnection(FrameProtocol):
 
     def _begin(self, frame: Frame) -> None:
         if type(frame.data) is memoryview:
-            self._release(_frame_bytes(frame))
+            self._release(costs.frame_bytes(frame))
         method = METHODS_BY_NUMBER.get(frame.method)
         if frame.call == 0 or frame.call in self._running:
             self.refuse(Invalid("call id is in use", call=frame.call))
@@ -346,7 +337,7 @@ class ServerConnection(FrameProtocol):
     def _begin_serving(self, frame: Frame, method: Method, message: Any) -> None:
         task = self.server.steps.begin(self._serve(frame.call, method, message, frame.data))
         if task is not None:
-            cost_bytes = _frame_bytes(frame) + _reply_bytes_expected(method, message)
+            cost_bytes = costs.frame_bytes(frame) + costs.reply_bytes_expected(method, message)
             self._charge(cost_bytes)
             self._running[frame.call] = _Running(task, method, cost_bytes)
 
@@ -357,24 +348,24 @@ class ServerConnection(FrameProtocol):
             return False
         try:
             gathered = self.server.gather(self, method, message, frame.data)
-        except PlatformError:
-            return False  # what is wrong with it shows again
+        except Exception:
+            return False  # what is wrong with it shows again, where it is answered
         if gathered is None:
             return False
         result, finish = gathered
-        running = _Running(None, method, _frame_bytes(frame))
+        running = _Running(None, method, costs.frame_bytes(frame))
         self._charge(running.cost_bytes)
         self._running[frame.call] = running
 
         def done(result: asyncio.Future[Any]) -> None:
             del self._running[frame.call]
+            self._end_running(running)
             try:
                 reply = finish(result)
             except (Exception, asyncio.CancelledError):
-                self._release(running.cost_bytes)
-                self._begin_serving(frame, method, message)
+                if not self._is_ending and not running.is_unwanted:
+                    self._begin_serving(frame, method, message)
                 return
-            self._end_running(running)
             if not self._is_ending and not running.is_unwanted:
                 message_bytes = reply.SerializeToString()
                 self._send_reply(encode(FrameKind.REPLY, method.number, frame.call, message_bytes))
@@ -431,7 +422,7 @@ class ServerConnection(FrameProtocol):
             if frame.call == call:
                 self._waiting.remove(frame)
                 if type(frame.data) is memoryview:
-                    self._release(_frame_bytes(frame))
+                    self._release(costs.frame_bytes(frame))
                 return
 
     def _drop(self, running: _Running) -> None:
@@ -472,26 +463,17 @@ class ServerConnection(FrameProtocol):
 
     def _watch_reader(self) -> None:
         """Close a peer that reads too slowly: soon while there is no room for anybody else."""
-        limits = self._limits
-        pause_s = min(limits.stall_s, limits.pressed_s)
-        sent_first = sent_before = self._sent_bytes()
-        left_s = limits.stall_s
+        Watch(
+            self._pace_asked(self._limits.stall_s),
+            partial(self._later, "stall"),
+            moved=self._sent_bytes,
+            is_pressed=lambda: not self.server.budget.has_room,
+            too_slow=self._reads_too_slowly,
+        )
 
-        def look() -> None:
-            nonlocal sent_before, left_s
-            sent, left_s = self._sent_bytes(), left_s - pause_s
-            is_stalled = sent - sent_before < limits.bytes_per_s_min * pause_s
-            is_slow = sent - sent_first < limits.bytes_per_s_min * limits.stall_s
-            if (is_stalled and not self.server.budget.has_room) or (is_slow and left_s <= 0):
-                logger.info("connection closed: peer does not read. peer=`%s`", self.peer)
-                self.abort()
-            elif left_s <= 0:
-                self._watch_reader()
-            else:
-                sent_before = sent
-                self._later("stall", pause_s, look)
-
-        self._later("stall", pause_s, look)
+    def _reads_too_slowly(self) -> None:
+        logger.info("connection closed: peer does not read. peer=`%s`", self.peer)
+        self.abort()
 
     def _sent_bytes(self) -> int:
         assert self._transport is not None
@@ -506,44 +488,5 @@ class ServerConnection(FrameProtocol):
         self.server.budget.release(size_bytes)
 
 
-def _frame_bytes(frame: Frame) -> int:
-    return HEADER_BYTES + len(frame.message) + len(frame.data)
-
-
-def _is_small(frame: Frame) -> bool:
-    """Whether neither the request nor its reply holds much: it may use the budget's reserve."""
-    method = METHODS_BY_NUMBER.get(frame.method)
-    return type(frame.data) is not memoryview and (method is None or not method.reply_bulk)
-
-
-REPLY_BYTES_UNKNOWN = 64 * KIB
-"""What a reply with bulk is expected to take when the request does not say."""
-
-
-def _reply_bytes_expected(method: Method, message: Any) -> int:
-    """What to set aside for a reply before it is there, so that replies stay within the bounds."""
-    if not method.reply_bulk:
-        return 0
-    fields = message.DESCRIPTOR.fields_by_name
-    if "wait_ms" in fields and message.wait_ms:
-        return REPLY_BYTES_UNKNOWN  # a long poll holds nothing while it waits
-    if "length" in fields:
-        return min(int(message.length), FRAME_BYTES_MAX)
-    if "size_bytes" in fields:
-        return min(int(message.size_bytes) or PAGE_BYTES, FRAME_BYTES_MAX)
-    return REPLY_BYTES_UNKNOWN
-
-
 def _stopping() -> Unavailable:
     return Unavailable("the server is stopping")
-
-
-def _peer(transport: asyncio.BaseTransport) -> tuple[str, int | None]:
-    """The other side in words, and its uid on a Unix socket (SO_PEERCRED, unix(7))."""
-    raw = transport.get_extra_info("socket")
-    if raw is not None and raw.family == socket.AF_UNIX:
-        credentials = raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid, uid, _ = struct.unpack("3i", credentials)
-        return f"unix:pid={pid},uid={uid}", uid
-    name = transport.get_extra_info("peername")
-    return (f"{name[0]}:{name[1]}" if name else "unknown"), None

@@ -1,11 +1,16 @@
-"""What both ends ask of the kernel for their sockets."""
+"""What is asked of the kernel for sockets, and of sockets for their peers."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import struct
+from typing import TYPE_CHECKING
 
 from dataplatform.base.limits import KIB
+
+if TYPE_CHECKING:
+    import asyncio
 
 UNIX_SEND_BYTES = 512 * KIB
 """What a Unix socket takes while the server is busy (the kernel doubles it for its own needs, which
@@ -43,3 +48,14 @@ def notice_silence(stream: socket.socket) -> None:
             (socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS_MAX),
         ):
             stream.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def peer_of(transport: asyncio.BaseTransport) -> tuple[str, int | None]:
+    """The other side in words, and its uid on a Unix socket (SO_PEERCRED, unix(7))."""
+    raw = transport.get_extra_info("socket")
+    if raw is not None and raw.family == socket.AF_UNIX:
+        credentials = raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid, uid, _ = struct.unpack("3i", credentials)
+        return f"unix:pid={pid},uid={uid}", uid
+    name = transport.get_extra_info("peername")
+    return (f"{name[0]}:{name[1]}" if name else "unknown"), None

@@ -125,13 +125,13 @@ def _appended(
 
 @rpc("Streams.Append", answer=_appended)
 async def append(call: Call, message: pb.AppendRequest, data: bytes | memoryview) -> pb.AppendReply:
-    volume, inode = await stream_node(call, message.stream)
+    volume, stream = await call.reference(message.stream)
     parts = append_parts(message, data)
     with volume.holds.append():
         prepared = await streams.prepare(volume, parts)
         stored = await volume.run(
             call.request(message),
-            lambda unit: streams.append(unit, inode.number, prepared),
+            lambda unit: streams.append(unit, stream, prepared),
             durable=call.durable(message, customary=True),
         )
     return _appended(call, message, volume, stored)

@@ -51,7 +51,9 @@ async def put(call: Call, message: pb.PutRequest, data: Any) -> pb.VersionReply:
 def put_gathered(
     call: Call, message: pb.PutRequest, data: bytes
 ) -> tuple[asyncio.Future[int], Callable[[int], pb.VersionReply]] | None:
-    if message.replace or message.HasField("if_version") or message.durability == pb.LAZY:
+    if message.replace or message.HasField("if_version"):
+        return None
+    if message.durability not in (pb.CUSTOMARY, pb.DURABLE):
         return None
     found = call.reference_now(message.table)
     if found is None:

@@ -21,9 +21,8 @@ from dataplatform.base.errors import (
     PlatformError,
     Unavailable,
 )
-from dataplatform.engine import rocks
 from dataplatform.engine.base import Engine, Location, Reader, Storages, scan_all
-from dataplatform.engine.rocks import RocksEngine, RocksStorages
+from dataplatform.engine.rocks import RocksEngine, RocksStorages, databases
 
 from .engine import END, START, EngineContract, everything, expect_broken
 from .segments import SegmentsContract
@@ -327,7 +326,7 @@ async def test_commits_wait_while_rocksdb_catches_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Buffers so small that RocksDB refuses some of the writes at first."""
-    monkeypatch.setattr(rocks, "WRITE_BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr(databases, "WRITE_BUFFER_BYTES", 64 << 10)
     waits: list[float] = []
     sleep = asyncio.sleep
 

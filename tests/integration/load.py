@@ -16,7 +16,7 @@ from dataplatform import aio
 
 from .load_groups import Group
 from .load_puts import Puts
-from .worker import BASE, Worker
+from .worker import BASE, Connect, Worker
 
 ACCOUNTS = 8
 START_BALANCE = 1000
@@ -29,7 +29,8 @@ class Counters(Worker):
         self.path, self.rng = f"{BASE}/counters-{name}", rng
         self.expected: dict[str, int] = {}
 
-    async def prepare(self, dp: aio.Client) -> None:
+    async def prepare(self, connect: Connect) -> None:
+        dp = await connect()
         self.table = await dp.create_table(self.path)
 
     async def step(self) -> None:
@@ -49,7 +50,8 @@ class Rows(Worker):
         self.path, self.rng = f"{BASE}/rows-{name}", rng
         self.expected: dict[str, dict[str, Any]] = {}
 
-    async def prepare(self, dp: aio.Client) -> None:
+    async def prepare(self, connect: Connect) -> None:
+        dp = await connect()
         self.table = await dp.create_table(self.path)
 
     async def step(self) -> None:
@@ -79,7 +81,8 @@ class Records(Worker):
         self.path, self.rng = f"{BASE}/records-{name}", rng
         self.acknowledged = 0
 
-    async def prepare(self, dp: aio.Client) -> None:
+    async def prepare(self, connect: Connect) -> None:
+        dp = await connect()
         self.stream = await dp.create_stream(self.path)
         self.producer = await self.stream.producer()
 
@@ -112,8 +115,8 @@ class Files(Worker):
         self.expected: dict[str, bytes] = {}
         self.log = b""
 
-    async def prepare(self, dp: aio.Client) -> None:
-        self.dp = dp
+    async def prepare(self, connect: Connect) -> None:
+        self.dp = dp = await connect()
         await dp.mkdir(self.path)
         await dp.write_file(f"{self.path}/log", b"", durable=True)
 
@@ -154,8 +157,8 @@ class Transfers(Worker):
         self.path, self.rng = f"{BASE}/bank-{name}", rng
         self.committed = 0
 
-    async def prepare(self, dp: aio.Client) -> None:
-        self.dp = dp
+    async def prepare(self, connect: Connect) -> None:
+        self.dp = dp = await connect()
         await dp.mkdir(self.path)
         table = await dp.create_table(f"{self.path}/accounts")
         await table.put_many({f"a{i}": {"n": START_BALANCE} for i in range(ACCOUNTS)})
@@ -192,7 +195,7 @@ KINDS: list[Callable[[str, random.Random], Worker]] = [
 
 
 class MixedLoad:
-    """Two workers of each kind, each with a client of its own."""
+    """Two workers of each kind, each with clients of its own."""
 
     def __init__(self, address: str, seed: int, patience_s: float = 120.0) -> None:
         self._address, self._patience_s = address, patience_s
@@ -210,7 +213,7 @@ class MixedLoad:
         first = await self._connect()
         await first.mkdir(BASE, exist_ok=True)
         for worker in self._workers:
-            await worker.prepare(await self._connect())
+            await worker.prepare(self._connect)
         self._tasks = [asyncio.create_task(self._run(w)) for w in self._workers]
 
     async def _connect(self) -> aio.Client:

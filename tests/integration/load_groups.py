@@ -11,7 +11,7 @@ import random
 
 from dataplatform import Stale, aio
 
-from .worker import BASE, Worker
+from .worker import BASE, Connect, Worker
 
 PARTITIONS = 4
 MEMBERS = 2
@@ -29,12 +29,14 @@ class Group(Worker):
         self.read = [0] * PARTITIONS
         self.committed = [0] * PARTITIONS
 
-    async def prepare(self, dp: aio.Client) -> None:
+    async def prepare(self, connect: Connect) -> None:
+        dp = await connect()
         self.stream = await dp.create_stream(self.path, partitions=PARTITIONS)
         await self.stream.create_topic("t")
         self.producer = await self.stream.producer()
         self.members = [
-            await self.stream.consumer("t", group="g", start="earliest") for _ in range(MEMBERS)
+            await (await (await connect()).stream(self.path)).consumer("t", group="g")
+            for _ in range(MEMBERS)
         ]
 
     async def step(self) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 
 from dataplatform import aio
 
 BASE = "/load"
 
+Connect = Callable[[], Awaitable[aio.Client]]
+"""Gives a client of its own to whoever calls it."""
+
 
 class Worker(ABC):
     @abstractmethod
-    async def prepare(self, dp: aio.Client) -> None: ...
+    async def prepare(self, connect: Connect) -> None: ...
 
     @abstractmethod
     async def step(self) -> None:

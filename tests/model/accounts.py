@@ -143,7 +143,8 @@ async def _check_segments(volume: Volume, rows: dict[bytes, dict[bytes, bytes]])
             extent, length = piece.extent, piece.length
         else:
             batch = StoredBatch.unpack(value)
-            extent, length = batch.extent, batch.length
+            extent = batch.extent
+            length = extent.length if extent is not None else 0
         if extent is None:
             continue
         live[extent.segment] += length

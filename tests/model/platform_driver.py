@@ -20,7 +20,7 @@ import pytest
 
 from dataplatform.base.clock import ManualClock, SeededEntropy
 from dataplatform.base.errors import Invalid, NotFound, PlatformError
-from dataplatform.core import files, listing, namespace, transactions
+from dataplatform.core import files, listing, namespace, streams, transactions
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import NewName, Node, Platform
 from dataplatform.core.replies import SESSION_AGE_NS
@@ -344,7 +344,7 @@ class Driver:
 
     # ---- attributes
 
-    async def set_attributes(self, target: Target, **attributes: int) -> None:
+    async def set_attributes(self, target: Target, **attributes: Any) -> None:
         async def call(request: Request) -> None:
             async with self.node(target) as node:
                 await node.volume.writeback.flush(node.inode.number)
@@ -552,6 +552,41 @@ class Driver:
         return await self._write(call)
 
     # ---- the rest
+
+    async def unit(
+        self, path: str, work: Callable[[Unit, int], Awaitable[T]], *, durable: bool = False
+    ) -> T:
+        """One unit on what a path names: a call on a table or a stream."""
+
+        async def call(request: Request) -> T:
+            async with self.node(path) as node:
+                number = node.inode.number
+                return await node.volume.run(
+                    request, lambda unit: work(unit, number), durable=durable
+                )
+
+        return await self._write(call)
+
+    async def append_records(
+        self, path: str, parts: Sequence[streams.Part], *, durable: bool, extent_bytes_min: int
+    ) -> list[list[int | bool]]:
+        """Batches to partitions of a stream; for each its offset, its time, and whether it was
+        there already."""
+
+        async def call(request: Request) -> list[list[int | bool]]:
+            async with self.node(path) as node:
+                volume, number = node.volume, node.inode.number
+                with volume.holds.append():
+                    prepared = await streams.prepare(
+                        volume, parts, extent_bytes_min=extent_bytes_min
+                    )
+                    return await volume.run(
+                        request,
+                        lambda unit: streams.append(unit, number, prepared),
+                        durable=durable,
+                    )
+
+        return await self._write(call)
 
     async def transaction(
         self,

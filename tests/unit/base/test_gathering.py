@@ -91,6 +91,15 @@ async def test_a_lost_server_is_told_to_all_and_asked_once() -> None:
     assert gatherer.idle
 
 
+async def test_calls_about_one_thing_follow_each_other() -> None:
+    server = Server()
+    gatherer = Gatherer(server.alone, server.together, subject=lambda n: n % 10)
+    numbers = [1, 2, 3, 11, 21, 12, 4]
+    found = await asyncio.gather(*(gatherer.start(n) for n in numbers))
+    assert found == [2 * n for n in numbers]
+    assert server.requests == [[1, 2, 3, 4], [11, 12], [21]]
+
+
 async def test_more_than_a_request_holds() -> None:
     server = Server()
     gatherer = Gatherer(server.alone, server.together)
@@ -125,6 +134,20 @@ async def test_nobody_is_forgotten_behind_calls_that_were_given_up() -> None:
         answer.cancel()
     assert await asyncio.wait_for(wanted, 10) == 14
     assert server.requests == [[7]]
+
+
+async def test_an_error_that_cannot_be_copied_reaches_all() -> None:
+    class TwoWordsError(Exception):
+        def __init__(self, first: str, second: str) -> None:
+            super().__init__(f"{first} {second}")
+
+    async def broken(_: Sequence[int]) -> list[int]:
+        raise TwoWordsError("no", "way")
+
+    gatherer = Gatherer(Server().alone, broken)
+    found = await asyncio.gather(*(gatherer.start(n) for n in range(3)), return_exceptions=True)
+    assert [str(error) for error in found] == ["no way"] * 3
+    assert gatherer.idle
 
 
 async def test_a_defect_reaches_those_it_hit() -> None:

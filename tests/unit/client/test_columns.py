@@ -102,6 +102,31 @@ def test_what_is_cut_short_or_counted_wrong_is_not_read(cut: int, count: int) ->
     assert read(body + b"\x00", 100) is None
 
 
+@pytest.mark.parametrize("needless", [1, 4, 5, 9, 20])
+def test_numbers_with_needless_bytes(needless: int) -> None:
+    # Of the key's length, which is its only byte in `plain`.
+    plain = body_of([Spec(NOW, b"k", b"v", [])])
+    zeros = b"\x80" * (needless - 1) + b"\x00"
+    padded = bytes((plain[0] + 2 * needless, *plain[1:4], plain[4] | 0x80)) + zeros + plain[5:]
+    found = read(padded, 1)
+    head = bytearray(BatchBuilder(1 << 20).build("none")[: records.HEADER_BYTES])
+    head[57:61] = (1).to_bytes(4, "big")
+    try:
+        single = [(r.key, r.value) for r in DefaultRecordBatch(bytes(head) + padded)]
+    except Exception:  # of several types
+        assert found is None
+    else:
+        assert found is None or [row[1:] for row in found] == single == [(b"k", b"v")]
+
+
+@pytest.mark.parametrize("timestamp", [-(1 << 63), (1 << 63) - 64, (1 << 63) - 1])
+def test_timestamps_at_the_end_of_time(timestamp: int) -> None:
+    body = body_of(alike(100, None, 20, 1))
+    found = columns.read(body, 100, timestamp)
+    assert (found is None) == (timestamp != (1 << 63) - 64)
+    assert found is None or max(found.timestamps) == (1 << 63) - 1
+
+
 @given(st.binary(max_size=300), st.integers(1, 300))
 def test_any_bytes(body: bytes, count: int) -> None:
     found = read(body, count)

@@ -80,6 +80,13 @@ def test_an_abandoned_iteration_goes_on_where_it_was(stream: Stream) -> None:
     assert [r.offset for r in first + polled + rest] == list(range(15))
 
 
+def test_a_poll_for_nothing_skips_nothing(stream: Stream) -> None:
+    with stream.consumer("t", partitions=[0], follow=False) as consumer:
+        assert [r.offset for r in consumer.poll(0.0, max_records=2)] == [0, 1]
+        assert consumer.poll(0.0, max_records=0) == []
+        assert consumer.poll(0.0, max_records=2)[0].offset == 2
+
+
 def test_poll_gives_what_is_there(stream: Stream) -> None:
     with stream.consumer("t", start="latest") as consumer:
         assert consumer.poll(0.0) == []

@@ -145,7 +145,7 @@ def test_times_before_the_epoch_are_times(dp: Client) -> None:
 
 def test_a_producer_makes_partitions_as_it_needs_them(server: FakeServer) -> None:
     producer = Producer(blocking_channel(server), pb.Target(), "/s")
-    topic = _Topic(producer, "t", 4_000_000_000, 0.0)
+    topic = _Topic(producer, "t", 4_000_000_000, 0.0, 0)
     assert topic.of(None, 3_999_999_999) is topic.of(None, 3_999_999_999)
     assert 0 <= topic.of(b"key", None).number < 4_000_000_000
     topic.next_turn()

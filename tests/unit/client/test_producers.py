@@ -166,15 +166,41 @@ def test_an_error_reaches_the_next_record_though_a_batch_was_open(
 ) -> None:
     with stream.producer(linger_s=3600) as producer:
         producer.send("four", b"", partition=1)
-        kept = producer.send("four", b"kept")
+        kept = producer.send("four", b"kept", partition=0)
         server.fail("Streams.Append", Denied("not allowed"))
         with pytest.raises(Denied):
             producer.send("t", b"refused").result()
         with pytest.raises(Denied):
-            producer.send("four", b"told")
+            producer.send("four", b"told", partition=0)
         assert kept.result().partition == 0
-        assert producer.send("four", b"again").result().partition == 0
+        assert producer.send("four", b"again", partition=0).result().partition == 0
     assert server.values("four") == [b"kept", b"again"]
+
+
+@pytest.mark.parametrize("how", ["linger", "flush", "full", "many"])
+def test_records_without_a_key_go_to_the_partitions_in_turn(
+    server: Streaming, stream: Stream, how: str
+) -> None:
+    """A batch at a time, whatever makes it leave; each producer begins somewhere."""
+    found = []
+    with stream.producer(
+        linger_s=0 if how == "linger" else 3600, batch_bytes=100 if how == "full" else 16384
+    ) as producer:
+        for _ in range(8):
+            if how == "many":
+                producer.send_many("four", [b"x"])
+                continue
+            record = producer.send("four", b"x" * 90)
+            if how == "flush":
+                producer.flush()
+            if how != "full":
+                found.append(record.result().partition)
+        if how in ("full", "many"):
+            producer.flush()
+            assert {n: len(server.values("four", n)) for n in range(4)} == dict.fromkeys(
+                range(4), 2
+            )
+    assert found in ([], [(found or [0])[0] + n & 3 for n in range(8)])
 
 
 def test_faults_change_neither_order_nor_number(server: Streaming, seed: int) -> None:
@@ -212,6 +238,29 @@ def test_a_failure_is_told_and_the_producer_goes_on(server: Streaming, stream: S
     assert (before.result().offset, after.result().offset) == (0, 1)
     assert server.values("t") == [b"before", b"after"]
     assert len({batch.producer for batch in server.logs["t", 0]}) == 2  # a new id
+
+
+def test_nothing_goes_out_under_an_id_whose_sequences_have_a_gap(
+    server: Streaming, stream: Stream
+) -> None:
+    """It would begin at 0 again, and be taken for the first batch come twice: acknowledged, not
+    stored."""
+    producer = stream.producer(linger_s=3600)
+    before = producer.send("t", b"before", partition=0)
+    producer.flush()
+    server.fail("Streams.Append", Exhausted("the disk is full"))
+    server.fail("Streams.InitProducer", Exhausted("the disk is full"), Exhausted("still full"))
+    for _ in range(3):  # the append, then two times the new id
+        refused = producer.send("t", b"refused", partition=0)
+        with pytest.raises(Exhausted):
+            producer.flush()
+        with pytest.raises(Exhausted):
+            refused.result()
+    after = producer.send("t", b"behind", partition=0)
+    producer.close()
+    assert (before.result().offset, after.result().offset) == (0, 1)
+    assert server.values("t") == [b"before", b"behind"]
+    assert len({batch.producer for batch in server.logs["t", 0]}) == 2
 
 
 @pytest.mark.parametrize("call", ["send", "send_many", "close"])

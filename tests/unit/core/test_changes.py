@@ -54,6 +54,23 @@ async def test_what_happened_is_told_in_order(tmp_path: Path) -> None:
         assert await read(volume, since=after) == ([], after)
 
 
+async def test_a_table_that_a_file_is_exchanged_with_has_its_new_name(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        table = await driver.table("/table")
+        await driver.create("/file")
+        await driver.set_xattr("/table", "user.a", b"")  # its path is known from now on
+        await driver.rename("/file", "/table", exchange=True)
+        await driver.set_xattr("/file", "user.b", b"")
+        assert (await driver.stat("/file")).number == table.inode
+        await volume.sync()
+        found, _ = await read(volume)
+        assert said(found)[-3:] == [
+            "attribute set /table",
+            "exchanged /table",
+            "attribute set /file",
+        ]
+
+
 async def test_only_what_is_durable_is_told(tmp_path: Path) -> None:
     async with at_work(Place("memory", tmp_path)) as (driver, volume):
         await driver.create("/f")

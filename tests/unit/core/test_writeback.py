@@ -10,6 +10,7 @@ import pytest
 
 from dataplatform.base.errors import Exhausted, PlatformError, Unavailable
 from dataplatform.core import writeback
+from dataplatform.core.units import SYSTEM
 from dataplatform.core.writeback import AGE_S
 from dataplatform.keyspace.records import VolumeSettings
 from tests.model.platform_driver import Driver, Place, at_work
@@ -132,6 +133,27 @@ async def test_a_quota_cut_below_what_is_buffered_loses_nothing(tmp_path: Path) 
         assert await driver.read(handle) == b"a" * 100_000
 
 
+async def test_writes_at_once_do_not_pass_the_quota_together(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.create("/f")
+        volume.settings = VolumeSettings(quota_bytes=250_000)
+        outcomes = await asyncio.gather(
+            *(driver.write(handle, n * 100_000, b"x" * 100_000) for n in range(8)),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(outcome, int) for outcome in outcomes) == 2
+        assert sum(isinstance(outcome, Exhausted) for outcome in outcomes) == 6
+        await driver.sync(handle)
+        assert volume.state.used_bytes == 200_000
+        await driver.write(handle, 0, b"y" * 100_000)  # what grows nothing is never refused
+        await asyncio.gather(*(driver.write(handle, 0, b"z" * 100_000) for _ in range(8)))
+        await driver.sync(handle)
+        assert volume.state.used_bytes == 200_000
+        await driver.write(handle, 800_000, b"x" * 50_000)
+        with pytest.raises(Exhausted):
+            await driver.write(handle, 900_000, b"x")
+
+
 @pytest.mark.allow_warnings("stopped after a failed write")
 async def test_after_a_failed_sync_nothing_is_acknowledged(tmp_path: Path) -> None:
     for operation in ("segment_sync", "commit", "sync"):
@@ -214,6 +236,52 @@ async def test_a_read_or_stat_never_misses_a_write_that_is_being_flushed(
             await flushing
 
 
+@pytest.mark.parametrize("operation", ["get", "scan"])
+async def test_a_flush_that_ends_at_the_last_look_of_a_read_hides_nothing(
+    operation: str, tmp_path: Path
+) -> None:
+    """What the engine said is old by the time that the reader looks at what is buffered."""
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, volume):
+        handle = await driver.create("/f")
+        await driver.write(handle, 0, b"old" * 100)
+        before = place.faults.calls.get(operation, 0)
+        assert await driver.read(handle) == b"old" * 100
+        looks = place.faults.calls[operation] - before
+        for nth in range(1, looks + 1):
+            data = b"%03d" % nth * 100
+            await driver.write(handle, 0, data)
+            hold = place.faults.hold(operation, nth=nth, after=True)
+            reading = asyncio.create_task(driver.read(handle))
+            await hold.reached.wait()
+            await volume.writeback.flush_all()
+            hold.release()
+            assert await reading == data
+
+
+async def test_a_read_sees_no_write_without_those_before_it(tmp_path: Path) -> None:
+    """Writes that come while it looks are seen in their order, or not at all."""
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, volume):
+        handle = await driver.create("/f")
+        await driver.write(handle, 0, b"0000")
+        await driver.sync(handle)
+        before = place.faults.calls["get"]
+        assert await driver.read(handle) == b"0000"
+        looks = place.faults.calls["get"] - before
+        for nth in range(1, looks + 1):
+            await driver.write(handle, 0, b"0000")
+            await driver.sync(handle)
+            hold = place.faults.hold("get", nth=nth, after=True)
+            reading = asyncio.create_task(driver.read(handle))
+            await hold.reached.wait()
+            await driver.write(handle, 0, b"11")
+            await volume.writeback.flush_all()
+            await driver.write(handle, 2, b"22")
+            hold.release()
+            assert await reading in (b"0000", b"1100", b"1122")
+
+
 async def test_a_write_tells_the_size_even_during_a_flush(tmp_path: Path) -> None:
     place = Place("memory", tmp_path)
     async with at_work(place) as (driver, volume):
@@ -225,3 +293,12 @@ async def test_a_write_tells_the_size_even_during_a_flush(tmp_path: Path) -> Non
         await volume.writeback.flush_all()
         hold.release()
         assert await writing == 500_003
+
+
+async def test_a_write_tells_the_size_when_its_quota_made_it_flush(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        await driver.platform.catalog.set(SYSTEM, volume, VolumeSettings(quota_bytes=100_000))
+        handle = await driver.create("/f")
+        await driver.write(handle, 50_000, b"x" * 40_000)
+        assert await driver.write(handle, 0, b"y" * 40_000) == 90_000
+        assert await driver.write(handle, 0, b"z" * 40_000) == 90_000
