@@ -4,7 +4,7 @@ A call goes out at once and alone while nothing of its kind is under way. While 
 gather until the end of the turn of the loop, and longer while `UNDER_WAY_MAX` requests are on
 their way, and go out as one request. So one caller has the latency of one call, and many callers
 cost little more than one. Calls that must not share a request, because they are about the same
-thing, go out one behind the other, in the order in which they came.
+thing, go out each alone behind the first of them, in the order in which they came.
 
 A request that the server refuses has done nothing, and nobody knows which of the calls is to
 blame: each is then made alone, and gets its own answer. A call that nobody waits for any more
@@ -91,19 +91,8 @@ class Gatherer(Generic[I, R]):
 
     def _take(self) -> list[tuple[I, asyncio.Future[R]]]:
         """The calls of the next request."""
-        waiting = [call for call in self._gathered if not call[1].done()]
-        if self._subject is None:
-            self._gathered = waiting[ITEMS_MAX:]
-            return waiting[:ITEMS_MAX]
-        taken: dict[Hashable, tuple[I, asyncio.Future[R]]] = {}
-        self._gathered = []
-        for call in waiting:
-            subject = self._subject(call[0])
-            if len(taken) < ITEMS_MAX and subject not in taken:
-                taken[subject] = call
-            else:
-                self._gathered.append(call)
-        return list(taken.values())
+        taken, self._gathered = self._gathered[:ITEMS_MAX], self._gathered[ITEMS_MAX:]
+        return [call for call in taken if not call[1].done()]
 
     def _ended(self) -> None:
         self._under_way -= 1
@@ -111,8 +100,10 @@ class Gatherer(Generic[I, R]):
 
     async def _make(self, calls: list[tuple[I, asyncio.Future[R]]]) -> None:
         try:
-            if len(calls) == 1 or not await self._make_together(calls):
-                await asyncio.gather(*(self._make_alone(*call) for call in calls))
+            first, repeats = self._split(calls)
+            if len(first) == 1 or not await self._make_together(first):
+                await asyncio.gather(*(self._make_alone(*call) for call in first))
+            await asyncio.gather(*(self._make_alone(*call) for call in repeats))
         except BaseException as error:
             for _, answer in calls:
                 if not answer.done():
@@ -124,6 +115,18 @@ class Gatherer(Generic[I, R]):
                 raise
         finally:
             self._ended()
+
+    def _split(
+        self, calls: list[tuple[I, asyncio.Future[R]]]
+    ) -> tuple[list[tuple[I, asyncio.Future[R]]], list[tuple[I, asyncio.Future[R]]]]:
+        """The first about each subject, and the others."""
+        if self._subject is None:
+            return calls, []
+        first: dict[Hashable, tuple[I, asyncio.Future[R]]] = {}
+        repeats = [
+            call for call in calls if first.setdefault(self._subject(call[0]), call) is not call
+        ]
+        return list(first.values()), repeats
 
     async def _make_together(self, calls: list[tuple[I, asyncio.Future[R]]]) -> bool:
         """False if they were refused, so that none of them was made."""

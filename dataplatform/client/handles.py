@@ -75,6 +75,8 @@ class FileHandle:
         self._fetches: deque[_Fetch] = deque()  # of adjacent ranges
         self._ahead_bytes = FETCH_BYTES_MIN
         self._gathered = bytearray()  # to be written from _gathered_offset on
+        self._writing = channel.runtime.lock()  # tasks take turns: a turn may wait half-way
+        self._is_dirty = False  # something was sent that nobody has waited for
         self._gathered_offset = 0
         self._writes: deque[_Write] = deque()
         self._error: Exception | None = None
@@ -198,7 +200,7 @@ class FileHandle:
     async def _before_read(self) -> None:
         if not self.mode.read:
             raise io.UnsupportedOperation("not readable")
-        if self._gathered or self._writes:
+        if self._gathered or self._is_dirty:
             await self.flush()
 
     async def _next(self, size: int) -> Bulk:
@@ -290,6 +292,15 @@ class FileHandle:
         return memoryview(data).cast("B")
 
     async def _gather_at(self, offset: int, view: memoryview) -> None:
+        end = self._gathered_offset + len(self._gathered)
+        is_small = len(self._gathered) + len(view) < CALL_BYTES
+        if self._gathered and self._gather and offset == end and is_small:
+            self._gathered += view  # nothing to wait for, so no turn to take
+            return
+        async with self._writing:
+            await self._gather_in_turn(offset, view)
+
+    async def _gather_in_turn(self, offset: int, view: memoryview) -> None:
         if self._gathered and offset != self._gathered_offset + len(self._gathered):
             await self._send_gathered()
         if not self._gathered:
@@ -316,6 +327,7 @@ class FileHandle:
         length = sum(map(len, parts))
         self._gathered_offset = offset + length
         if length:
+            self._is_dirty = True
             await self._make_room(offset, offset + length)
             request = build(pb.WriteRequest, target=self._target, offset=offset)
             pending = await self._channel.start(WRITE, request, parts)
@@ -378,9 +390,11 @@ class FileHandle:
         if self.mode.append:
             while self._gathered:
                 await self._send_append()
-        elif self._gathered:
-            await self._send_gathered()
-        await self._drain_writes()
+        async with self._writing:
+            if self._gathered and not self.mode.append:
+                await self._send_gathered()
+            await self._drain_writes()
+            self._is_dirty = False
 
     async def sync(self) -> None:
         """`flush`, and wait until it is on disk."""
@@ -424,7 +438,7 @@ class FileHandle:
 
     async def stat(self) -> Stat:
         """The open file's attributes."""
-        if self._gathered or self._writes:
+        if self._gathered or self._is_dirty:
             await self.flush()
         try:
             node, _ = await self._channel.call(STAT, build(pb.StatRequest, target=self._target))

@@ -15,8 +15,9 @@ the lost ones in order.
 
 After an error that is not a matter of patience, the producer asks for a new id, with which sequence
 numbers begin at 0 again; until it has one, it sends nothing: under the old id, a batch that begins
-at 0 would be taken for the first one come again. What was under way behind the error may fail too. Every failed record
-is told through its `Delivery`, and the first error by the next `send`, `flush` or `close`.
+at 0 would be taken for the first one come again. What was under way behind the error may fail with
+it. Every failed record is told through its `Delivery`, and the first error by the next `send`,
+`flush` or `close`.
 """
 
 from __future__ import annotations
@@ -413,7 +414,14 @@ class Producer:
         known = self._topics.get(name)
         if known is not None and now_s < known.counted_s + COUNT_S:
             return known
-        count = await count_partitions(self._channel, self._stream, name)
+        try:
+            count = await count_partitions(
+                self._channel, self._stream, name, patience_s=None if known is None else 0.0
+            )
+        except Unavailable:
+            if known is None:
+                raise
+            count = known.count  # records gather meanwhile; it is asked again in a while
         async with self._changed:
             known = self._topics.get(name)
             if known is None:

@@ -257,16 +257,22 @@ class Stream:
         )
 
 
-async def count_partitions(channel: Channel, stream: pb.Target, topic: str) -> int:
+async def count_partitions(
+    channel: Channel, stream: pb.Target, topic: str, *, patience_s: float | None = None
+) -> int:
     """Of a topic; of one that does not exist, as many as an append would give it."""
     found: pb.TopicsReply
     try:
         found, _ = await channel.call(
-            TOPICS, build(pb.TopicsRequest, stream=stream, names=(topic,))
+            TOPICS,
+            build(pb.TopicsRequest, stream=stream, names=(topic,)),
+            patience_s=patience_s,
         )
         return len(found.topics[0].partitions)
     except NotFound:
-        found, _ = await channel.call(TOPICS, build(pb.TopicsRequest, stream=stream))
+        found, _ = await channel.call(
+            TOPICS, build(pb.TopicsRequest, stream=stream), patience_s=patience_s
+        )
         for created_meanwhile in found.topics:
             if created_meanwhile.name == topic:
                 return len(created_meanwhile.partitions)

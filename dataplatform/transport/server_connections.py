@@ -25,7 +25,7 @@ from . import costs, sockets
 from .errors import to_info
 from .frames import PROTOCOL, Bulk, Frame, FrameKind, encode
 from .protocols import FrameProtocol
-from .watches import Pace, Watch
+from .watches import Watch
 
 if TYPE_CHECKING:
     from .serving import FrameServer
@@ -260,7 +260,7 @@ class ServerConnection(FrameProtocol):
         """Close a peer that holds a frame's buffer and fills it too slowly. While nothing is read
         from it, because it does not read its replies, another timer watches it."""
         Watch(
-            self._pace_asked(self._limits.arrival_s),
+            self.server.pace_of_senders,
             partial(self._later, "frame"),
             moved=lambda: self.decoder.large_received_bytes,
             is_pressed=lambda: not self.server.arriving.has_room,
@@ -270,9 +270,6 @@ class ServerConnection(FrameProtocol):
 
     def _arrives_too_slowly(self) -> None:
         self.refuse(Invalid("frame did not arrive in time", size_bytes=self._large_bytes))
-
-    def _pace_asked(self, within_s: float) -> Pace:
-        return Pace(self._limits.bytes_per_s_min, within_s, self._limits.pressed_s)
 
     async def _greet(self, frame: Frame) -> None:
         try:
@@ -464,7 +461,7 @@ class ServerConnection(FrameProtocol):
     def _watch_reader(self) -> None:
         """Close a peer that reads too slowly: soon while there is no room for anybody else."""
         Watch(
-            self._pace_asked(self._limits.stall_s),
+            self.server.pace_of_readers,
             partial(self._later, "stall"),
             moved=self._sent_bytes,
             is_pressed=lambda: not self.server.budget.has_room,

@@ -39,6 +39,7 @@ from .budgets import Budget
 from .frames import Data
 from .server_connections import ServerConnection
 from .steps import Steps
+from .watches import Pace
 
 __all__ = ["FrameServer", "ServerConnection", "ServingLimits"]
 
@@ -105,6 +106,9 @@ class FrameServer:
         self.farewell = farewell
         self.limits = limits or ServingLimits()
         self.loop = asyncio.get_running_loop()
+        asked = self.limits.bytes_per_s_min, self.limits.pressed_s
+        self.pace_of_senders = Pace(*asked, within_s=self.limits.arrival_s)
+        self.pace_of_readers = Pace(*asked, within_s=self.limits.stall_s)
         total_bytes_max = self.limits.total_bytes_max
         self.budget = Budget(total_bytes_max, self.loop, reserve_bytes=total_bytes_max // 2)
         self.arriving = Budget(total_bytes_max // 2, self.loop)

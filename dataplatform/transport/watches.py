@@ -16,8 +16,8 @@ class Pace:
     """What is asked of a peer."""
 
     bytes_per_s_min: int
-    within_s: float
     pressed_s: float
+    within_s: float
 
 
 class Watch:

@@ -97,7 +97,7 @@ async def test_calls_about_one_thing_follow_each_other() -> None:
     numbers = [1, 2, 3, 11, 21, 12, 4]
     found = await asyncio.gather(*(gatherer.start(n) for n in numbers))
     assert found == [2 * n for n in numbers]
-    assert server.requests == [[1, 2, 3, 4], [11, 12], [21]]
+    assert server.requests == [[1, 2, 3, 4], [11], [21], [12]]
 
 
 async def test_more_than_a_request_holds() -> None:

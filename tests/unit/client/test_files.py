@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import random
 from pathlib import Path
@@ -15,7 +16,14 @@ from dataplatform.client import handles
 from dataplatform.client.clients import Client as AsyncClient
 from dataplatform.client.sync import Client, File
 
-from .fakes import LOST_AFTER, LOST_BEFORE, FakeServer, blocking_channel
+from .fakes import (
+    LOST_AFTER,
+    LOST_BEFORE,
+    FakeConnection,
+    FakeServer,
+    async_channel,
+    blocking_channel,
+)
 
 KIB = 1024
 
@@ -345,3 +353,27 @@ def test_a_handle_on_a_file_that_is_gone_names_its_path(dp: Client, disk: Disk) 
 def test_paths_that_are_not_text(dp: Client, path: Any) -> None:
     with pytest.raises(Invalid, match="path"):
         dp.read_file(path)
+
+
+async def test_tasks_share_a_handle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write lands where it belongs, and is read by the task that made it, though any of them
+    may have to wait until its bytes have left."""
+
+    async def drain(self: FakeConnection) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(FakeConnection, "drain", drain)
+    disk = Disk()
+    size, tasks = 600 * KIB, 6
+    async with AsyncClient(async_channel(disk)).open("/f", "w+b") as file:
+
+        async def work(number: int) -> None:
+            data = bytes([65 + number]) * size
+            for place in (number, number + tasks):
+                await file.pwrite(data, 2 * place * size)
+            for place in (number, number + tasks):
+                assert await file.pread(size, 2 * place * size) == data
+
+        await asyncio.gather(*map(work, range(tasks)))
+    once = b"".join(bytes([65 + n]) * size + bytes(size) for n in range(tasks))
+    assert disk.contents[disk.names["/f"]] == (once + once)[:-size]
