@@ -116,3 +116,5 @@ class Puts(Worker):
                 assert done.get(cell.key, []) == cell.versions, f"{cell}: a put was done twice"
             else:
                 assert set(cell.versions) <= set(done[cell.key])
+        hot = [version for cell in self.cells if not cell.is_alone for version in cell.versions]
+        assert len(set(hot)) == len(hot), "two puts of one row have one version"
