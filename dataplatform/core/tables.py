@@ -81,7 +81,7 @@ async def put_many(
     """Put rows, as MessagePack: key, columns, key, columns, …; a later one with the same key adds
     to the earlier (or with `replace` takes its place). The version of all of them, 0 for no rows.
 
-    `separate`: they are puts that merely travelled together, so each row is an event of its own.
+    `separate`: they are puts that merely travelled together, so each of them is an event.
     """
     of_table = await _table(unit, table)
     bulk = await _read_bulk(unit, table, data, replace)
