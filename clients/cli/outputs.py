@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any
 
-from .parsing import format_duration
+from ..quantities import format_duration
 
 if TYPE_CHECKING:
     from dataplatform import Change, Entry, Record, Row, Stat

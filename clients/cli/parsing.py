@@ -9,36 +9,20 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from datetime import datetime, timedelta
 from typing import Any
 
 import typer
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGTPE])(I?)(B?)|B)?", re.IGNORECASE)
-_POWERS = "KMGTPE"
-
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[wdhms]))+")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[wdhms])")
-_UNITS = {
-    "w": timedelta(weeks=1),
-    "d": timedelta(days=1),
-    "h": timedelta(hours=1),
-    "m": timedelta(minutes=1),
-    "s": timedelta(seconds=1),
-    "ms": timedelta(milliseconds=1),
-}
+from ..quantities import duration_of, size_of
 
 
 def parse_size(text: str) -> int:
     """Bytes: `10GiB`, `100MiB`, `4K`, `1048576`. KiB and K are 1024, KB is 1000, and so on."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is not a size: write 10GiB, 100MiB or bytes")
-    number, power, is_binary, is_bytes = match.groups()
-    base = 1000 if is_bytes and not is_binary else 1024
-    factor = base ** (_POWERS.index(power.upper()) + 1) if power else 1
-    return int(number) * factor if number.isdigit() else round(float(number) * factor)
+    try:
+        return size_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def parse_quota(text: str) -> int:
@@ -48,24 +32,10 @@ def parse_quota(text: str) -> int:
 
 def parse_duration(text: str) -> timedelta:
     """`30d`, `12h`, `15m`, `90s`, `500ms`, `2w`, or several as `1d12h`."""
-    text = text.strip().lower()
-    if not _DURATION.fullmatch(text):
-        raise typer.BadParameter(f"{text!r} is not a duration: write 30d, 12h, 15m, 90s or 500ms")
     try:
-        parts = [_UNITS[unit] * float(number) for number, unit in _DURATION_PART.findall(text)]
-        return sum(parts, timedelta())
-    except OverflowError:
-        raise typer.BadParameter(f"{text!r} is too long a duration") from None
-
-
-def format_duration(duration: timedelta) -> str:
-    """As `parse_duration` reads it, in the largest units: `30d`, `1h30m`."""
-    rest = round(duration / _UNITS["ms"])
-    written = ""
-    for unit in ("d", "h", "m", "s", "ms"):
-        count, rest = divmod(rest, _UNITS[unit] // _UNITS["ms"])
-        written += f"{count}{unit}" if count else ""
-    return written or "0s"
+        return duration_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def parse_value(text: str) -> Any:

@@ -11,6 +11,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataplatform_clients import quantities
 from dataplatform_clients.cli import parsing
 
 
@@ -67,7 +68,7 @@ def test_texts_that_are_no_durations(text: str) -> None:
 @given(st.integers(min_value=0, max_value=10**13))
 def test_a_written_duration_is_read_as_the_same(milliseconds: int) -> None:
     duration = timedelta(milliseconds=milliseconds)
-    assert parsing.parse_duration(parsing.format_duration(duration)) == duration
+    assert parsing.parse_duration(quantities.format_duration(duration)) == duration
 
 
 @pytest.mark.parametrize(
