@@ -32,7 +32,7 @@ _TARGETS: dict[type[Any], tuple[str, ...]] = {
 class Call:
     """What a handler works with. `end` lets go of every volume that was found through it."""
 
-    __slots__ = ("_held", "method", "platform", "server", "session")
+    __slots__ = ("_held", "_is_fresh", "keeper", "method", "platform", "server", "session")
 
     def __init__(
         self, platform: Platform, session: Session, server: ServerFacts, method: int = 0
@@ -41,6 +41,9 @@ class Call:
         self.platform = platform
         self.session = session
         self.server = server
+        self.keeper = platform.promises.find(session.id)
+        """The session, if it keeps in a cache what it is answered: it comes with promises."""
+        self._is_fresh = False  # the answer is of a change that was made just now
         self._held: list[Volume] = []
 
     def end(self) -> None:
@@ -63,12 +66,17 @@ class Call:
     def request(self, message: Any) -> Request:
         """Who asks, and the id by which a retry is known."""
         if not message.HasField("request"):
-            return Request(self.session.principal)
+            return Request(self.session.principal, caller=self.session.id)
         given = message.request
         if len(given.session) != SESSION_BYTES:
             raise Invalid("the session of a request id is not 16 bytes", length=len(given.session))
         return Request(
-            self.session.principal, given.session, given.slot, given.sequence, self.method
+            self.session.principal,
+            given.session,
+            given.slot,
+            given.sequence,
+            self.method,
+            self.session.id,
         )
 
     def durable(self, message: Any, *, customary: bool) -> bool:
@@ -116,7 +124,9 @@ class Call:
 
     async def node(self, target: pb.Target, *, follow: bool = True) -> Node:
         """What the target names. NOT_FOUND."""
-        node = await self.platform.locate(target.path, target.volume, target.inode, follow=follow)
+        node = await self.platform.locate(
+            target.path, target.volume, target.inode, follow=follow, keeper=self.keeper
+        )
         self._held.append(node.volume)
         return node
 
@@ -164,13 +174,31 @@ class Call:
 
     async def describe(self, volume: Volume, number: int) -> pb.Node:
         """The node as it is now."""
+        if self.keeper is not None:
+            await self.keeper.keep(volume, number)
         return node_message(Node(volume, await self.platform.describe(volume, number)))
 
+    async def left(self, unit: Unit, number: int) -> bytes:
+        """The inode as this unit leaves it: what a lane keeps to answer with a node."""
+        packed = (await unit.inode(number)).pack()
+        if self.keeper is not None:
+            unit.on_commit(lambda _: self._left(unit.volume, number))
+        return packed
+
+    def _left(self, volume: Volume, number: int) -> None:
+        assert self.keeper is not None
+        self.keeper.keep_now(volume, number)
+        self._is_fresh = True
+
     async def node_left(self, volume: Volume, packed: bytes) -> pb.Node:
-        """The node as its change left it, whatever became of it since: see `left`."""
-        return node_message(Node(volume, await volume.complete(Inode.unpack(packed))))
+        """The node as its change left it, whatever became of it since: see `left`.
 
-
-async def left(unit: Unit, number: int) -> bytes:
-    """The inode as this unit leaves it: what a lane keeps to answer with a node."""
-    return (await unit.inode(number)).pack()
+        A keeper gets it as it is now, if it was told meanwhile that it has changed: or it would
+        keep what the promise that it has is not about.
+        """
+        inode = Inode.unpack(packed)
+        keeper = self.keeper
+        if keeper is not None and not (self._is_fresh and keeper.keeps(volume.id, inode.number)):
+            await keeper.keep(volume, inode.number)
+            inode = await volume.find_inode(inode.number) or inode
+        return node_message(Node(volume, await volume.complete(inode)))

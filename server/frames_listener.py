@@ -97,7 +97,7 @@ class FramesListener:
 
     def _farewell(self, connection: ServerConnection) -> None:
         session: Session = connection.session
-        self._sessions.detach(session)
+        self._sessions.detach(session, by_client=connection.is_closed_by_peer)
 
 
 def cannot_listen(where: str, option: str, error: Exception) -> PlatformError:

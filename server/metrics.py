@@ -83,7 +83,16 @@ def _histogram(name: str, label: str, metrics: _MethodMetrics) -> Iterable[str]:
 
 def gauge(name: str, text: str, values: Mapping[str, float]) -> Iterable[str]:
     """A gauge; keys of `values` are labels as they are written, "" for none."""
+    return _samples("gauge", name, text, values)
+
+
+def counter(name: str, text: str, values: Mapping[str, float]) -> Iterable[str]:
+    """A counter, likewise."""
+    return _samples("counter", name, text, values)
+
+
+def _samples(kind: str, name: str, text: str, values: Mapping[str, float]) -> Iterable[str]:
     yield f"# HELP {name} {text}"
-    yield f"# TYPE {name} gauge"
+    yield f"# TYPE {name} {kind}"
     for labels, value in values.items():
         yield f"{name}{{{labels}}} {value}" if labels else f"{name} {value}"

@@ -25,7 +25,7 @@ from .facts import ServerFacts
 from .frames_listener import FramesListener
 from .grpc_listener import GrpcListener
 from .http_listener import HttpListener
-from .metrics import gauge
+from .metrics import counter, gauge
 from .sessions import Sessions
 from .settings import Settings
 from .tasks import Tasks, platform_tasks
@@ -53,7 +53,9 @@ class Server:
         self.settings = settings
         self.platform = platform
         self.endpoints = Endpoints()
-        self.sessions = Sessions(platform.clock, platform.entropy, platform.opens.close_session)
+        self.sessions = Sessions(
+            platform.clock, platform.entropy, platform.end_session, platform.promises.leave
+        )
         self.facts = ServerFacts(
             engine=platform.storages.kind,
             data=settings.store or str(settings.data),
@@ -65,7 +67,7 @@ class Server:
         self.tasks = Tasks(platform_tasks(platform, self.sessions))
         self.is_stopping = False
         self.facts.connections = lambda: self.frames.connections
-        self.facts.counters = self.dispatcher.metrics.counters
+        self.facts.counters = self._counters
 
     @classmethod
     async def start(
@@ -127,6 +129,7 @@ class Server:
     async def stop(self, grace_s: float = GRACE_S) -> None:
         """See the module's text. The first failure is raised after everything was tried."""
         self.is_stopping = True
+        self.platform.promises.close()
         if self.http is not None:
             await self.http.close()
         closing = [self.frames.close(grace_s)]
@@ -145,6 +148,11 @@ class Server:
         if failures:
             raise failures[0]
 
+    def _counters(self) -> dict[str, int]:
+        promises = self.platform.promises.counts()
+        counted = {f"promises.{name}": count for name, count in promises.items() if count}
+        return self.dispatcher.metrics.counters() | counted
+
     def _not_ready(self) -> str | None:
         if self.is_stopping:
             return "the server is stopping"
@@ -155,6 +163,7 @@ class Server:
 
     def _metrics(self) -> Iterable[str]:
         volumes = self.platform.volumes
+        promises = self.platform.promises.counts()
         labels = {f'volume="{v.id}"': v for v in volumes}
         yield from gauge("dp_connections", "Connections of frames.", {"": self.frames.connections})
         yield from gauge(
@@ -164,6 +173,16 @@ class Server:
             "dp_request_bytes", "Memory that requests hold.", {"": self.frames.charged_bytes}
         )
         yield from gauge("dp_memory_bytes", "Resident memory.", {"": self.facts.memory_bytes})
+        yield from gauge(
+            "dp_promises",
+            "Caches of clients (keepers), what they keep, what they have not acknowledged.",
+            {f'state="{k}"': n for k, n in promises.items() if k in ("keepers", "kept", "told")},
+        )
+        yield from counter(
+            "dp_promises_ended_total",
+            "Promises that were broken, and leases that ran out while a change waited.",
+            {f'how="{k}"': n for k, n in promises.items() if k in ("broken", "late")},
+        )
         yield from gauge("dp_volumes_open", "Open volumes.", {"": len(volumes)})
         yield from gauge(
             "dp_volume_commit",

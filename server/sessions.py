@@ -31,12 +31,20 @@ class Session:
 
 
 class Sessions:
-    """All sessions of a server. `expired(id)` is called for each that ends."""
+    """All sessions of a server. `expired(id)` is called for each that ends, `left(id)` when the
+    client itself has closed the last connection of one: it may come back within its lease."""
 
-    def __init__(self, clock: Clock, entropy: Entropy, expired: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        entropy: Entropy,
+        expired: Callable[[bytes], None],
+        left: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._clock = clock
         self._entropy = entropy
         self._expired = expired
+        self._left = left
         self._sessions: dict[bytes, Session] = {}
 
     def __len__(self) -> int:
@@ -48,11 +56,14 @@ class Sessions:
         session.connections += 1
         return session
 
-    def detach(self, session: Session) -> None:
-        """A connection left; the last one starts the lease."""
+    def detach(self, session: Session, *, by_client: bool = False) -> None:
+        """A connection left; the last one starts the lease. `by_client`: it was closed there, so
+        the client knows that, or there is none any more."""
         assert session.connections > 0
         session.connections -= 1
         session.left_s = self._clock.monotonic()
+        if by_client and not session.connections and self._left is not None:
+            self._left(session.id)
 
     def touch(self, session_id: bytes, principal: str) -> Session:
         """A request came without a connection that could be attached: the lease starts again."""

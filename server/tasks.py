@@ -35,6 +35,9 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
     async def expire_sessions() -> None:
         sessions.run_once()
 
+    async def expire_promises() -> None:
+        platform.promises.run_once()
+
     per_volume: list[tuple[str, float, Callable[[Volume], Awaitable[Any]]]] = [
         # "Durable within a second" (D5): half of it to flush, the rest to sync.
         ("writeback", 0.5, lambda volume: volume.writeback.run_once()),
@@ -49,6 +52,7 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
     ]
     return [
         Task("sessions", 5.0, expire_sessions),
+        Task("promises", 0.25, expire_promises),
         Task("idle volumes", 30.0, platform.close_idle),
         Task("half made volumes", 30.0, platform.catalog.run_once),
         *(Task(name, every_s, _each(platform, run)) for name, every_s, run in per_volume),

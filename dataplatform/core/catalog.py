@@ -208,7 +208,7 @@ class Catalog:
                 new = Attributes(Kind.DIRECTORY, 0o755, volume=volume_id, number=junction)
                 return await namespace.create(unit, directory, at.name, new)
 
-            await at.volume.run(Request(request.principal), mount, durable=True)
+            await at.volume.run(request.step, mount, durable=True)
         except PlatformError:
             if at.volume.lane.broken is None:  # else nobody knows whether it is mounted: recover
                 await self._forget(root, volume_id)

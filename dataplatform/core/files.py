@@ -14,10 +14,11 @@ from ..keyspace import keys
 from ..keyspace.records import Entry, Inode, Kind, Piece
 from . import extents, filemap, namespace
 from .namespace import Attributes
+from .opens import Opens
 from .paths import check_new_name
 from .units import Request, Unit
 from .volumes import Volume
-from .writeback import pieces_of
+from .writeback import expect_size, pieces_of
 
 COPY_PIECES_MAX = 1000
 COPY_BYTES_MAX = 128 * MIB
@@ -49,6 +50,22 @@ def _expect_file(inode: Inode) -> Inode:
             name=inode.name,
         )
     return inode
+
+
+async def open_file(opens: Opens, session: bytes, volume: Volume, number: int) -> Inode:
+    """open(2): the file as it is once it is held for the session, hence cannot go any more.
+    NOT_FOUND, INVALID."""
+    opens.open(session, volume, number)
+    try:
+        if number in volume.lane.going:
+            await volume.lane.settled()
+        inode = await volume.find(number)
+        if inode is None:
+            raise NotFound("no such file", inode=number)
+        return _expect_file(inode)
+    except BaseException:
+        opens.close(session, volume, number)
+        raise
 
 
 # ---------------------------------------------------------------- reading
@@ -188,30 +205,54 @@ async def write(
     data: bytes | memoryview,
     *,
     durable: bool,
+    expected_size: int | None = None,
+    mtime_ns: int = 0,
 ) -> int:
-    """Write at an offset; the file's size afterwards. Repeating it changes nothing."""
-    size = await volume.writeback.write(request, number, offset, data)
+    """Write at an offset; the file's size afterwards. Repeating it changes nothing. CONFLICT, with
+    the size, unless the file has the expected one. `mtime_ns`: see `Writeback.write`."""
+    size, told = await volume.writeback.write(
+        request, number, offset, data, expected_size=expected_size, mtime_ns=mtime_ns
+    )
     if durable:
         await sync(volume, number)
+    if told:
+        await volume.promises.acknowledged(told)
     return size
 
 
 async def append(
-    volume: Volume, request: Request, number: int, data: bytes | memoryview, *, durable: bool
+    volume: Volume,
+    request: Request,
+    number: int,
+    data: bytes | memoryview,
+    *,
+    durable: bool,
+    expected_size: int | None = None,
 ) -> tuple[int, int]:
-    """Write at the end, whatever it is by then: (offset, size afterwards). Atomic among appends."""
+    """Write at the end, whatever it is by then: (offset, size afterwards). Atomic among appends.
+    CONFLICT, with the size, unless the file has the expected one."""
     with volume.holds.append():
         content = await prepare(volume, data)
         await volume.writeback.flush(number)
-        return await _append(volume, request, number, content, len(data), durable=durable)
+        return await _append(
+            volume, request, number, content, len(data), durable=durable, expected=expected_size
+        )
 
 
 async def _append(
-    volume: Volume, request: Request, number: int, content: Content, length: int, *, durable: bool
+    volume: Volume,
+    request: Request,
+    number: int,
+    content: Content,
+    length: int,
+    *,
+    durable: bool,
+    expected: int | None,
 ) -> tuple[int, int]:
     async def work(unit: Unit) -> tuple[int, int]:
         inode = _expect_file(await unit.inode(number))
         offset = max(inode.size, volume.writeback.size_of(inode))
+        expect_size(offset, expected)
         if offset + length > FILE_BYTES_MAX:
             raise Exhausted("the file would be too large", errno=errno.EFBIG)
         await filemap.write(unit, inode, [p._replace(offset=p.offset + offset) for p in content])
@@ -226,6 +267,7 @@ async def _written(unit: Unit, inode: Inode, offset: int, length: int) -> None:
     inode.size = max(inode.size, offset + length)
     inode.mtime_ns = inode.ctime_ns = unit.now_ns
     unit.save(inode)
+    unit.resized.append(inode.number)
     unit.event(
         "written", await unit.path_of(inode.number), inode.kind, offset=offset, length=length
     )
@@ -317,7 +359,7 @@ async def truncate(
 
         if step == size:
             return await volume.run(request, work, durable=durable)
-        await volume.run(Request(request.principal), work, durable=False)
+        await volume.run(request.step, work, durable=False)
 
 
 async def _next_cut(volume: Volume, number: int, size: int) -> int:
@@ -339,6 +381,7 @@ async def resize(unit: Unit, number: int, size: int) -> None:
     inode.size = size
     inode.mtime_ns = inode.ctime_ns = unit.now_ns
     unit.save(inode)
+    unit.resized.append(number)
     unit.event("truncated", await unit.path_of(number), inode.kind, size=size)
 
 
@@ -363,7 +406,7 @@ async def punch(
 
         if step == end:
             return await volume.run(request, work, durable=durable)
-        await volume.run(Request(request.principal), work, durable=False)
+        await volume.run(request.step, work, durable=False)
         start = step
 
 

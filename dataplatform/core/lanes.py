@@ -6,6 +6,9 @@ happens outside of it, so while one group of commits is being synced the next on
 What may only be shown once it is durable (stream ends, the change feed) is registered with
 `when_durable` and runs in commit order.
 
+Whoever keeps something that a commit changed is told right after it; the result is held back until
+they have acknowledged (`promises`), outside of the lane, too.
+
 After a failed commit or sync the lane is broken for good (the engine is, too): nobody can know
 what the disk kept, so nothing is acknowledged until the volume is opened again.
 """
@@ -13,14 +16,16 @@ what the disk kept, so nothing is acknowledged until the volume is opened again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..base.errors import Conflict, Internal, PlatformError, Unavailable
 from ..keyspace import keys
 from ..keyspace.records import VolumeState
+from .promises import Told
 from .units import Request, Unit
 
 if TYPE_CHECKING:
@@ -41,6 +46,8 @@ class Lane:
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._last_ticket = 0
         self._broken: str | None = None
+        self.going: set[int] = set()
+        """Inodes that the unit under way removes with all they have: see `Keeper.keep`."""
         self.durable_commit = volume.state.commit
         """The last commit known to be durable: what the change feed shows."""
 
@@ -54,6 +61,7 @@ class Lane:
         The result must be MessagePack-able: it is kept with the data under the request's id, and a
         retry of the same request gets it back without running `work` again.
         """
+        told: Told = ()
         async with self._lock:
             if self._broken is not None:
                 raise Unavailable(self._broken, volume=self._volume.id)
@@ -62,15 +70,33 @@ class Lane:
             result: T
             if known:
                 result = stored
+                told = self._volume.promises.outstanding(request.caller)
             else:
                 unit = Unit(self._volume, request)
-                result = await work(unit)
-                if unit.writes:
-                    await self._commit(unit, result, (request,), awaited=durable)
+                try:
+                    result = await work(unit)
+                    if unit.writes:
+                        told = await self._commit(unit, result, (request,), awaited=durable)
+                finally:
+                    self.going.clear()
             ticket = self._last_ticket
         if durable:
             await self.durable(ticket)
+        if told:
+            await self._volume.promises.acknowledged(told)
         return result
+
+    async def settled(self) -> None:
+        """Wait for the unit that is under way."""
+        async with self._lock:
+            pass
+
+    @contextlib.asynccontextmanager
+    async def between(self) -> AsyncIterator[None]:
+        """A moment at which no unit is under way: what has to be in order with those, but is no
+        commit itself."""
+        async with self._lock:
+            yield
 
     async def run_together(
         self, requests: Sequence[Request], work: Callable[[Unit, Sequence[int]], Awaitable[T]]
@@ -99,7 +125,7 @@ class Lane:
                     raise Conflict("two requests of one slot at once")
                 unit = Unit(self._volume, named[0])
                 result = await work(unit, fresh)
-                if unit.writes:
+                if unit.writes:  # rows only, which nobody promises
                     await self._commit(unit, result, named, awaited=True)
                 for index in fresh:
                     results[index] = result
@@ -118,7 +144,8 @@ class Lane:
 
     async def _commit(
         self, unit: Unit, result: object, requests: Sequence[Request], *, awaited: bool
-    ) -> None:
+    ) -> Told:
+        """Whose acknowledgement the result waits for."""
         volume = self._volume
         old = volume.state
         next_inode, next_producer = unit.counters()
@@ -151,6 +178,7 @@ class Lane:
         unit.committed(ticket)
         commit = unit.commit
         self.when_durable(ticket, lambda: self._show(commit))
+        return volume.promises.committed(unit) if volume.promises else ()
 
     def _show(self, commit: int) -> None:
         self.durable_commit = commit

@@ -12,6 +12,7 @@ from ..engine.base import Pair, scan_all
 from ..keyspace import keys
 from ..keyspace.records import Entry, Inode, Kind
 from .platform import Node
+from .promises import Keeper
 from .volumes import Volume
 
 PAGE_ENTRIES = 1000
@@ -26,11 +27,12 @@ class Page(NamedTuple):
     end: bool
 
 
-async def page(directory: Node, after: str, limit: int) -> Page:
+async def page(directory: Node, after: str, limit: int, keeper: Keeper | None = None) -> Page:
     """Entries in order of their names' bytes, from the first one after `after`.
 
     What is created or removed meanwhile is seen or not; everything else is seen exactly once
-    (POSIX readdir). INVALID (ENOTDIR).
+    (POSIX readdir). What is answered is promised to the keeper; the directory was promised when it
+    was located. INVALID (ENOTDIR).
     """
     volume, inode = directory.volume, directory.inode
     if inode.kind != Kind.DIRECTORY:
@@ -43,7 +45,7 @@ async def page(directory: Node, after: str, limit: int) -> Page:
         pairs = await volume.storage.engine.scan(start, end, limit=limit + 1)
         goes_on = len(pairs) > limit  # a page of the engine may also end at its size
         del pairs[limit:]
-        nodes = await _nodes(volume, pairs)
+        nodes = await _nodes(volume, pairs, keeper)
         if not goes_on and not (
             pairs and await volume.storage.engine.scan(pairs[-1][0] + b"\x00", end, limit=1)
         ):
@@ -53,17 +55,19 @@ async def page(directory: Node, after: str, limit: int) -> Page:
         start = pairs[-1][0] + b"\x00"  # all were removed meanwhile: the page needs a last name
 
 
-async def _nodes(volume: Volume, pairs: list[Pair]) -> list[Node]:
-    nodes = await _some_nodes(volume, pairs[:TURN_ENTRIES])
+async def _nodes(volume: Volume, pairs: list[Pair], keeper: Keeper | None) -> list[Node]:
+    nodes = await _some_nodes(volume, pairs[:TURN_ENTRIES], keeper)
     for start in range(TURN_ENTRIES, len(pairs), TURN_ENTRIES):
         await asyncio.sleep(0)  # others have their turn
-        nodes += await _some_nodes(volume, pairs[start : start + TURN_ENTRIES])
+        nodes += await _some_nodes(volume, pairs[start : start + TURN_ENTRIES], keeper)
     return nodes
 
 
-async def _some_nodes(volume: Volume, pairs: list[Pair]) -> list[Node]:
+async def _some_nodes(volume: Volume, pairs: list[Pair], keeper: Keeper | None) -> list[Node]:
     entries = [Entry.unpack(value) for _, value in pairs]
     numbers = [entry.inode for entry in entries]
+    if keeper is not None:
+        await keeper.keep(volume, *numbers)
     writeback = volume.writeback
     layers = {n: found for n in numbers if (found := writeback.layers(n))} if writeback else {}
     values = await _inodes(volume, numbers)

@@ -230,15 +230,18 @@ async def remove(
     directories: bool = True,
     others: bool = True,
     missing_ok: bool = False,
-) -> None:
+    keep_open: bool = False,
+) -> int:
     """Take a name away (unlink(2), rmdir(2)). What has no name left is disposed of.
 
-    A directory must be empty; a table or stream goes with all that it holds.
+    A directory must be empty; a table or stream goes with all that it holds. With `keep_open` the
+    caller has it open: if this was its last name, the inode's number, which is to be opened when
+    the unit commits; else 0.
     """
     found = await find_entry(unit, directory, name)
     if found is None:
         if missing_ok:
-            return
+            return 0
         raise NotFound("no such file or directory", path=await _path(unit, directory, name))
     path = await _path(unit, directory, name)
     if found.volume:
@@ -252,8 +255,9 @@ async def remove(
         raise Invalid("not a directory", path=path, errno=errno.ENOTDIR)
     if is_directory:
         await _check_empty(unit, found.inode, path)
-    await _drop_name(unit, directory, name, found)
+    kept = await _drop_name(unit, directory, name, found, keep_open=keep_open)
     unit.event("removed", path, found.kind)
+    return kept
 
 
 async def remove_junction(unit: Unit, directory: int, name: bytes) -> None:
@@ -272,8 +276,11 @@ async def _check_empty(unit: Unit, number: int, path: str) -> None:
         raise Invalid("the directory is not empty", path=path, errno=errno.ENOTEMPTY)
 
 
-async def _drop_name(unit: Unit, directory: int, name: bytes, found: Entry) -> None:
-    """Delete the entry, and the inode if that was its last name."""
+async def _drop_name(
+    unit: Unit, directory: int, name: bytes, found: Entry, *, keep_open: bool = False
+) -> int:
+    """Delete the entry, and the inode if that was its last name: then, with `keep_open`, its
+    number; else 0."""
     is_directory = found.kind == Kind.DIRECTORY
     unit.delete(keys.entry(directory, name))
     _grow(unit, await unit.inode(directory), -1, -1 if is_directory else 0)
@@ -287,9 +294,10 @@ async def _drop_name(unit: Unit, directory: int, name: bytes, found: Entry) -> N
     inode.ctime_ns = unit.now_ns
     unit.save(inode)
     if inode.links == 0:
-        await _dispose(unit, inode)
+        await _dispose(unit, inode, keep_open=keep_open)
     if found.kind in (Kind.DIRECTORY, Kind.TABLE, Kind.STREAM):
         _forget_paths(unit)
+    return inode.number if keep_open and inode.links == 0 else 0
 
 
 def _forget_paths(unit: Unit) -> None:
@@ -313,14 +321,30 @@ async def _forget_link(unit: Unit, inode: Inode, directory: int, name: bytes) ->
     unit.delete(key)
 
 
-async def _dispose(unit: Unit, inode: Inode) -> None:
+async def _dispose(unit: Unit, inode: Inode, *, keep_open: bool) -> None:
     """An inode lost its last name: its usage ends now, its bytes go now or in the sweep."""
     await _uncount(unit, inode)
-    held = unit.volume.opens.get(inode.number, 0)
-    swept = held or inode.kind in (Kind.TABLE, Kind.STREAM)
-    if not swept and await _remove_small(unit, inode):
-        return
+    unit.unlinked.append(inode.number)
+    swept = keep_open or inode.kind in (Kind.TABLE, Kind.STREAM)
+    if not swept and not _is_held(unit, inode):
+        unit.volume.lane.going.add(inode.number)  # nobody begins to hold it from here on
+        if await _remove_small(unit, inode):
+            return
     unit.put(keys.orphan(inode.number), unit.now_ns.to_bytes(8, "big"))
+
+
+def _is_held(unit: Unit, inode: Inode) -> bool:
+    """Whether somebody has the inode open, or may have: a file of which others keep a copy, until
+    they have acknowledged that it lost its name."""
+    volume = unit.volume
+    if inode.number in volume.opens:
+        return True
+    promises = volume.promises
+    return (
+        bool(promises)
+        and inode.kind == Kind.FILE
+        and promises.is_kept(volume.id, inode.number, unit.request.caller)
+    )
 
 
 async def _uncount(unit: Unit, inode: Inode) -> None:
@@ -363,8 +387,10 @@ async def rename(
     *,
     no_replace: bool = False,
     exchange: bool = False,
-) -> None:
-    """rename(2) with RENAME_NOREPLACE and RENAME_EXCHANGE (Linux renameat2)."""
+    keep_open: bool = False,
+) -> int:
+    """rename(2) with RENAME_NOREPLACE and RENAME_EXCHANGE (Linux renameat2). What is replaced is
+    removed: see `remove` for `keep_open` and the result."""
     if no_replace and exchange:
         raise Invalid("no-replace and exchange exclude each other")
     target_name = check_new_name(new_name)
@@ -378,9 +404,9 @@ async def rename(
     if target is not None and no_replace:
         raise Exists("the name exists already", path=new_path)
     if (old_directory, old_name) == (new_directory, target_name):
-        return
+        return 0
     if target is not None and target.inode == source.inode:
-        return  # two names of one file: POSIX says to do nothing
+        return 0  # two names of one file: POSIX says to do nothing
     if await _is_within(unit, new_directory, source):
         raise Invalid("a directory cannot be moved into itself", path=old_path)
     if target is not None and await _is_within(unit, old_directory, target):
@@ -389,6 +415,7 @@ async def rename(
             path=new_path,
             errno=errno.EINVAL if exchange else errno.ENOTEMPTY,
         )
+    kept = 0
     if exchange:
         assert target is not None
         await _exchange(
@@ -396,12 +423,15 @@ async def rename(
         )
     else:
         if target is not None:
-            await _replace(unit, source, new_directory, target_name, target, new_path)
+            kept = await _replace(
+                unit, source, new_directory, target_name, target, new_path, keep_open=keep_open
+            )
         await _move(unit, source, old_directory, old_name, new_directory, target_name)
     if _REMEMBERED & {source.kind, target.kind if target is not None else source.kind}:
         _forget_paths(unit)
     verb = "exchanged" if exchange else "renamed"
     unit.event(verb, new_path, source.kind, **{"from": old_path, "to": new_path})
+    return kept
 
 
 async def _is_within(unit: Unit, directory: int, entry: Entry) -> bool:
@@ -417,8 +447,15 @@ async def _is_within(unit: Unit, directory: int, entry: Entry) -> bool:
 
 
 async def _replace(
-    unit: Unit, source: Entry, directory: int, name: bytes, target: Entry, path: str
-) -> None:
+    unit: Unit,
+    source: Entry,
+    directory: int,
+    name: bytes,
+    target: Entry,
+    path: str,
+    *,
+    keep_open: bool,
+) -> int:
     """Make room: the target's rules of rename(2)."""
     if target.volume:
         raise Invalid("a volume is mounted here", path=path, errno=errno.EBUSY)
@@ -432,7 +469,7 @@ async def _replace(
         raise Invalid(
             f"a {Kind(source.kind).word} cannot replace a {Kind(target.kind).word}", path=path
         )
-    await _drop_name(unit, directory, name, target)
+    return await _drop_name(unit, directory, name, target, keep_open=keep_open)
 
 
 async def _move(

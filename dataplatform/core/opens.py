@@ -30,9 +30,13 @@ class Opens:
         held = self._sessions.setdefault(session, Counter())
         if len(held) >= OPENS_PER_SESSION_MAX:
             raise Invalid("too many open files", errno=24)
-        held[volume.id, inode] += 1
-        if held[volume.id, inode] == 1:
-            volume.opens[inode] = volume.opens.get(inode, 0) + 1
+        _take(held, volume, inode)
+
+    def ensure(self, session: bytes, volume: Volume, inode: int) -> None:
+        """Open it, unless the session has it open. No limit: it has lost its name already."""
+        held = self._sessions.setdefault(session, Counter())
+        if not held[volume.id, inode]:
+            _take(held, volume, inode)
 
     def close(self, session: bytes, volume: Volume, inode: int) -> None:
         """Closing what is not open changes nothing: the session may have expired."""
@@ -50,6 +54,12 @@ class Opens:
         for volume_id, inode in self._sessions.pop(session, Counter()):
             if volume_id in volumes:
                 _let_go(volumes[volume_id], inode)
+
+
+def _take(held: Counter[tuple[int, int]], volume: Volume, inode: int) -> None:
+    held[volume.id, inode] += 1
+    if held[volume.id, inode] == 1:
+        volume.opens[inode] = volume.opens.get(inode, 0) + 1
 
 
 def _let_go(volume: Volume, inode: int) -> None:

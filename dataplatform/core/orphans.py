@@ -1,4 +1,4 @@
-"""The orphan sweep: what has no name any more and is not open goes, in small units."""
+"""The orphan sweep: what has no name any more and nobody holds goes, in small units."""
 
 from __future__ import annotations
 
@@ -31,13 +31,20 @@ async def run_once(volume: Volume) -> int:
     for key, since in orphans:
         number = keys.number_of(key)
         ours = int.from_bytes(since, "big") >= opened_ns
-        if number in volume.opens or not (ours or lease_over):
+        if _is_held(volume, number) or not (ours or lease_over):
             continue
         with damage:
             await sweep(volume, number)
             swept += 1
     damage.raise_first()
     return swept
+
+
+def _is_held(volume: Volume, number: int) -> bool:
+    """Open, or its keepers have not acknowledged that it lost its name: they may yet open it."""
+    return number in volume.opens or (
+        bool(volume.promises) and volume.promises.holds(volume.id, number)
+    )
 
 
 async def sweep(volume: Volume, number: int) -> None:
@@ -54,7 +61,7 @@ async def sweep(volume: Volume, number: int) -> None:
 async def _sweep_some(unit: Unit, number: int) -> bool:
     inode = await unit.find_inode(number)
     if inode is not None:
-        if number in unit.volume.opens:
+        if _is_held(unit.volume, number):
             return True  # somebody opened it again meanwhile
         assert inode.links == 0 or inode.kind in (Kind.TABLE, Kind.STREAM)
         if inode.kind == Kind.FILE and not await filemap.remove_some(unit, number):

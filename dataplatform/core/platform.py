@@ -26,12 +26,17 @@ from ..keyspace.records import (
 from . import damages, paths
 from .catalog import Catalog
 from .opens import Opens
+from .promises import Keeper, Promises
 from .volumes import Volume, create_volume, open_volume
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 600.0
 """A volume that nobody used for so long is closed; it reopens on demand."""
+
+
+REPLACED_MAX = 100
+"""How often a name is looked up again because what it led to went meanwhile."""
 
 
 class Node(NamedTuple):
@@ -64,6 +69,7 @@ class Platform:
         self.started_ns = clock.now_ns()
         self.catalog = Catalog(self)
         self.opens = Opens(self)
+        self.promises = Promises(clock)
         self._volumes: dict[int, Volume] = {}
         self._opening: dict[int, asyncio.Future[None]] = {}
         self._discarded: set[int] = set()  # removed since the start: ids are never used again
@@ -147,7 +153,9 @@ class Platform:
             try:
                 if is_root:
                     await self._make_root(storage)
-                volume = await open_volume(volume_id, storage, self.clock, self.entropy)
+                volume = await open_volume(
+                    volume_id, storage, self.clock, self.entropy, self.promises
+                )
             except BaseException:
                 await _let_go(storage)
                 raise
@@ -182,6 +190,7 @@ class Platform:
         if volume is not None and (volume.users or volume.opens):
             raise Unavailable("the volume is in use", volume=volume_id)
         self._discarded.add(volume_id)
+        self.promises.forget_volume(volume_id)
         if volume is not None:
             await self._close(volume)
 
@@ -192,20 +201,36 @@ class Platform:
     # ---- finding
 
     async def locate(
-        self, path: str = "", volume: int = 0, inode: int = 0, *, follow: bool = True
+        self,
+        path: str = "",
+        volume: int = 0,
+        inode: int = 0,
+        *,
+        follow: bool = True,
+        keeper: Keeper | None = None,
     ) -> Node:
         """What a path, an inode, or a path relative to an inode names. NOT_FOUND with the path.
 
-        The node's volume is in use until it is given to `release`.
+        The node's volume is in use until it is given to `release`. What is found is promised to
+        the keeper, and so is the directory in which one name was looked for, found or not.
         """
-        held, place = await self._walk(path, volume, inode, follow=follow)
-        try:
-            if not place.inode:
-                raise NotFound("no such file or directory", path=path)
-            return Node(held, await self.describe(held, place.inode, path or None))
-        except BaseException:
+        for _ in range(REPLACED_MAX):
+            held, place = await self._walk(path, volume, inode, follow=follow, keeper=keeper)
+            try:
+                if not place.inode:
+                    raise NotFound("no such file or directory", path=path)
+                if keeper is not None:
+                    await keeper.keep(held, place.inode)
+                found = await held.find(place.inode)
+                if found is not None:
+                    return Node(held, found)
+            except BaseException:
+                self.release(held)
+                raise
             self.release(held)
-            raise
+            if not place.directory:
+                break  # it is not the name that led to something else meanwhile
+        raise NotFound("no such file or directory", path=path or None, inode=place.inode)
 
     async def locate_name(self, path: str = "", volume: int = 0, inode: int = 0) -> NewName:
         """Where to create, remove or rename `path`: the directory of its last name, which is not
@@ -227,7 +252,14 @@ class Platform:
         return held
 
     async def _walk(
-        self, path: str, volume_id: int, inode: int, *, follow: bool, reach: bool = False
+        self,
+        path: str,
+        volume_id: int,
+        inode: int,
+        *,
+        follow: bool,
+        reach: bool = False,
+        keeper: Keeper | None = None,
     ) -> tuple[Volume, paths.Place]:
         if inode and not volume_id:
             raise Invalid("an inode needs its volume", inode=inode)
@@ -239,6 +271,8 @@ class Platform:
         hops = 0
         try:
             if inode and names:
+                if keeper is not None and len(names) == 1:
+                    keeper.keep_now(held, inode)
                 await self._check_directory(held, inode)
             while True:
                 place = await paths.walk(held.storage.engine, start, names, follow=follow)
@@ -300,6 +334,13 @@ class Platform:
         below = await volume.path_of(number)
         above = await self.catalog.mount_path(volume.id)
         return below if above == "/" else above + ("" if below == "/" else below)
+
+    # ---- sessions
+
+    def end_session(self, session: bytes) -> None:
+        """The client is gone for good: let go of what it held."""
+        self.opens.close_session(session)
+        self.promises.leave(session)
 
     # ---- background
 

@@ -44,6 +44,12 @@ class Request:
     slot: int = 0
     sequence: int = 0
     method: int = 0  # what is asked for: an id stands for one request only
+    caller: bytes | None = None  # the session that it came from: its caches know of the change
+
+    @property
+    def step(self) -> Request:
+        """Of a unit that is only a part of the work: no id."""
+        return Request(self.principal, caller=self.caller)
 
 
 SYSTEM = Request()
@@ -81,7 +87,10 @@ class Unit:
         "quiet",
         "renames",
         "request",
+        "resized",
         "segments",
+        "told_before",
+        "unlinked",
         "used_bytes_delta",
         "volume",
         "writes",
@@ -102,6 +111,9 @@ class Unit:
         self.quiet = False  # housekeeping: the keys it touches mean nothing to a mirror
         self.accepted = False  # the quota was asked before, when its bytes were taken
         self.renames = False  # a name of something that exists changed or went
+        self.resized: list[int] = []  # files that changed beyond what their pieces tell
+        self.unlinked: list[int] = []  # inodes whose last name goes
+        self.told_before = False  # caches were told when its bytes were taken
         self._inodes: dict[int, Inode] = {}
         self._statistics: dict[int, Statistics] = {}
         self._callbacks: list[Callable[[int], None]] = []

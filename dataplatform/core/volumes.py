@@ -25,6 +25,7 @@ from ..keyspace.records import (
 from .groups import Coordinator
 from .lanes import Lane
 from .partitions import Partitions
+from .promises import Promises
 from .puts import Puts
 from .replies import Replies
 from .segments import Holds, drop_unknown
@@ -68,6 +69,7 @@ class Volume:
         entropy: Entropy,
         state: VolumeState,
         settings: VolumeSettings,
+        promises: Promises | None = None,
     ) -> None:
         self.id = volume_id
         self.storage = storage
@@ -79,6 +81,7 @@ class Volume:
         self.paths = Paths()
         self.statistics: dict[int, Statistics] = {}  # as committed, of what was written to lately
         self.changed = Signal()  # a commit became durable
+        self.promises = promises if promises is not None else Promises(clock)  # of the whole server
         self.replies = Replies(storage.engine)
         self.lane = Lane(self)
         self.puts = Puts(self)
@@ -180,7 +183,13 @@ async def create_volume(
     await storage.engine.durable(ticket)
 
 
-async def open_volume(volume_id: int, storage: Storage, clock: Clock, entropy: Entropy) -> Volume:
+async def open_volume(
+    volume_id: int,
+    storage: Storage,
+    clock: Clock,
+    entropy: Entropy,
+    promises: Promises | None = None,
+) -> Volume:
     """CORRUPT if the storage does not hold a volume."""
     state, settings = await storage.engine.get_many([keys.STATE_KEY, keys.SETTINGS_KEY])
     if state is None or settings is None:
@@ -189,4 +198,6 @@ async def open_volume(volume_id: int, storage: Storage, clock: Clock, entropy: E
     if not all(type(n) is int for n in counters.fields()):
         raise Corrupt("the volume's state is damaged: restore it from a copy", volume=volume_id)
     await drop_unknown(storage)
-    return Volume(volume_id, storage, clock, entropy, counters, VolumeSettings.unpack(settings))
+    return Volume(
+        volume_id, storage, clock, entropy, counters, VolumeSettings.unpack(settings), promises
+    )

@@ -7,6 +7,9 @@ and, above all, an extent's bytes are synced before the commit that names them (
 Every reader of a file's bytes, size or times looks here too (`overlay`, `apply`). Every unit that
 works on a file's data is preceded by `flush` of that file, so acknowledged writes come first.
 
+Whoever keeps the file in a cache is told when a write is taken; a flush changes nothing that
+anybody sees.
+
 What a killed server loses of this is what a crashed machine loses of its page cache.
 """
 
@@ -17,10 +20,11 @@ import errno
 import logging
 from typing import TYPE_CHECKING
 
-from ..base.errors import Exhausted, Invalid, NotFound, PlatformError
+from ..base.errors import Conflict, Exhausted, Invalid, NotFound, PlatformError
 from ..base.limits import EXTENT_BYTES_MIN, FILE_BYTES_MAX, MIB
 from ..keyspace.records import Extent, Inode, Kind, Piece
 from . import extents, filemap
+from .promises import Told
 from .units import Request, Unit
 
 if TYPE_CHECKING:
@@ -37,6 +41,9 @@ UNSYNCED_BYTES_MAX = 256 * MIB
 FLUSH_PIECES_MAX = 4000
 FLUSH_BYTES_MAX = 8 * MIB
 """Buffered pieces and bytes of one file before it is flushed, so that one unit holds them."""
+
+TAKEN_MAX = 10_000
+"""Slots of clients whose last write with an expected size is remembered."""
 
 AGE_S = 0.5
 """Flushed when older, by `run_once` every half second: durable within a second or so."""
@@ -85,6 +92,8 @@ class Writeback:
         self._complaint = ""  # what the last flush met, if it failed
         self._growth_bytes = 0  # of all that is buffered, and of writes on their way here
         self._near_quota = asyncio.Lock()
+        self._taken: dict[tuple[bytes | None, int], tuple[int, int, int]] = {}
+        # of each slot, the last write that expected a size: (sequence, offset, length)
         self.memory_bytes = 0
         self.segment_bytes = 0
 
@@ -94,33 +103,74 @@ class Writeback:
     # ---- writing
 
     async def write(
-        self, request: Request, number: int, offset: int, data: bytes | memoryview
-    ) -> int:
-        """Take a write; the file's new size. Not durable. NOT_FOUND, INVALID, EXHAUSTED."""
+        self,
+        request: Request,
+        number: int,
+        offset: int,
+        data: bytes | memoryview,
+        *,
+        expected_size: int | None = None,
+        mtime_ns: int = 0,
+    ) -> tuple[int, Told]:
+        """Take a write: the file's new size, and who has to acknowledge that before anybody is
+        answered. Not durable.
+
+        `mtime_ns`: when it was written; 0: now. NOT_FOUND, INVALID, EXHAUSTED; CONFLICT, with the
+        size, unless the file has the expected one at the moment at which the write is taken.
+        """
         volume = self._volume
         if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
             raise Invalid("the offset is beyond the largest file", offset=offset, errno=errno.EFBIG)
         inode = await self._file(number)
         if not data:
-            return self.size_of(inode)
+            size = self.size_of(inode)
+            expect_size(size, expected_size)
+            return size, ()
         growth_bytes = await self._ask_quota(number, offset, len(data)) if inode.links else 0
+        mtime_ns = mtime_ns or volume.clock.now_ns()
         try:
             with volume.holds.append():
                 pieces = await self._pieces(offset, data)
-                if pieces[0].extent is not None or volume.settings.quota_bytes:
-                    inode = await self._file(number)  # other writes were flushed meanwhile
-                for piece in pieces:
-                    self._take(request, number, piece)
+                if expected_size is not None:
+                    async with volume.lane.between():
+                        inode = await self._file(number)
+                        before = self.size_of(inode)
+                        if not self._is_repeated(request, offset, len(data)):
+                            expect_size(before, expected_size)
+                        self._take_all(request, number, pieces, mtime_ns)
+                        self._remember(request, offset, len(data))
+                else:
+                    if pieces[0].extent is not None or volume.settings.quota_bytes:
+                        inode = await self._file(number)  # other writes were flushed meanwhile
+                    self._take_all(request, number, pieces, mtime_ns)
         except BaseException:
             self._growth_bytes -= growth_bytes
             raise
-        self._pending[number].growth_bytes += growth_bytes
+        told: Told = ()
+        if volume.promises:
+            told = volume.promises.written(volume.id, number, request.caller)
         pending, size = self._pending[number], self.size_of(inode)
+        pending.growth_bytes += growth_bytes
         if len(pending.pieces) > FLUSH_PIECES_MAX or pending.memory_bytes > FLUSH_BYTES_MAX:
             await self.flush(number)
         elif self.memory_bytes > PENDING_BYTES_MAX or self.segment_bytes > UNSYNCED_BYTES_MAX:
             await self.flush_all()
-        return size
+        return size, told
+
+    def _is_repeated(self, request: Request, offset: int, length: int) -> bool:
+        """Whether this very write was taken before in this life of the server: then the file has no
+        longer the size that it expected, and only its reply was lost."""
+        key = (request.session, request.slot)
+        return self._taken.get(key) == (request.sequence, offset, length)
+
+    def _remember(self, request: Request, offset: int, length: int) -> None:
+        if request.session is None:
+            return
+        key = (request.session, request.slot)
+        self._taken.pop(key, None)
+        self._taken[key] = (request.sequence, offset, length)
+        if len(self._taken) > TAKEN_MAX:
+            del self._taken[next(iter(self._taken))]
 
     async def _ask_quota(self, number: int, offset: int, length: int) -> int:
         """By how much the volume may grow through a write: so much is kept for it until it is
@@ -168,14 +218,18 @@ class Writeback:
         )
         return pieces_of(offset, written)
 
-    def _take(self, request: Request, number: int, piece: Piece) -> None:
+    def _take_all(self, request: Request, number: int, pieces: list[Piece], mtime_ns: int) -> None:
+        for piece in pieces:
+            self._take(request, number, piece, mtime_ns)
+
+    def _take(self, request: Request, number: int, piece: Piece, mtime_ns: int) -> None:
         pending = self._pending.get(number)
         if pending is None:
             pending = Pending(request, self._volume.clock.monotonic())
             self._pending[number] = pending
         memory, segment = pending.memory_bytes, pending.segment_bytes
         pending.add(piece)
-        pending.mtime_ns = self._volume.clock.now_ns()
+        pending.mtime_ns = max(pending.mtime_ns, mtime_ns)
         self.memory_bytes += pending.memory_bytes - memory
         self.segment_bytes += pending.segment_bytes - segment
 
@@ -270,7 +324,7 @@ class Writeback:
                 for piece in newer.pieces:
                     filemap.overlay(pending.pieces, piece)
                 pending.size = max(pending.size, newer.size)
-                pending.mtime_ns = newer.mtime_ns
+                pending.mtime_ns = max(pending.mtime_ns, newer.mtime_ns)
                 pending.growth_bytes += newer.growth_bytes
                 pending.memory_bytes += newer.memory_bytes
                 pending.segment_bytes += newer.segment_bytes
@@ -299,6 +353,7 @@ class Writeback:
             inode = await unit.find_inode(number)
             if inode is None:  # removed meanwhile: nobody can read it any more
                 return
+            unit.told_before = True
             unit.accepted = True  # a quota that was lowered since must not make them be lost
             await filemap.write(unit, inode, pieces)
             inode.size = max(inode.size, pending.size)
@@ -358,6 +413,11 @@ class Writeback:
             self._complaint = error.message
         else:
             self._complaint = ""
+
+
+def expect_size(size: int, expected_size: int | None) -> None:
+    if expected_size is not None and size != expected_size:
+        raise Conflict("the file has another size", size=size, expected_size=expected_size)
 
 
 def pieces_of(offset: int, written: list[Extent]) -> list[Piece]:

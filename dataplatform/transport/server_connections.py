@@ -54,6 +54,8 @@ class ServerConnection(FrameProtocol):
         self.session: Any = None
         self.peer = ""
         self.peer_uid: int | None = None
+        self.is_closed_by_peer = False
+        """It was the peer that ended the connection, not we, and not the silence of the network."""
         self._limits = server.limits
         self._is_welcome = False
         self._is_ending = False
@@ -96,8 +98,14 @@ class ServerConnection(FrameProtocol):
     def _handshake_late(self) -> None:
         self.refuse(Invalid("no Hello in time", timeout_s=self._limits.handshake_s))
 
+    def eof_received(self) -> None:
+        if not self._is_ending:
+            self.is_closed_by_peer = True
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if isinstance(exc, (ConnectionResetError, BrokenPipeError)):
+            self.is_closed_by_peer = True
         self._is_ending = True
         for name in list(self._timers):
             self._timers.pop(name).cancel()

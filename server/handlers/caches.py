@@ -1,19 +1,42 @@
-"""Namespace.Watch: what a client's caches must drop."""
+"""Namespace.Watch: what the caller's caches must drop (docs/wire.md, "Caches")."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
+from dataplatform.core.promises import LEASE_S, Broken
 
 from ..dispatch import Call, rpc
-
-LEASE_MS = 10_000
 
 
 @rpc("Namespace.Watch")
 async def watch(call: Call, message: pb.WatchRequest, data: Any) -> pb.WatchReply:
-    if not message.begin:
-        await asyncio.sleep(min(message.wait_ms, LEASE_MS // 2) / 1000)
-    return pb.WatchReply(sequence=message.acknowledged, lease_ms=LEASE_MS)
+    report = None
+    if message.HasField("report"):
+        report = message.report
+        report.session = call.session.id.hex()
+    news = await call.platform.promises.watch(
+        call.session.id,
+        begin=message.begin,
+        acknowledged=message.acknowledged,
+        wait_s=message.wait_ms / 1000,
+        report=report,
+    )
+    return pb.WatchReply(
+        sequence=news.sequence,
+        broken=[_broken_message(broken) for broken in news.broken],
+        everything=news.everything,
+        lease_ms=int(LEASE_S * 1000),
+    )
+
+
+def _broken_message(broken: Broken) -> pb.WatchReply.Broken:
+    return pb.WatchReply.Broken(
+        volume=broken.volume,
+        inode=broken.inode,
+        entries=broken.entries,
+        data=broken.data,
+        unlinked=broken.unlinked,
+        names=[name.decode("utf-8", "surrogateescape") for name in broken.names],
+    )

@@ -11,7 +11,6 @@ from dataplatform.core.platform import Node
 from dataplatform.core.units import Unit
 from dataplatform.core.volumes import Volume
 
-from ..calls import left
 from ..dispatch import Call, rpc
 from ..packing import attributes_of, node_message
 from .namespace import node_left
@@ -26,14 +25,12 @@ async def _opened(call: Call, message: pb.OpenRequest, volume: Volume, stored: b
 @rpc("Files.Open", answer=_opened)
 async def open_(call: Call, message: pb.OpenRequest, data: Any) -> pb.Node:
     node = await call.node(message.target)
-    await files.file_inode(node.volume, node.inode.number)
-    call.platform.opens.open(call.session.id, node.volume, node.inode.number)
+    volume, opens = node.volume, call.platform.opens
+    inode = await files.open_file(opens, call.session.id, volume, node.inode.number)
     if message.truncate:
-        stored = await files.truncate(
-            node.volume, call.request(message), node.inode.number, 0, durable=False
-        )
-        return await call.node_left(node.volume, stored)
-    return node_message(node)
+        stored = await files.truncate(volume, call.request(message), inode.number, 0, durable=False)
+        return await call.node_left(volume, stored)
+    return node_message(Node(volume, inode))
 
 
 @rpc("Files.Close")
@@ -62,11 +59,23 @@ async def write(call: Call, message: pb.WriteRequest, data: Any) -> pb.WriteRepl
     volume, number = await call.reference(message.target)
     durable = call.durable(message, customary=False)
     request = call.request(message)
+    expected_size = message.expected_size if message.HasField("expected_size") else None
     if message.append:
-        stored = await files.append(volume, request, number, data, durable=durable)
+        stored = await files.append(
+            volume, request, number, data, durable=durable, expected_size=expected_size
+        )
         return _appended(call, message, volume, stored)
     # At an offset it is not in any commit yet: nothing is kept of it, and repeating it is harmless.
-    size = await files.write(volume, request, number, message.offset, data, durable=durable)
+    size = await files.write(
+        volume,
+        request,
+        number,
+        message.offset,
+        data,
+        durable=durable,
+        expected_size=expected_size,
+        mtime_ns=message.mtime_ns,
+    )
     return pb.WriteReply(offset=message.offset, size=size, verifier=call.server.instance)
 
 
@@ -127,7 +136,7 @@ async def write_file(call: Call, message: pb.WriteFileRequest, data: Any) -> pb.
             number = await files.put(
                 unit, directory, at.name, content, len(data), new, no_replace=message.no_replace
             )
-            return await left(unit, number)
+            return await call.left(unit, number)
 
         stored = await volume.run(
             call.request(message), work, durable=call.durable(message, customary=False)

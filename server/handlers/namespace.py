@@ -12,7 +12,6 @@ from dataplatform.core.units import Unit
 from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import Kind
 
-from ..calls import left
 from ..dispatch import Call, rpc
 from ..packing import attributes_of, node_message, settings_of
 
@@ -36,7 +35,7 @@ async def stat(call: Call, message: pb.StatRequest, data: Any) -> pb.Node:
 @rpc("Namespace.List")
 async def list_(call: Call, message: pb.ListRequest, data: Any) -> pb.ListReply:
     node = await call.node(message.target)
-    page = await listing.page(node, message.after, message.limit)
+    page = await listing.page(node, message.after, message.limit, call.keeper)
     return pb.ListReply(
         nodes=[node_message(n, name=n.inode.name.decode()) for n in page.nodes], end=page.end
     )
@@ -56,7 +55,7 @@ async def create(call: Call, message: pb.CreateRequest, data: Any) -> pb.Node:
 
     async def work(unit: Unit) -> bytes:
         directory = await namespace.make_parents(unit, at.directory, at.missing, new)
-        return await left(
+        return await call.left(
             unit,
             await namespace.create(unit, directory, at.name, new, exist_ok=message.exist_ok),
         )
@@ -81,7 +80,7 @@ async def link(call: Call, message: pb.LinkRequest, data: Any) -> pb.Node:
     await existing.volume.writeback.flush(existing.inode.number)
 
     async def work(unit: Unit) -> bytes:
-        return await left(
+        return await call.left(
             unit, await namespace.link(unit, existing.inode.number, at.directory, at.name)
         )
 
@@ -91,36 +90,55 @@ async def link(call: Call, message: pb.LinkRequest, data: Any) -> pb.Node:
     return await call.node_left(at.volume, stored)
 
 
-@rpc("Namespace.Remove", answer=done)
+def _kept_open(call: Call, message: Any, volume: Volume, stored: int) -> pb.Empty:
+    """Answers what took a name away; `stored` is the inode that the session keeps open, or 0."""
+    if stored:
+        call.platform.opens.ensure(call.session.id, volume, stored)
+    return pb.Empty()
+
+
+def _keep_open(call: Call, unit: Unit, number: int) -> int:
+    """Have it open from the moment at which it has no name any more."""
+    if number:
+        opens, session = call.platform.opens, call.session.id
+        unit.on_commit(lambda _: opens.ensure(session, unit.volume, number))
+    return number
+
+
+@rpc("Namespace.Remove", answer=_kept_open)
 async def remove(call: Call, message: pb.RemoveRequest, data: Any) -> pb.Empty:
     at = await call.new_name(message.target, parents=message.missing_ok)
     expect = message.expect
 
-    async def work(unit: Unit) -> None:
+    async def work(unit: Unit) -> int:
         if at.missing:
-            return  # missing_ok: not even its directory is there
-        await namespace.remove(
+            return 0  # missing_ok: not even its directory is there
+        number = await namespace.remove(
             unit,
             at.directory,
             at.name.encode(),
             directories=expect != pb.RemoveRequest.NOT_DIRECTORY,
             others=expect != pb.RemoveRequest.EMPTY_DIRECTORY,
             missing_ok=message.missing_ok,
+            keep_open=message.keep_open,
         )
+        return _keep_open(call, unit, number)
 
-    await at.volume.run(call.request(message), work, durable=call.durable(message, customary=False))
-    return pb.Empty()
+    stored = await at.volume.run(
+        call.request(message), work, durable=call.durable(message, customary=False)
+    )
+    return _kept_open(call, message, at.volume, stored)
 
 
-@rpc("Namespace.Rename", answer=done)
+@rpc("Namespace.Rename", answer=_kept_open)
 async def rename(call: Call, message: pb.RenameRequest, data: Any) -> pb.Empty:
     source = await call.new_name(message.source)
     target = await call.new_name(message.target)
     call.same_volume(source.volume, target.volume)
     await _flush(source)
 
-    async def work(unit: Unit) -> None:
-        await namespace.rename(
+    async def work(unit: Unit) -> int:
+        number = await namespace.rename(
             unit,
             source.directory,
             source.name.encode(),
@@ -128,12 +146,14 @@ async def rename(call: Call, message: pb.RenameRequest, data: Any) -> pb.Empty:
             target.name,
             no_replace=message.no_replace,
             exchange=message.exchange,
+            keep_open=message.keep_open,
         )
+        return _keep_open(call, unit, number)
 
-    await source.volume.run(
+    stored = await source.volume.run(
         call.request(message), work, durable=call.durable(message, customary=False)
     )
-    return pb.Empty()
+    return _kept_open(call, message, source.volume, stored)
 
 
 async def _flush(source: NewName) -> None:
@@ -166,7 +186,7 @@ async def set_attributes(call: Call, message: pb.SetAttributesRequest, data: Any
 
     async def work(unit: Unit) -> bytes:
         await namespace.set_attributes(unit, number, **optional)
-        return await left(unit, number)
+        return await call.left(unit, number)
 
     stored = await volume.run(call.request(message), work, durable=durable)
     return await call.node_left(volume, stored)

@@ -13,7 +13,6 @@ from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import Inode, Kind
 from dataplatform.transport.errors import to_info
 
-from ..calls import left
 from ..dispatch import Call, rpc
 from ..packing import append_parts, node_message, stream_options
 from .namespace import done
@@ -106,7 +105,7 @@ async def init_producer(call: Call, message: pb.ProducerRequest, data: Any) -> p
     stream = node.inode.number
 
     async def work(unit: Unit) -> list[Any]:
-        return [*await streams.init_producer(unit, stream), await left(unit, stream)]
+        return [*await streams.init_producer(unit, stream), await call.left(unit, stream)]
 
     stored = await node.volume.run(call.request(message), work, durable=True)
     return await _producer_ready(call, message, node.volume, stored)

@@ -32,6 +32,7 @@ async def status(call: Call, message: pb.Empty, data: Any) -> pb.StatusReply:
         counters=server.counters(),
         data=server.data,
         pid=server.pid,
+        mounts=platform.promises.reports(),
     )
 
 
