@@ -40,6 +40,7 @@ PROTOCOL = 1
 PROGRAM = "dataplatform python"
 
 OPEN = METHODS["Files.Open"]
+WRITE = METHODS["Files.Write"]
 
 
 class Pending:
@@ -280,6 +281,7 @@ class Channel:
         instance, self._instance = self._instance, connection.welcome.instance
         if instance != self._instance:
             await self._reopen_files(connection)
+            await self._resend_unsynced(connection)
         return connection
 
     @property
@@ -336,6 +338,24 @@ class Channel:
                 is_answered = True  # gone with its last name; its handle will say so
             finally:
                 await self._slots.give_back(slot.slot, is_answered=is_answered)
+
+    async def _resend_unsynced(self, connection: Connection) -> None:
+        """A server that was restarted has forgotten the writes that nobody synced: it gets them
+        before anything else, so that nobody reads what was there before."""
+        for write in self.unsynced.written_before(self._instance):
+            request = pb.WriteRequest(
+                target=pb.Target(volume=write.file[0], inode=write.file[1]), offset=write.offset
+            )
+            try:
+                reply, _ = await connection.call(WRITE, request, write.parts)
+            except NotFound:
+                self.unsynced.forget(write.file)
+            except Unavailable:
+                raise
+            except PlatformError:
+                return  # a sync meets it again, and says so
+            else:
+                self.unsynced.resent(write, reply.verifier)
 
 
 _channels: weakref.WeakSet[Channel] = weakref.WeakSet()

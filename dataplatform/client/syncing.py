@@ -26,10 +26,10 @@ async def sync(channel: Channel, file: File | None = None) -> None:
 async def _sync_once(channel: Channel, file: File | None) -> bool:
     mark = channel.unsynced.mark()
     reply, _ = await channel.call(SYNC, _request(file))
-    return await _confirm(channel, file, mark, reply.verifier)
+    return await confirm(channel, file, mark, reply.verifier)
 
 
-async def _confirm(channel: Channel, file: File | None, mark: int, verifier: bytes) -> bool:
+async def confirm(channel: Channel, file: File | None, mark: int, verifier: bytes) -> bool:
     """Take in the reply of a sync: True if it covers everything up to the mark; what it does not
     cover is sent again."""
     unsynced = channel.unsynced
@@ -69,7 +69,7 @@ class Relief:
         assert self._under_way is not None
         (mark, pending), self._under_way = self._under_way, None
         reply, _ = await pending
-        await _confirm(self._channel, None, mark, reply.verifier)
+        await confirm(self._channel, None, mark, reply.verifier)
 
     async def end(self) -> None:
         """The file is closed."""

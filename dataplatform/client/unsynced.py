@@ -75,6 +75,11 @@ class Unsynced:
             self._writes = kept
         return lost
 
+    def written_before(self, verifier: bytes) -> list[Write]:
+        """What was answered under another verifier: the server may have lost it."""
+        with self._lock:
+            return [write for write in self._writes if write.verifier != verifier]
+
     def resent(self, write: Write, verifier: bytes) -> None:
         """It was sent again, and answered."""
         write.verifier = verifier

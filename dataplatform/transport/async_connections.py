@@ -60,7 +60,7 @@ class AsyncConnection(FrameProtocol):
         self._call = 0
         self._greeted: asyncio.Future[None] | None = loop.create_future()
         self._reason: BaseException | None = None
-        self._lost = loop.create_future()
+        self._lost: asyncio.Future[None] = loop.create_future()
         self._is_lost = False
 
     @classmethod
@@ -202,6 +202,15 @@ class AsyncConnection(FrameProtocol):
         self._end(Unavailable("the server sent what is no frame", address=self.address))
 
     # ------------------------------------------------------------ the end
+
+    @property
+    def lost(self) -> asyncio.Future[None]:
+        """Done when the connection is."""
+        return self._lost
+
+    def give_up(self) -> None:
+        """End it now: calls under way fail with UNAVAILABLE. For a server that is silent."""
+        self._end(Unavailable("the server is silent", address=self.address))
 
     async def close(self) -> None:
         if self._transport is None or self._is_lost:

@@ -1,0 +1,127 @@
+"""The server's side of the mount: requests over one channel, their promises, their times.
+
+A reply may arrive after the server told that what it says has changed (the two travel apart). So
+whoever means to remember a reply takes a `mark` before the request, and asks `told_since` when the
+reply is there: if it was told meanwhile, the reply may be used once and must not be kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dataplatform.api.methods import METHODS, Method
+from dataplatform.client.connection import Channel
+from dataplatform.client.runtime import AsyncRuntime
+from dataplatform.transport.addresses import Address
+from dataplatform.transport.connections import AsyncConnection, Connection, Data, Reply
+
+from .nodes import Key
+from .stats import Stats
+
+logger = logging.getLogger(__name__)
+
+STAT = METHODS["Namespace.Stat"]
+LIST = METHODS["Namespace.List"]
+CREATE = METHODS["Namespace.Create"]
+LINK = METHODS["Namespace.Link"]
+REMOVE = METHODS["Namespace.Remove"]
+RENAME = METHODS["Namespace.Rename"]
+SET_ATTRIBUTES = METHODS["Namespace.SetAttributes"]
+GET_XATTR = METHODS["Namespace.GetXattr"]
+LIST_XATTRS = METHODS["Namespace.ListXattrs"]
+SET_XATTR = METHODS["Namespace.SetXattr"]
+REMOVE_XATTR = METHODS["Namespace.RemoveXattr"]
+USAGE = METHODS["Namespace.Usage"]
+WATCH = METHODS["Namespace.Watch"]
+OPEN = METHODS["Files.Open"]
+CLOSE = METHODS["Files.Close"]
+READ = METHODS["Files.Read"]
+WRITE = METHODS["Files.Write"]
+SYNC = METHODS["Files.Sync"]
+ALLOCATE = METHODS["Files.Allocate"]
+MAP = METHODS["Files.Map"]
+COPY_RANGE = METHODS["Files.CopyRange"]
+
+TOLD_MAX = 50_000
+"""Keys of which it is remembered when they were told of."""
+
+
+class MountChannel(Channel):
+    """A channel that says when a connection was lost."""
+
+    def __init__(
+        self, address: Address, *, token: str | None, patience_s: float, session: bytes
+    ) -> None:
+        super().__init__(
+            address, AsyncRuntime(), token=token, patience_s=patience_s, session=session
+        )
+        self.on_lost: Callable[[], None] = lambda: None
+
+    async def _open(self) -> Connection:
+        connection = await super()._open()
+        if isinstance(connection, AsyncConnection):
+            connection.lost.add_done_callback(lambda _: self.on_lost())
+        return connection
+
+    def cut(self) -> None:
+        """Give the connection up: requests under way are repeated on another."""
+        connection = self.runtime.holder().connection
+        if isinstance(connection, AsyncConnection) and not connection.closed:
+            connection.give_up()
+
+
+class Calls:
+    """Requests to the server, counted and timed."""
+
+    def __init__(self, channel: MountChannel, stats: Stats) -> None:
+        self.channel = channel
+        self.stats = stats
+        self._turn = 0
+        self._told: dict[Key, int] = {}
+        self._told_all = 0  # the turn since which nothing is known of keys that are not in there
+
+    async def call(self, method: Method, message: Any, data: Data = b"") -> Any:
+        """The reply's message."""
+        return (await self.call_bulk(method, message, data))[0]
+
+    async def call_bulk(self, method: Method, message: Any, data: Data = b"") -> Reply:
+        """The reply's message and bulk bytes."""
+        started_s = time.perf_counter()
+        try:
+            return await self.channel.call(method, message, data)
+        finally:
+            self.stats.answered(time.perf_counter() - started_s)
+
+    async def write(self, message: Any, data: Data) -> Any:
+        """A write at offsets: repeating it changes nothing, so it needs no number."""
+        started_s = time.perf_counter()
+        try:
+            return (await self.channel.call(WRITE, message, data, is_numbered=False))[0]
+        finally:
+            self.stats.answered(time.perf_counter() - started_s)
+
+    # ---- promises
+
+    def mark(self) -> int:
+        """This moment, for `told_since`."""
+        return self._turn
+
+    def told(self, key: Key) -> None:
+        """The server said that this has changed."""
+        self._turn += 1
+        if len(self._told) >= TOLD_MAX:
+            self.told_all()
+        self._told[key] = self._turn
+
+    def told_all(self) -> None:
+        """Whatever is known may have changed."""
+        self._turn += 1
+        self._told.clear()
+        self._told_all = self._turn
+
+    def told_since(self, key: Key, mark: int) -> bool:
+        turn = self._turn
+        return turn != mark and self._told.get(key, self._told_all) > mark

@@ -1,0 +1,153 @@
+"""An open directory: its names, one page after the other.
+
+A position is a count: 0 is the beginning, 1 and 2 lie behind "." and "..", and so on. A page is kept
+so that the kernel can go on where its buffer was full; going back means to begin anew. Every name
+that is there all the time is seen exactly once, since pages follow the order of names (POSIX
+readdir); what comes or goes meanwhile is seen or not.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from dataplatform.api import platform_pb2 as pb
+
+from .calls import LIST
+from .nodes import Node, type_bits
+
+if TYPE_CHECKING:
+    from .mount import Mount
+
+PAGE_ENTRIES = 4000
+DOTS = 2
+
+COMPLETE_NAMES_MAX = 50_000
+"""Directories with more names are not kept in memory whole."""
+
+
+class Item(NamedTuple):
+    """A name; the node is None when only its number and type are known."""
+
+    name: bytes
+    number: int
+    type_bits: int
+    node: Node | None
+
+
+class Listing:
+    """One open directory."""
+
+    def __init__(self, mount: Mount, node: Node) -> None:
+        self._mount = mount
+        self.node = node
+        self._items: list[Item] = []
+        self._first = DOTS  # the position of the first item
+        self._after = ""
+        self._is_end = False
+        self._is_begun = False
+        self._names: dict[bytes, int] | None = {}
+        self._mark = 0
+        self._turn = 0
+
+    async def at(self, position: int) -> list[Item]:
+        """Items from a position on (2 is the first name); empty at the end."""
+        if not self._is_begun or position < self._first:
+            self._begin()
+        while position >= self._first + len(self._items):
+            if self._is_end:
+                return []
+            await self._next_page()
+        return self._items[position - self._first :]
+
+    def _begin(self) -> None:
+        self._is_begun = True
+        self._items = []
+        self._first = DOTS
+        self._after = ""
+        self._is_end = False
+        self._names = {}
+        self._mark = self._mount.calls.mark()
+        self._turn = self.node.names_turn
+
+    async def _next_page(self) -> None:
+        self._first += len(self._items)
+        self._items = []
+        node = self.node
+        if node.view is not None:
+            await self._view_page()
+        elif self._first == DOTS and node.complete and node.entries is not None and node.promised:
+            self._from_memory()
+        else:
+            await self._server_page()
+
+    def _from_memory(self) -> None:
+        self._mount.stats.cache_hits += 1
+        assert self.node.entries is not None
+        find = self._mount.nodes.find
+        for name, number in self.node.entries.items():
+            if not number:
+                continue
+            child = find(number)
+            if child is not None and child.kind:
+                known = child if child.known else None
+                self._items.append(Item(name, number, type_bits(child.kind), known))
+            else:
+                self._items.append(Item(name, number, 0, None))
+        self._is_end = True
+
+    async def _server_page(self) -> None:
+        mount, node = self._mount, self.node
+        request = pb.ListRequest(
+            target=pb.Target(volume=node.volume, inode=node.inode),
+            after=self._after,
+            limit=PAGE_ENTRIES,
+        )
+        mark = mount.calls.mark()
+        try:
+            reply = await mount.calls.call(LIST, request)
+        except FileNotFoundError as error:
+            raise OSError(errno.ENOENT, "the directory was removed") from error
+        items = self._items
+        for message in reply.nodes:
+            child = mount.nodes.of(message)
+            if child.writing is None or not child.writing.is_busy:
+                child = mount.take(message, mark)
+            items.append(Item(message.name.encode(), child.number, type_bits(message.kind), child))
+        if reply.nodes:
+            self._after = reply.nodes[-1].name
+        self._is_end = reply.end
+        self._remember()
+
+    def _remember(self) -> None:
+        """A directory that was read whole while nothing was told of it is known whole."""
+        names, node, mount = self._names, self.node, self._mount
+        if names is None:
+            return
+        if len(names) + len(self._items) > COMPLETE_NAMES_MAX:
+            self._names = None
+            return
+        names.update((item.name, item.number) for item in self._items)
+        if not self._is_end:
+            return
+        self._names = None
+        if mount.calls.told_since(node.key, self._mark) or node.names_turn != self._turn:
+            return
+        node.promised = True
+        for name, number in names.items():
+            mount.nodes.name(node, name, number)
+        node.complete = node.entries is not None or not names
+        if node.entries is None and node.complete:
+            node.entries = {}
+
+    async def _view_page(self) -> None:
+        view = self.node.view
+        assert view is not None
+        async for name, child in view.entries(self._after):
+            kind = stat.S_IFDIR if child.is_directory else stat.S_IFREG
+            self._items.append(Item(name.encode(), self.node.number, kind, None))
+            self._after = name
+            if len(self._items) >= PAGE_ENTRIES:
+                return
+        self._is_end = True

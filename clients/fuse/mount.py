@@ -1,0 +1,157 @@
+"""The state of one mount: what every operation works on.
+
+Operations (`operations/`) are the meaning of what programs ask; the door (`door/`) is how the kernel
+asks; `watching` keeps what is remembered exact. They meet here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from typing import Any, Protocol
+
+from dataplatform.api import platform_pb2 as pb
+from dataplatform.client.clients import Client
+from dataplatform.client.syncing import Relief
+from dataplatform.transport.steps import Steps
+
+from .blocks import Blocks
+from .calls import CLOSE, OPEN, STAT, Calls
+from .handles import Handles
+from .nodes import VIEW_BIT, Node, Nodes
+from .operations.views import ViewTree
+from .options import MountOptions
+from .views import view_of
+from .writing import Budget, Writing
+
+logger = logging.getLogger(__name__)
+
+
+class Kernel(Protocol):
+    """What operations may tell the kernel of their own accord."""
+
+    def attributes_changed(self, number: int) -> None:
+        """Its attributes are to be asked for again. Never waits."""
+
+    def pages_changed(self, number: int) -> None:
+        """Its pages are to be read again. Done soon, in the background."""
+
+
+class Mount:
+    """One mounted tree."""
+
+    def __init__(
+        self, root: pb.Node, calls: Calls, options: MountOptions, blocks: Blocks | None
+    ) -> None:
+        self.options = options
+        self.calls = calls
+        self.stats = calls.stats
+        self.client = Client(calls.channel)
+        self.nodes = Nodes((root.volume, root.inode))
+        self.handles = Handles()
+        self.blocks = blocks
+        self.budget = Budget(options.dirty_bytes_max)
+        self.relief = Relief(calls.channel)
+        self.steps = Steps(asyncio.get_running_loop())
+        self.kernel: Kernel | None = None
+        self.view_tree = ViewTree(self)
+
+    # ---- nodes
+
+    async def node(self, number: int) -> Node:
+        """The node with its attributes: as remembered, or as the server says now. ESTALE."""
+        node = self.nodes.get(number)
+        if node.known:
+            self.stats.cache_hits += 1
+            return node
+        if number & VIEW_BIT:
+            await self.view_tree.refresh(node)
+            return node
+        await self.refresh(node)
+        return node
+
+    async def refresh(self, node: Node) -> None:
+        """Ask the server for the attributes."""
+        mark = self.calls.mark()
+        request = pb.StatRequest(target=pb.Target(volume=node.volume, inode=node.inode))
+        try:
+            message = await self.calls.call(STAT, request)
+        except FileNotFoundError as error:
+            raise OSError(errno.ESTALE, "it is gone") from error
+        self.take(message, mark)
+
+    def take(self, message: pb.Node, mark: int) -> Node:
+        """Remember what the server says of a node, if it holds still: see `calls`."""
+        node = self.nodes.of(message)
+        writing = node.writing
+        busy = writing is not None and writing.is_busy
+        was = node.size, node.mtime_ns, node.ctime_ns
+        node.take(message)
+        if busy:
+            assert writing is not None
+            node.size = max(node.size, writing.end)
+            node.mtime_ns = max(node.mtime_ns, min(was[1], writing.mtime_ns))
+            node.ctime_ns = max(node.ctime_ns, min(was[2], writing.mtime_ns))
+        if self.calls.told_since(node.key, mark):
+            node.promised = node.known = False
+        else:
+            node.promised = True
+        if node.view is None and message.kind in (pb.TABLE, pb.STREAM):
+            node.view = view_of(self.client, message)
+        return node
+
+    def promise(self, directory: Node, mark: int) -> None:
+        """The server was asked about a name in the directory: it tells when names change there."""
+        if not self.calls.told_since(directory.key, mark):
+            directory.promised = True
+
+    # ---- files
+
+    def writing(self, node: Node) -> Writing:
+        """The file's write path, made at the first write."""
+        if node.writing is None:
+            node.writing = Writing(
+                node, self.calls, self.budget, self.relief, self.steps.begin, self._damaged
+            )
+        return node.writing
+
+    def _damaged(self, node: Node) -> None:
+        node.data_turn += 1
+        if self.kernel is not None:
+            self.kernel.attributes_changed(node.number)
+            self.kernel.pages_changed(node.number)
+
+    async def hold(self, node: Node) -> None:
+        """The file has lost its last name, or is about to: keep it for those who have it open."""
+        if not node.held:
+            node.held = True
+            request = pb.OpenRequest(target=pb.Target(volume=node.volume, inode=node.inode))
+            await self.calls.call(OPEN, request)
+            self.calls.channel.file_opened(*node.key)
+
+    def kept(self, node: Node) -> None:
+        """The server has opened it for us, as a part of taking its name away."""
+        node.held = True
+        self.calls.channel.file_opened(*node.key)
+
+    def let_go(self, node: Node) -> None:
+        """The last handle is closed."""
+        if node.held:
+            node.held = False
+            self.calls.channel.file_closed(*node.key)
+            self.background(self._close(node))
+
+    async def _close(self, node: Node) -> None:
+        request = pb.StatRequest(target=pb.Target(volume=node.volume, inode=node.inode))
+        await self.calls.call(CLOSE, request)
+
+    def background(self, work: Any) -> None:
+        """Work that nobody waits for; what it meets is logged."""
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(_log_failure)
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.warning("background work failed. reason=`%s`", error)

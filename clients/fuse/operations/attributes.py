@@ -1,0 +1,219 @@
+"""Attributes: stat, chmod, chown, utimens, truncate, extended attributes, statvfs."""
+
+from __future__ import annotations
+
+import errno
+import stat
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dataplatform.api import platform_pb2 as pb
+
+from ..calls import (
+    GET_XATTR,
+    LIST_XATTRS,
+    REMOVE_XATTR,
+    SET_ATTRIBUTES,
+    SET_XATTR,
+    STAT,
+    USAGE,
+)
+from ..nodes import KIND_WORDS, VIEW_BIT
+from .names import Names
+
+if TYPE_CHECKING:
+    from ..mount import Mount
+    from ..nodes import Node
+
+OWN_PREFIX = "user.dp."
+"""Attributes that the platform makes up: they can be read, and are not listed (as with btrfs and
+ceph), so that nobody tries to copy them."""
+
+XATTR_CREATE = 1
+XATTR_REPLACE = 2
+
+USAGE_AGE_S = 1.0
+
+
+@dataclass(slots=True)
+class Changes:
+    """What setattr is to change; None stays."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    kill_set_id: bool = False
+
+    @property
+    def has_more(self) -> bool:
+        """Anything but the size."""
+        rest = (self.mode, self.uid, self.gid, self.atime_ns, self.mtime_ns)
+        return any(value is not None for value in rest)
+
+
+def without_set_id(mode: int) -> int | None:
+    """The mode after a write by somebody who may not keep set-id bits; None if it stays (Linux:
+    set-user-id always goes, set-group-id if the group may execute)."""
+    kept = mode & ~stat.S_ISUID
+    if mode & stat.S_IXGRP:
+        kept &= ~stat.S_ISGID
+    return kept if kept != mode else None
+
+
+class Attributes:
+    def __init__(self, mount: Mount, names: Names) -> None:
+        self._mount = mount
+        self._names = names
+        self._calls = mount.calls
+        self._usage: tuple[float, pb.UsageReply] | None = None
+
+    async def get(self, number: int) -> Node:
+        node = self._mount.nodes.get(number)
+        if not node.known and node.links == 0 and node.is_directory and node.kind:
+            return node  # removed while it is open
+        return await self._mount.node(number)
+
+    async def set(self, number: int, changes: Changes) -> Node:
+        node = self._mount.nodes.get(number)
+        if number & VIEW_BIT or (node.view is not None and changes.size is not None):
+            await self._mount.view_tree.set_attributes(node, changes.size, changes.mode)
+            return node
+        if changes.size is not None:
+            if changes.kill_set_id:
+                await self.kill_set_id(node)
+            await self._names.truncate(node, changes.size)
+        if changes.has_more:
+            await self._set(node, changes)
+        return node
+
+    async def _set(self, node: Node, changes: Changes) -> None:
+        if node.writing is not None:
+            await node.writing.flush()
+        request = pb.SetAttributesRequest(
+            target=pb.Target(volume=node.volume, inode=node.inode),
+            mode=changes.mode,
+            uid=changes.uid,
+            gid=changes.gid,
+            atime_ns=changes.atime_ns,
+            mtime_ns=changes.mtime_ns,
+        )
+        mark = self._calls.mark()
+        self._mount.take(await self._calls.call(SET_ATTRIBUTES, request), mark)
+
+    async def kill_set_id(self, node: Node) -> None:
+        """Before a write or truncation by somebody without CAP_FSETID."""
+        await self._mount.node(node.number)
+        mode = without_set_id(node.mode)
+        if mode is not None:
+            await self._set(node, Changes(mode=mode))
+
+    # ---- extended attributes
+
+    async def get_xattr(self, number: int, name: bytes) -> bytes:
+        node = self._mount.nodes.get(number)
+        text = name.decode("utf-8", "surrogateescape")
+        if text.startswith("system.posix_acl_"):
+            raise OSError(errno.EOPNOTSUPP, "no POSIX ACLs")
+        if text.startswith(OWN_PREFIX) or number & VIEW_BIT:
+            return await self._own(node, text)
+        if node.xattrs is not None and node.promised:
+            value = node.xattrs.get(text)
+            if value is None:
+                raise OSError(errno.ENODATA, "no such attribute")
+            return value
+        request = pb.XattrRequest(target=_target(node), name=_checked(text))
+        reply = await self._calls.call(GET_XATTR, request)
+        value = reply.value
+        return bytes(value)
+
+    async def _own(self, node: Node, name: str) -> bytes:
+        if node.view is not None:
+            value = (await node.view.xattrs()).get(name)
+            if value is not None:
+                return value
+            if node.number & VIEW_BIT:
+                raise OSError(errno.ENODATA, "no such attribute")
+        message = await self._calls.call(STAT, pb.StatRequest(target=_target(node)))
+        values = {
+            "kind": KIND_WORDS.get(message.kind, "unknown"),
+            "version": message.version,
+            "size": message.size,
+            "volume": message.volume,
+            "inode": message.inode,
+            "used_bytes": message.used_bytes,
+        }
+        found = values.get(name.removeprefix(OWN_PREFIX))
+        if found is None:
+            raise OSError(errno.ENODATA, "no such attribute")
+        return str(found).encode()
+
+    async def list_xattrs(self, number: int) -> list[bytes]:
+        node = self._mount.nodes.get(number)
+        if number & VIEW_BIT:
+            return []
+        if node.xattrs is not None and node.promised:
+            names = list(node.xattrs)
+        else:
+            request = pb.XattrRequest(target=_target(node))
+            names = (await self._calls.call(LIST_XATTRS, request)).names
+        return [name.encode("utf-8", "surrogateescape") for name in names]
+
+    async def set_xattr(self, number: int, name: bytes, value: bytes, flags: int) -> None:
+        node = self._mount.nodes.get(number)
+        text = self._writable(number, name)
+        request = pb.XattrRequest(
+            target=_target(node),
+            name=text,
+            value=value,
+            create=bool(flags & XATTR_CREATE),
+            replace=bool(flags & XATTR_REPLACE),
+        )
+        await self._calls.call(SET_XATTR, request)
+        if node.xattrs is not None:
+            node.xattrs[text] = value
+        node.known = False
+        node.packed = None
+
+    async def remove_xattr(self, number: int, name: bytes) -> None:
+        node = self._mount.nodes.get(number)
+        text = self._writable(number, name)
+        await self._calls.call(REMOVE_XATTR, pb.XattrRequest(target=_target(node), name=text))
+        if node.xattrs is not None:
+            node.xattrs.pop(text, None)
+        node.known = False
+        node.packed = None
+
+    def _writable(self, number: int, name: bytes) -> str:
+        text = name.decode("utf-8", "surrogateescape")
+        if text.startswith("system."):
+            raise OSError(errno.EOPNOTSUPP, "no such attributes")
+        if text.startswith(OWN_PREFIX) or number & VIEW_BIT:
+            raise OSError(errno.EPERM, "the platform's own attributes cannot be changed")
+        return _checked(text)
+
+    # ---- the whole
+
+    async def usage(self) -> pb.UsageReply:
+        """Of the volume that is mounted, at most a second old."""
+        now_s = time.monotonic()
+        if self._usage is None or now_s - self._usage[0] > USAGE_AGE_S:
+            volume, inode = self._mount.nodes.root
+            request = pb.StatRequest(target=pb.Target(volume=volume, inode=inode))
+            self._usage = now_s, await self._calls.call(USAGE, request)
+        return self._usage[1]
+
+
+def _target(node: Node) -> pb.Target:
+    return pb.Target(volume=node.volume, inode=node.inode)
+
+
+def _checked(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise OSError(errno.EILSEQ, "names of attributes are UTF-8") from error
+    return name

@@ -1,0 +1,31 @@
+"""Who asks, and how an error reaches it."""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple
+
+from dataplatform.base.errors import PlatformError
+
+
+class Caller(NamedTuple):
+    uid: int
+    gid: int
+    pid: int
+
+
+def errno_of(error: PlatformError | OSError) -> int:
+    """The errno that the program sees: the one table's, or the call's own. Never 0."""
+    if isinstance(error, PlatformError):
+        return error.os_errno
+    return error.errno or errno.EIO
+
+
+def name_text(name: bytes) -> str:
+    """A new name as the platform keeps it: UTF-8, at most 255 bytes. ENAMETOOLONG, EILSEQ."""
+    if len(name) > 255:
+        raise OSError(errno.ENAMETOOLONG, "names have at most 255 bytes")
+    try:
+        return name.decode()
+    except UnicodeDecodeError as error:
+        raise OSError(errno.EILSEQ, "names are UTF-8") from error

@@ -1,0 +1,322 @@
+"""Open files: read, write, flush, sync, space (POSIX.1-2017; fallocate(2), copy_file_range(2)).
+
+Opening asks nobody: what is known of a node is exact, and the server is told that a file is open
+only when its last name goes. So reading a small file that was read before costs one request of the
+kernel, and none of ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from dataplatform.api import platform_pb2 as pb
+from dataplatform.base.errors import PlatformError
+from dataplatform.client import syncing
+from dataplatform.transport.connections import Bulk
+
+from ..calls import ALLOCATE, COPY_RANGE, MAP, SYNC
+from ..handles import Handle
+from ..nodes import VIEW_BIT
+from ..reading import Reading
+from .attributes import Attributes
+from .names import Names
+
+if TYPE_CHECKING:
+    from ..mount import Mount
+    from ..nodes import Node
+
+logger = logging.getLogger(__name__)
+
+FALLOC_KEEP_SIZE = 1
+FALLOC_PUNCH_HOLE = 2
+FALLOC_ZERO_RANGE = 16
+
+SEEK_DATA = 3
+SEEK_HOLE = 4
+
+COPY_BYTES_MAX = 1 << 30
+
+
+class Opened(NamedTuple):
+    """An open file, and how the kernel may treat it."""
+
+    handle: Handle
+    keep_cache: bool = False
+    direct: bool = False
+    nonseekable: bool = False
+
+
+class Files:
+    def __init__(self, mount: Mount, names: Names, attributes: Attributes) -> None:
+        self._mount = mount
+        self._names = names
+        self._attributes = attributes
+        self._calls = mount.calls
+        self._handles = mount.handles
+
+    # ---- opening
+
+    async def open(self, number: int, flags: int, *, kill_set_id: bool = False) -> Opened:
+        """ESTALE, ENOENT; permissions are the kernel's to check."""
+        mount = self._mount
+        node = mount.nodes.get(number)
+        if node.view is not None or number & VIEW_BIT:
+            return await self._open_view(node, flags)
+        keep_cache = node.promised and not node.invalidating
+        if not (node.known and node.promised):
+            await mount.refresh(node)
+        elif not flags & os.O_TRUNC:
+            mount.stats.cache_hits += 1
+        if flags & os.O_TRUNC:
+            if kill_set_id:
+                await self._attributes.kill_set_id(node)
+            await self._names.truncate(node, 0)
+        return Opened(self._handle(node), keep_cache)
+
+    def opened(self, node: Node) -> Opened:
+        """Of a file that has just been created."""
+        return Opened(self._handle(node), keep_cache=node.promised)
+
+    def _handle(self, node: Node) -> Handle:
+        mount = self._mount
+        handle = Handle(self._handles.next(), node, Reading(node, self._calls, mount.blocks))
+        self._handles.files[handle.number] = handle
+        node.opens += 1
+        return handle
+
+    async def _open_view(self, node: Node, flags: int) -> Opened:
+        if node.view is None:
+            raise OSError(errno.ESTALE, "looked up again, please")
+        access = flags & os.O_ACCMODE
+        view = await node.view.open(
+            reading=access in (os.O_RDONLY, os.O_RDWR),
+            writing=access in (os.O_WRONLY, os.O_RDWR),
+            truncate=bool(flags & os.O_TRUNC),
+        )
+        handle = Handle(self._handles.next(), node, None)
+        handle.view = view
+        self._handles.files[handle.number] = handle
+        node.opens += 1
+        return Opened(handle, direct=True, nonseekable=view.nonseekable)
+
+    def _find(self, number: int, handle_number: int) -> Handle:
+        handle = self._handles.files.get(handle_number)
+        if handle is None:
+            # Given out by a process before this one: it goes on with what the request says.
+            node = self._mount.nodes.get(number)
+            if number & VIEW_BIT:
+                raise OSError(errno.ESTALE, "open it again, please")
+            handle = Handle(handle_number, node, Reading(node, self._calls, self._mount.blocks))
+            self._handles.files[handle_number] = handle
+            node.opens += 1
+        return handle
+
+    async def release(self, number: int, handle_number: int) -> None:
+        handle = self._handles.files.pop(handle_number, None)
+        if handle is None:
+            return
+        node = handle.node
+        node.opens -= 1
+        if handle.view is not None:
+            try:
+                await handle.view.release()
+            except (PlatformError, OSError) as error:
+                logger.warning("a file was not closed cleanly. reason=`%s`", error)
+            return
+        if handle.reading is not None:
+            handle.reading.forget()
+        if not node.opens and node.held:
+            self._mount.let_go(node)
+
+    # ---- reading and writing
+
+    async def read(self, number: int, handle_number: int, offset: int, size: int) -> list[Bulk]:
+        handle = self._find(number, handle_number)
+        if handle.view is not None:
+            return [await handle.view.read(offset, size)]
+        node = handle.node
+        if node.writing is not None and node.writing.is_busy:
+            await node.writing.flush()
+        if not node.promised:
+            await self._mount.refresh(node)  # what the kernel keeps has to be promised
+        assert handle.reading is not None
+        return await handle.reading.read(offset, size)
+
+    async def write(
+        self,
+        number: int,
+        handle_number: int,
+        offset: int,
+        data: Bulk,
+        *,
+        appends: bool,
+        kill_set_id: bool,
+    ) -> int:
+        handle = self._find(number, handle_number)
+        if handle.view is not None:
+            return await handle.view.write(offset, bytes(data))
+        node = handle.node
+        mount = self._mount
+        if node.writing is not None and node.writing.failures > handle.seen_failures:
+            assert node.writing.failure is not None
+            raise node.writing.failure  # told again, once, by the next flush or sync
+        if kill_set_id and node.mode & 0o6000:
+            await self._attributes.kill_set_id(node)
+        if mount.budget.used_bytes >= mount.budget.bytes_max:
+            await mount.budget.room()
+        if not node.kind:
+            await mount.node(node.number)
+        node.data_turn += 1
+        mount.writing(node).write(offset, data, appends=appends)
+        mount.stats.written_bytes += len(data)
+        return len(data)
+
+    async def flush(self, number: int, handle_number: int) -> None:
+        """close(2): others see what was written."""
+        handle = self._find(number, handle_number)
+        if handle.view is not None:
+            await handle.view.flush()
+            return
+        writing = handle.node.writing
+        if writing is not None:
+            if writing.is_busy:
+                await writing.flush()
+            handle.raise_failure()
+
+    async def sync(self, number: int, handle_number: int) -> None:
+        """fsync(2): what was written is durable, and the file's name."""
+        handle = self._find(number, handle_number)
+        if handle.view is not None:
+            await handle.view.flush()
+            return
+        writing = handle.node.writing
+        if writing is not None:
+            await writing.sync()
+            handle.raise_failure()
+        else:
+            await syncing.sync(self._calls.channel, handle.node.key)
+
+    async def sync_directory(self, number: int) -> None:
+        """fsync(2) of a directory: its names are durable."""
+        node = self._mount.nodes.get(number)
+        if node.view is None:
+            request = pb.SyncRequest(target=pb.Target(volume=node.volume, inode=node.inode))
+            await self._calls.call(SYNC, request)
+
+    async def sync_all(self) -> None:
+        """syncfs(2)."""
+        for node in self._mount.nodes:
+            if node.writing is not None and node.writing.is_busy:
+                await node.writing.flush()
+        await syncing.sync(self._calls.channel)
+
+    # ---- space
+
+    async def allocate(
+        self, number: int, handle_number: int, offset: int, length: int, mode: int
+    ) -> None:
+        """fallocate(2): reserve, punch a hole, zero a range."""
+        node = self._file(number, handle_number)
+        keep_size = bool(mode & FALLOC_KEEP_SIZE)
+        kind = mode & ~FALLOC_KEEP_SIZE
+        if kind not in (0, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE):
+            raise OSError(errno.EOPNOTSUPP, "this kind of allocation does not exist here")
+        if kind == FALLOC_PUNCH_HOLE and not keep_size:
+            raise OSError(errno.EOPNOTSUPP, "a hole does not change the size")
+        if node.writing is not None:
+            await node.writing.flush()
+        if kind != FALLOC_PUNCH_HOLE and not keep_size:
+            await self._allocate(node, offset, length, pb.AllocateRequest.RESERVE, False)
+        elif kind == 0:
+            await self._allocate(node, offset, length, pb.AllocateRequest.RESERVE, True)
+        if kind == FALLOC_PUNCH_HOLE:
+            await self._allocate(node, offset, length, pb.AllocateRequest.PUNCH_HOLE, True)
+        elif kind == FALLOC_ZERO_RANGE:
+            await self._allocate(node, offset, length, pb.AllocateRequest.ZERO_RANGE, True)
+
+    async def _allocate(
+        self,
+        node: Node,
+        offset: int,
+        length: int,
+        mode: pb.AllocateRequest.Mode,
+        keep_size: bool,
+    ) -> None:
+        mark = self._calls.mark()
+        request = pb.AllocateRequest(
+            target=pb.Target(volume=node.volume, inode=node.inode),
+            offset=offset,
+            length=length,
+            mode=mode,
+            keep_size=keep_size,
+        )
+        message = await self._calls.call(ALLOCATE, request)
+        node.data_turn += 1
+        self._mount.take(message, mark)
+
+    async def seek(self, number: int, handle_number: int, offset: int, whence: int) -> int:
+        """lseek(2) with SEEK_DATA and SEEK_HOLE. ENXIO."""
+        node = self._file(number, handle_number)
+        if whence not in (SEEK_DATA, SEEK_HOLE):
+            raise OSError(errno.EINVAL, "unknown kind of seek")
+        if node.writing is not None:
+            await node.writing.flush()
+        at = offset
+        while True:
+            request = pb.MapRequest(
+                target=pb.Target(volume=node.volume, inode=node.inode), offset=at, limit=1000
+            )
+            reply = await self._calls.call(MAP, request)
+            if offset >= reply.size:
+                raise OSError(errno.ENXIO, "beyond the end")
+            for found in reply.ranges:
+                if whence == SEEK_DATA:
+                    return int(max(offset, found.offset))
+                if found.offset > at:
+                    return at
+                at = found.offset + found.length
+            if reply.end or not reply.ranges:
+                break
+        if whence == SEEK_DATA:
+            raise OSError(errno.ENXIO, "no data behind it")
+        return int(min(at, reply.size))
+
+    async def copy(
+        self,
+        number: int,
+        handle_number: int,
+        offset: int,
+        target_number: int,
+        target_handle: int,
+        target_offset: int,
+        length: int,
+    ) -> int:
+        """copy_file_range(2): within a volume nothing is copied. EXDEV makes the kernel copy."""
+        source = self._file(number, handle_number)
+        target = self._file(target_number, target_handle)
+        if source.volume != target.volume:
+            raise OSError(errno.EXDEV, "in another volume")
+        for node in (source, target):
+            if node.writing is not None:
+                await node.writing.flush()
+        request = pb.CopyRangeRequest(
+            source=pb.Target(volume=source.volume, inode=source.inode),
+            target=pb.Target(volume=target.volume, inode=target.inode),
+            source_offset=offset,
+            target_offset=target_offset,
+            length=min(length, COPY_BYTES_MAX),
+        )
+        reply = await self._calls.call(COPY_RANGE, request)
+        target.data_turn += 1
+        target.known = False
+        target.packed = None
+        return int(reply.length)
+
+    def _file(self, number: int, handle_number: int) -> Node:
+        handle = self._find(number, handle_number)
+        if handle.view is not None:
+            raise OSError(errno.EOPNOTSUPP, "rows and records have no extents")
+        return handle.node

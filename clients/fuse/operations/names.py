@@ -1,0 +1,314 @@
+"""Names: look up, create, link, remove, rename (POSIX.1-2017, System Interfaces; renameat2(2)).
+
+A name is answered from memory while the server promised to tell of changes in its directory; every
+change is one request. What a change of ours does to what is remembered is done when its answer is
+there: a promise is broken by others only.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import TYPE_CHECKING
+
+from dataplatform.api import platform_pb2 as pb
+from dataplatform.base.errors import NotFound
+
+from ..calls import CREATE, LINK, REMOVE, RENAME, SET_ATTRIBUTES, STAT
+from ..nodes import VIEW_BIT
+from .callers import Caller, name_text
+
+if TYPE_CHECKING:
+    from ..mount import Mount
+    from ..nodes import Node
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+_SPECIAL = {
+    stat.S_IFREG: pb.FILE,
+    stat.S_IFIFO: pb.FIFO,
+    stat.S_IFSOCK: pb.SOCKET,
+    stat.S_IFCHR: pb.CHARACTER_DEVICE,
+    stat.S_IFBLK: pb.BLOCK_DEVICE,
+}
+
+
+class Names:
+    def __init__(self, mount: Mount) -> None:
+        self._mount = mount
+        self._nodes = mount.nodes
+        self._calls = mount.calls
+
+    # ---- looking
+
+    async def lookup(self, number: int, name: bytes) -> Node | None:
+        """What the name stands for; None if there is nothing of that name."""
+        directory = self._nodes.get(number)
+        if directory.view is not None or number & VIEW_BIT:
+            return await self._mount.view_tree.lookup(directory, name)
+        entries = directory.entries
+        if entries is not None:
+            child = entries.get(name)
+            if child is None:
+                if directory.complete:
+                    self._mount.stats.cache_hits += 1
+                    return None
+            elif child == 0:
+                self._mount.stats.cache_hits += 1
+                return None
+            else:
+                node = self._nodes.find(child)
+                if node is not None and node.known:
+                    self._mount.stats.cache_hits += 1
+                    return node
+        return await self._ask(directory, name)
+
+    async def _ask(self, directory: Node, name: bytes) -> Node | None:
+        if len(name) > 255:
+            raise OSError(errno.ENAMETOOLONG, "names have at most 255 bytes")
+        try:
+            text = name.decode()
+        except UnicodeDecodeError:
+            return None  # nothing can have such a name
+        if text == ".snapshot":
+            return None
+        mark = self._calls.mark()
+        try:
+            message = await self._calls.call(STAT, pb.StatRequest(target=_at(directory, text)))
+        except NotFound as error:
+            if error.os_errno != errno.ENOENT:
+                raise
+            self._mount.promise(directory, mark)
+            self._nodes.name(directory, name, 0)
+            return None
+        self._mount.promise(directory, mark)
+        node = self._mount.take(message, mark)
+        self._nodes.name(directory, name, node.number)
+        return node
+
+    # ---- creating
+
+    async def create(
+        self, number: int, name: bytes, mode: int, caller: Caller, *, exclusive: bool
+    ) -> Node:
+        """A new file, or the one that is there unless `exclusive`. EEXIST."""
+        directory = self._nodes.get(number)
+        if directory.view is not None:
+            return await self._mount.view_tree.create(directory, name)
+        request = self._request(directory, name, pb.FILE, mode, caller)
+        request.exist_ok = not exclusive
+        return await self._create(directory, name, request)
+
+    async def mknod(self, number: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Node:
+        directory = self._nodes.get(number)
+        kind = _SPECIAL.get(stat.S_IFMT(mode) or stat.S_IFREG)
+        if kind is None:
+            raise OSError(errno.EINVAL, "no such kind of node")
+        if directory.view is not None:
+            if kind != pb.FILE:
+                raise OSError(errno.EPERM, "only files can be made here")
+            return await self._mount.view_tree.create(directory, name)
+        request = self._request(directory, name, kind, mode, caller)
+        if kind in (pb.CHARACTER_DEVICE, pb.BLOCK_DEVICE):
+            request.rdev = rdev
+        return await self._create(directory, name, request)
+
+    async def mkdir(self, number: int, name: bytes, mode: int, caller: Caller) -> Node:
+        directory = self._nodes.get(number)
+        if directory.view is not None:
+            return await self._mount.view_tree.mkdir(directory, name)
+        request = self._request(directory, name, pb.DIRECTORY, mode, caller)
+        node = await self._create(directory, name, request)
+        if node.promised:
+            node.entries, node.complete = {}, True  # made by us: it is empty
+        return node
+
+    async def symlink(self, number: int, name: bytes, target: bytes, caller: Caller) -> Node:
+        directory = self._nodes.get(number)
+        if directory.view is not None:
+            raise OSError(errno.EPERM, "no links can be made here")
+        request = self._request(directory, name, pb.SYMLINK, 0o777, caller)
+        try:
+            request.symlink = target.decode()
+        except UnicodeDecodeError as error:
+            raise OSError(errno.EILSEQ, "targets of symbolic links are UTF-8") from error
+        return await self._create(directory, name, request)
+
+    def _request(
+        self, directory: Node, name: bytes, kind: int, mode: int, caller: Caller
+    ) -> pb.CreateRequest:
+        return pb.CreateRequest(
+            target=_at(directory, name_text(name)),
+            kind=kind,  # type: ignore[arg-type]
+            mode=mode & 0o7777,
+            uid=caller.uid,
+            gid=caller.gid,
+        )
+
+    async def _create(self, directory: Node, name: bytes, request: pb.CreateRequest) -> Node:
+        mark = self._calls.mark()
+        message = await self._calls.call(CREATE, request)
+        node = self._mount.take(message, mark)
+        self._added(directory, name, node)
+        if node.links == (2 if node.is_directory else 1) and node.xattrs is None and node.promised:
+            node.xattrs = {}  # new: nobody can have set any
+        return node
+
+    def _added(self, directory: Node, name: bytes, node: Node) -> None:
+        _changed(directory)
+        self._nodes.name(directory, name, node.number)
+
+    async def link(self, existing: int, number: int, name: bytes) -> Node:
+        directory = self._nodes.get(number)
+        source = self._nodes.get(existing)
+        if directory.view is not None or source.view is not None:
+            raise OSError(errno.EPERM, "no links can be made here")
+        if source.volume != directory.volume:
+            raise OSError(errno.EXDEV, "in another volume")
+        if source.writing is not None:
+            await source.writing.flush()
+        mark = self._calls.mark()
+        request = pb.LinkRequest(
+            existing=pb.Target(volume=source.volume, inode=source.inode),
+            target=_at(directory, name_text(name)),
+        )
+        node = self._mount.take(await self._calls.call(LINK, request), mark)
+        self._added(directory, name, node)
+        return node
+
+    # ---- removing
+
+    async def unlink(self, number: int, name: bytes) -> None:
+        await self._remove(number, name, pb.RemoveRequest.NOT_DIRECTORY)
+
+    async def rmdir(self, number: int, name: bytes) -> None:
+        await self._remove(number, name, pb.RemoveRequest.EMPTY_DIRECTORY)
+
+    async def _remove(self, number: int, name: bytes, expect: pb.RemoveRequest.Expect) -> None:
+        directory = self._nodes.get(number)
+        if directory.view is not None:
+            await self._mount.view_tree.remove(
+                directory, name, is_directory=expect == pb.RemoveRequest.EMPTY_DIRECTORY
+            )
+            return
+        node = await self._target(directory, name)
+        if node is not None and node.view is not None and expect != pb.RemoveRequest.NOT_DIRECTORY:
+            # A table or stream looks like a directory; `rm -r` has emptied it before.
+            expect = await self._mount.view_tree.removal(node)
+        keep = node is not None and node.opens > 0
+        request = pb.RemoveRequest(
+            target=_at(directory, name_text(name)), expect=expect, keep_open=keep
+        )
+        await self._calls.call(REMOVE, request)
+        self._removed(directory, name)
+        if node is not None:
+            await self._lost_name(node, keep)
+
+    def _removed(self, directory: Node, name: bytes) -> None:
+        _changed(directory)
+        self._nodes.unname(directory, name)
+
+    async def _target(self, directory: Node, name: bytes) -> Node | None:
+        """What is going to lose this name: it has to be known whether it is open here."""
+        child = directory.entries.get(name) if directory.entries is not None else None
+        if child:
+            return self._nodes.find(child)
+        if not self._mount.handles.files:
+            return None
+        return await self.lookup(directory.number, name)
+
+    async def _lost_name(self, node: Node, keep: bool) -> None:
+        if node.is_directory:
+            node.links = 0
+            node.packed = None
+            self._nodes.forget_names(node)
+            return  # whoever has it open sees it as it was, without links
+        node.links = max(node.links - 1, 0)
+        node.packed = None
+        if keep:
+            node.known = False
+            message = await self._calls.call(
+                STAT, pb.StatRequest(target=pb.Target(volume=node.volume, inode=node.inode))
+            )
+            if message.links == 0:
+                self._mount.kept(node)
+            self._mount.take(message, self._calls.mark())
+        else:
+            node.known = False
+
+    # ---- renaming
+
+    async def rename(
+        self, number: int, name: bytes, new_number: int, new_name: bytes, flags: int
+    ) -> None:
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            raise OSError(errno.EINVAL, "unknown flags")
+        source, target = self._nodes.get(number), self._nodes.get(new_number)
+        if source.view is not None or target.view is not None:
+            await self._mount.view_tree.rename(source, name, target, new_name)
+            return
+        if source.volume != target.volume:
+            raise OSError(errno.EXDEV, "in another volume")
+        moved = source.entries.get(name, 0) if source.entries is not None else 0
+        exchange, no_replace = bool(flags & RENAME_EXCHANGE), bool(flags & RENAME_NOREPLACE)
+        replaced = None if no_replace else await self._target(target, new_name)
+        keep = not exchange and replaced is not None and replaced.opens > 0
+        moved_node = self._nodes.find(moved) if moved else None
+        if moved_node is not None and moved_node.writing is not None:
+            await moved_node.writing.flush()
+        request = pb.RenameRequest(
+            source=_at(source, name_text(name)),
+            target=_at(target, name_text(new_name)),
+            no_replace=no_replace,
+            exchange=exchange,
+            keep_open=keep,
+        )
+        await self._calls.call(RENAME, request)
+        same = replaced is not None and replaced.number == moved
+        if same or (number == new_number and name == new_name):
+            return
+        for node in (moved_node, replaced):
+            if node is not None:
+                node.known = False
+                node.packed = None
+        self._removed(source, name)
+        _changed(target)
+        if exchange and replaced is not None:
+            self._nodes.name(source, name, replaced.number)
+        if moved:
+            self._nodes.name(target, new_name, moved)
+        else:
+            self._unsure(target, new_name)
+        if not exchange and replaced is not None:
+            await self._lost_name(replaced, keep)
+
+    def _unsure(self, directory: Node, name: bytes) -> None:
+        """There is something of this name, but nothing is known of it."""
+        if directory.entries is not None:
+            directory.entries.pop(name, None)
+            directory.complete = False
+
+    async def truncate(self, node: Node, size: int) -> None:
+        """ftruncate(2), also as a part of opening. What was written before is stored before."""
+        if node.writing is not None:
+            await node.writing.flush()
+        mark = self._calls.mark()
+        request = pb.SetAttributesRequest(
+            target=pb.Target(volume=node.volume, inode=node.inode), size=size
+        )
+        message = await self._calls.call(SET_ATTRIBUTES, request)
+        self._calls.channel.unsynced.cut(node.key, size)
+        node.data_turn += 1
+        self._mount.take(message, mark)
+
+
+def _at(directory: Node, name: str) -> pb.Target:
+    return pb.Target(volume=directory.volume, inode=directory.inode, path=name)
+
+
+def _changed(directory: Node) -> None:
+    """A name came or went through us: its size and times are to be asked for."""
+    directory.known = False
+    directory.packed = None
+    directory.names_turn += 1

@@ -1,0 +1,224 @@
+"""Keeping what is remembered exact: what the server tells, and what is done about it (D11).
+
+One long poll is always with the server. What it tells is dropped here and in the kernel, and then
+acknowledged; whoever made the change waits for that, so nobody sees an old answer after he was told
+that the change is done. When the server cannot be reached, or has not answered for most of the
+lease, everything is dropped: the server no longer waits for us.
+
+Invariant: attributes and names are dropped before the acknowledgement, in the kernel too (by looking
+all names up again, if a name cannot be dropped soon); a file's pages are dropped before it can be
+opened with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from dataplatform.api import platform_pb2 as pb
+from dataplatform.base.errors import PlatformError, Unavailable
+from dataplatform.client import syncing
+
+from .calls import WATCH
+from .nodes import ROOT_NUMBER
+
+if TYPE_CHECKING:
+    from .door.notices import Notices
+    from .mount import Mount
+    from .nodes import Node
+
+logger = logging.getLogger(__name__)
+
+WAIT_S = 2.0
+"""Of one poll: a quiet server is heard from this often."""
+
+SILENCE_S = 3.0
+"""How much longer than that a server may be silent before its connection is given up."""
+
+LEASE_PART = 0.6
+"""Of the lease: then nothing is believed any more. The server counts from a later moment."""
+
+SETTLE_S = 0.005
+"""How long an acknowledgement waits for names to be dropped one by one."""
+
+REPORT_EVERY_S = 2.0
+UNSYNCED_AGE_S = 2.0
+
+
+class Watcher:
+    """Runs until it is cancelled."""
+
+    def __init__(self, mount: Mount, notices: Notices) -> None:
+        self._mount = mount
+        self._notices = notices
+        self._calls = mount.calls
+        self._acknowledged = 0
+        self._must_begin = True
+        self._lease_s = 0.0
+        self._heard_s = 0.0  # when the last poll that was answered was sent
+        self._reported_s = 0.0
+        self._is_blind = True  # everything was dropped, and no promise was asked for since
+        notices.pages_begun = self._pages_begun
+        notices.pages_done = self._pages_done
+        self._calls.channel.on_lost = self.lose_all
+
+    async def begin(self) -> None:
+        """The first poll: from its answer on, the server tells."""
+        await self._poll(0)
+
+    async def run(self) -> None:
+        lease = asyncio.create_task(self._watch_lease())
+        syncs = asyncio.create_task(self._sync_now_and_then())
+        try:
+            while True:
+                try:
+                    await self._poll(WAIT_S)
+                except Unavailable:
+                    self.lose_all()
+                    await asyncio.sleep(0.1)
+                except PlatformError as error:
+                    logger.warning("the server does not let us watch. reason=`%s`", error)
+                    self.lose_all()
+                    await asyncio.sleep(1.0)
+        finally:
+            lease.cancel()
+            syncs.cancel()
+
+    async def _poll(self, wait_s: float) -> None:
+        request = pb.WatchRequest(
+            begin=self._must_begin,
+            acknowledged=self._acknowledged,
+            wait_ms=round(wait_s * 1000),
+        )
+        now_s = time.monotonic()
+        if now_s - self._reported_s >= REPORT_EVERY_S:
+            self._reported_s = now_s
+            self._count()
+            request.report.CopyFrom(self._mount.stats.report())
+        channel = self._calls.channel
+        silent_s = wait_s + SILENCE_S
+        cut = asyncio.get_running_loop().call_later(silent_s, self._silent)
+        before = channel.runtime.holder().connection
+        try:
+            reply, _ = await channel.call(WATCH, request, patience_s=0 if before else None)
+        finally:
+            cut.cancel()
+        self._heard_s = now_s
+        self._lease_s = reply.lease_ms / 1000
+        if self._must_begin:
+            self._must_begin = False
+            self._acknowledged = 0
+        if reply.everything:
+            self.lose_all()
+            self._must_begin = True
+            return
+        self._is_blind = False
+        if reply.broken:
+            await self._take_in(reply)
+        self._acknowledged = reply.sequence
+
+    def _silent(self) -> None:
+        logger.warning("the server is silent: its connection is given up")
+        self._calls.channel.cut()
+
+    # ---- what is told
+
+    async def _take_in(self, reply: pb.WatchReply) -> None:
+        mount, notices = self._mount, self._notices
+        names = False
+        for broken in reply.broken:
+            key = broken.volume, broken.inode
+            self._calls.told(key)
+            number = mount.nodes.number_of(key)
+            node = mount.nodes.find(number)
+            if node is not None:
+                if broken.unlinked and node.opens:
+                    await self._hold(node)
+                mount.nodes.distrust(node)
+            notices.attributes_changed(number)
+            if broken.data or broken.entries:
+                notices.pages_changed(number)
+            for name in broken.names:
+                names = True
+                notices.name_changed(number, name.encode())
+        if names and not await notices.settled(SETTLE_S):
+            if notices.has_epoch:
+                notices.epoch()
+            else:
+                await notices.settled(self._lease_s / 4)
+
+    async def _hold(self, node: Node) -> None:
+        try:
+            await self._mount.hold(node)
+        except PlatformError as error:
+            logger.warning("an open file is gone. reason=`%s`", error)
+
+    # ---- when nothing is told any more
+
+    def lose_all(self) -> None:
+        """Believe nothing: neither here nor in the kernel."""
+        self._must_begin = True
+        if self._is_blind:
+            return
+        self._is_blind = True
+        mount, notices = self._mount, self._notices
+        self._calls.told_all()
+        mount.stats.reconnects += 1
+        for node in mount.nodes:
+            if node.view is not None and node.number != ROOT_NUMBER:
+                continue
+            was_promised = node.promised
+            if not notices.has_epoch and node.entries:
+                for name in node.entries:
+                    notices.name_changed(node.number, name)
+            mount.nodes.distrust(node)
+            if was_promised:
+                notices.attributes_changed(node.number)
+                if node.opens:
+                    notices.pages_changed(node.number)
+        notices.epoch()
+
+    async def _watch_lease(self) -> None:
+        while True:
+            await asyncio.sleep(0.25)
+            limit_s = self._lease_s * LEASE_PART
+            if limit_s and time.monotonic() - self._heard_s > limit_s:
+                self.lose_all()
+
+    # ---- beside it
+
+    def _pages_begun(self, number: int) -> None:
+        node = self._mount.nodes.find(number)
+        if node is not None:
+            node.invalidating += 1
+
+    def _pages_done(self, number: int) -> None:
+        node = self._mount.nodes.find(number)
+        if node is not None and node.invalidating:
+            node.invalidating -= 1
+
+    def _count(self) -> None:
+        mount = self._mount
+        mount.stats.dirty_bytes = mount.budget.used_bytes
+        mount.stats.unsynced_bytes = self._calls.channel.unsynced.size_bytes
+        mount.stats.open_files = len(mount.handles.files)
+
+    async def _sync_now_and_then(self) -> None:
+        """What a client keeps until it is durable is let go of soon after the writes: then a server
+        that dies has less to be told again."""
+        unsynced = self._calls.channel.unsynced
+        mark = 0
+        while True:
+            await asyncio.sleep(UNSYNCED_AGE_S)
+            if unsynced.size_bytes and unsynced.mark() == mark:
+                await _quietly(syncing.sync(self._calls.channel))
+            mark = unsynced.mark()
+
+
+async def _quietly(work: Any) -> None:
+    try:
+        await work
+    except PlatformError as error:
+        logger.debug("not synced yet. reason=`%s`", error)

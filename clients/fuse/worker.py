@@ -1,0 +1,183 @@
+"""The process that serves a mount: from the kernel's descriptor to the server, until it is unmounted
+or a successor takes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import struct
+from typing import Any
+
+from dataplatform.api import platform_pb2 as pb
+from dataplatform.base.errors import Invalid, PlatformError, Unavailable
+from dataplatform.client.syncing import sync
+from dataplatform.transport.addresses import Address, default_address, parse
+
+from .blocks import Blocks
+from .calls import STAT, Calls, MountChannel
+from .door import kernel
+from .door.device import WRITE_BYTES_MAX, Device
+from .door.notices import Notices
+from .door.requests import HEAD, Request, Requests
+from .handover import Handover
+from .mount import Mount
+from .options import MountOptions
+from .stats import Stats
+from .watching import Watcher
+
+logger = logging.getLogger(__name__)
+
+READAHEAD_BYTES = 4 << 20
+BACKGROUND_MAX = 64
+"""Requests that the kernel has under way without a program waiting: readahead, writeback."""
+
+FIRST_PATIENCE_S = 3.0
+GREETING = struct.Struct("<I")  # the kernel's minor version
+
+OLD_NAME_VALID_S = 1
+"""How long names are kept by kernels that cannot be told to look all of them up again."""
+
+
+async def serve(options: MountOptions, descriptor: int, handover: Handover) -> None:
+    """Serve until the file system is unmounted or the keeper wants it drained. PlatformError if
+    there is nothing to mount."""
+    stats = Stats(options, handover.session, handover.generation)
+    channel = MountChannel(
+        _address(options),
+        token=options.read_token() or None,
+        patience_s=options.patience_s,
+        session=handover.session,
+    )
+    try:
+        await channel.connect(FIRST_PATIENCE_S if not handover.generation else options.patience_s)
+        calls = Calls(channel, stats)
+        root, _ = await channel.call(
+            STAT, pb.StatRequest(target=pb.Target(path=options.path), follow=True)
+        )
+        if root.kind not in (pb.DIRECTORY, pb.TABLE, pb.STREAM):
+            raise Invalid("only directories, tables and streams can be mounted", path=options.path)
+        worker = _Worker(Mount(root, calls, options, _blocks(options)), descriptor, handover)
+        await worker.run()
+    finally:
+        await channel.close()
+
+
+def _address(options: MountOptions) -> Address:
+    return parse(options.address) if options.address else default_address()
+
+
+def _blocks(options: MountOptions) -> Blocks | None:
+    return None
+
+
+class _Worker:
+    def __init__(self, mount: Mount, descriptor: int, handover: Handover) -> None:
+        self._mount = mount
+        self._handover = handover
+        self._requests = Requests(mount)
+        self._device = Device(descriptor, self._requests.handle)
+        self._requests.device = self._device
+        self._requests.init = self._init
+        self._notices: Notices | None = None
+        self._watcher: Watcher | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        mount, handover = self._mount, self._handover
+        mount.stats.log_on_signal()
+        if handover.generation:
+            await self._take_over()
+        self._device.start()
+        draining = asyncio.create_task(handover.link.draining.wait())
+        try:
+            await asyncio.wait({draining, self._device.ended}, return_when=asyncio.FIRST_COMPLETED)
+            self._device.stop()
+            await self._finish()
+        finally:
+            draining.cancel()
+            if self._watching is not None:
+                self._watching.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._watching
+            mount.steps.close()
+            if self._notices is not None:
+                self._notices.close()
+
+    async def _finish(self) -> None:
+        """Nothing is lost by the end: what was taken from programs goes to the server."""
+        await self._requests.finished()
+        for node in self._mount.nodes:
+            if node.writing is not None and node.writing.is_busy:
+                await node.writing.flush()
+        with contextlib.suppress(PlatformError):
+            await sync(self._mount.calls.channel)
+
+    async def _take_over(self) -> None:
+        """A worker before this one has spoken with the kernel: go on where it ended."""
+        (minor,) = GREETING.unpack(self._handover.greeting)
+        self._mount.handles.start_behind(self._handover.generation << 40)
+        self._agree(minor)
+        await self._begin_watching()
+        if minor >= kernel.RESEND_MINOR:
+            self._device.notify(kernel.NOTIFY_RESEND, b"")
+        self._handover.link.ready()
+
+    # ---- the kernel's first request
+
+    def _init(self, view: memoryview, request: Request) -> bytes:
+        major, minor, readahead, flags = kernel.INIT_IN.unpack_from(view, HEAD)
+        if major != kernel.MAJOR:
+            return kernel.INIT_OUT.pack(kernel.MAJOR, kernel.MINOR, *([0] * 9))
+        minor = min(minor, kernel.MINOR)
+        if minor < kernel.MINOR_MIN:
+            raise Unavailable("the kernel is too old: Linux 5.4 is needed", fuse=f"7.{minor}")
+        wanted = (
+            kernel.INIT_ASYNC_READ
+            | kernel.INIT_ATOMIC_O_TRUNC
+            | kernel.INIT_BIG_WRITES
+            | kernel.INIT_DO_READDIRPLUS
+            | kernel.INIT_READDIRPLUS_AUTO
+            | kernel.INIT_ASYNC_DIO
+            | kernel.INIT_PARALLEL_DIROPS
+            | kernel.INIT_MAX_PAGES
+            | kernel.INIT_CACHE_SYMLINKS
+            | kernel.INIT_EXPLICIT_INVAL_DATA
+            | kernel.INIT_HANDLE_KILLPRIV_V2
+            | kernel.INIT_SETXATTR_EXT
+            | kernel.INIT_EXT
+        ) & flags
+        flags2 = kernel.INIT2_HAS_RESEND if flags & kernel.INIT_EXT else 0
+        self._handover.greeting = GREETING.pack(minor)
+        self._agree(minor)
+        asyncio.get_running_loop().create_task(self._greeted())
+        return kernel.INIT_OUT.pack(
+            kernel.MAJOR,
+            minor,
+            min(readahead, READAHEAD_BYTES) if readahead else READAHEAD_BYTES,
+            wanted,
+            BACKGROUND_MAX,
+            BACKGROUND_MAX * 3 // 4,
+            WRITE_BYTES_MAX,
+            1,
+            WRITE_BYTES_MAX // 4096,
+            0,
+            flags2,
+        )
+
+    def _agree(self, minor: int) -> None:
+        self._notices = Notices(self._device, minor)
+        if not self._notices.has_epoch:
+            self._requests.name_valid_s = OLD_NAME_VALID_S
+        self._mount.kernel = self._notices
+        self._watcher = Watcher(self._mount, self._notices)
+
+    async def _greeted(self) -> None:
+        await self._begin_watching()
+        self._handover.link.ready()
+
+    async def _begin_watching(self) -> None:
+        assert self._watcher is not None
+        await self._watcher.begin()
+        self._watching = asyncio.create_task(self._watcher.run())
