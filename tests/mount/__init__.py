@@ -1,0 +1,1 @@
+"""Proofs on a real mount: walks beside a local directory, real programs, real faults."""
