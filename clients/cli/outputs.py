@@ -7,11 +7,9 @@ is by its type (`Size`, `Time`, `timedelta`, …), and is put in words only here
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import io
 import json
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -93,7 +91,9 @@ def to_json(value: Any) -> str:
     try:
         return _ENCODER.encode(value)
     except (TypeError, ValueError):
-        return _ENCODER.encode(_plain(value))
+        from dataplatform.client.literals import spelled
+
+        return _ENCODER.encode(spelled(value))
 
 
 def json_line(value: Any) -> None:
@@ -101,43 +101,21 @@ def json_line(value: Any) -> None:
 
 
 def _default(value: Any) -> Any:
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return _bytes(bytes(value))
-    if isinstance(value, datetime):
-        return value.isoformat()
+    """As rows are spelled; and what else commands print."""
+    from dataplatform.client.literals import literal
+
+    try:
+        return literal(value)
+    except TypeError:
+        pass
     if isinstance(value, timedelta):
         return format_duration(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return as_mapping(value)
-    if isinstance(value, Mapping):
-        return dict(value)
     return repr(value)
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_default)
-
-
-def _bytes(value: bytes) -> Any:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(value).decode()}
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has no words for, in its words: NaN and infinities, keys that are not text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    if isinstance(value, Mapping):
-        return {_name(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _name(key: Any) -> str:
-    key = _bytes(key) if isinstance(key, bytes) else key
-    return key if isinstance(key, str) else to_json(key)
 
 
 def as_mapping(value: Any) -> dict[str, Any]:

@@ -6,9 +6,6 @@ Used as Typer's `parser=`, so a wrong text is a usage error (exit code 2) that n
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,20 +37,12 @@ def parse_duration(text: str) -> timedelta:
 
 def parse_value(text: str) -> Any:
     """A column's value: JSON, else the text itself; `{"base64": "…"}` means bytes."""
+    from dataplatform.client.literals import from_json
+
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        return from_json(text)
     except ValueError:
         return text
-    if isinstance(value, dict) and value.keys() == {"base64"}:
-        try:
-            return base64.b64decode(value["base64"], validate=True)
-        except (TypeError, binascii.Error):
-            return value
-    return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def format_value(value: Any) -> str:
