@@ -133,3 +133,21 @@ def append_parts(message: pb.AppendRequest, data: bytes | memoryview) -> list[Pa
     if at != len(view):
         raise Invalid("the lengths of the parts do not add up", lengths=at, bytes=len(view))
     return parts
+
+
+def write_parts(
+    message: pb.WriteRequest, data: bytes | memoryview
+) -> list[tuple[int, bytes | memoryview]]:
+    """(offset, bytes) of each write in a request of several. INVALID if lengths and bytes do not
+    agree."""
+    if message.append or message.HasField("expected_size"):
+        raise Invalid("several writes at once are neither appended nor conditional")
+    view = memoryview(data)
+    parts: list[tuple[int, bytes | memoryview]] = []
+    at = 0
+    for part in message.parts:
+        parts.append((part.offset, view[at : at + part.length]))
+        at += part.length
+    if at != len(view):
+        raise Invalid("the lengths of the parts do not add up", lengths=at, bytes=len(view))
+    return parts

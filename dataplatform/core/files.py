@@ -220,6 +220,25 @@ async def write(
     return size
 
 
+async def write_parts(
+    volume: Volume,
+    request: Request,
+    number: int,
+    parts: list[tuple[int, bytes | memoryview]],
+    *,
+    durable: bool,
+    mtime_ns: int = 0,
+) -> int:
+    """Several writes, one after the other; the file's size afterwards. When one fails, those before
+    it are done."""
+    size = 0
+    for offset, data in parts:
+        size = await volume.writeback.write(request, number, offset, data, mtime_ns=mtime_ns)
+    if durable:
+        await sync(volume, number)
+    return size
+
+
 async def append(
     volume: Volume,
     request: Request,

@@ -12,7 +12,7 @@ from dataplatform.core.units import Unit
 from dataplatform.core.volumes import Volume
 
 from ..dispatch import Call, rpc
-from ..packing import attributes_of, node_message
+from ..packing import attributes_of, node_message, write_parts
 from .namespace import node_left
 
 
@@ -65,6 +65,16 @@ async def write(call: Call, message: pb.WriteRequest, data: Any) -> pb.WriteRepl
             volume, request, number, data, durable=durable, expected_size=expected_size
         )
         return _appended(call, message, volume, stored)
+    if message.parts:
+        size = await files.write_parts(
+            volume,
+            request,
+            number,
+            write_parts(message, data),
+            durable=durable,
+            mtime_ns=message.mtime_ns,
+        )
+        return pb.WriteReply(size=size, verifier=call.server.instance)
     # At an offset it is not in any commit yet: nothing is kept of it, and repeating it is harmless.
     size = await files.write(
         volume,
