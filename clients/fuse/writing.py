@@ -30,7 +30,7 @@ from dataplatform.base.limits import KIB, MIB
 from dataplatform.client import syncing
 from dataplatform.transport.connections import Bulk
 
-from .calls import READ, Calls
+from .calls import READ, WRITE, Calls
 
 if TYPE_CHECKING:
     from .nodes import Node
@@ -295,7 +295,7 @@ class Writing:
             request.offset = request.expected_size = run.offset
             before = channel.runtime.holder().connection
             try:
-                reply = await self._calls.write(request, run.parts)
+                reply = await self._calls.call(WRITE, request, run.parts)
                 return reply
             except Conflict as error:
                 size = int(error.facts["size"])

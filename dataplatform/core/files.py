@@ -16,6 +16,7 @@ from . import extents, filemap, namespace
 from .namespace import Attributes
 from .opens import Opens
 from .paths import check_new_name
+from .promises import Keeper
 from .units import Request, Unit
 from .volumes import Volume
 from .writeback import expect_size, pieces_of
@@ -232,10 +233,14 @@ async def write_parts(
     """Several writes, one after the other; the file's size afterwards. When one fails, those before
     it are done."""
     size = 0
+    news: list[tuple[Keeper, int]] = []
     for offset, data in parts:
-        size = await volume.writeback.write(request, number, offset, data, mtime_ns=mtime_ns)
+        size, told = await volume.writeback.write(request, number, offset, data, mtime_ns=mtime_ns)
+        news += told
     if durable:
         await sync(volume, number)
+    if news:
+        await volume.promises.acknowledged(news)
     return size
 
 
