@@ -49,10 +49,7 @@ TOLD_MAX = 200_000
 """What a keeper has not acknowledged yet; with more than that, everything is over for it."""
 
 NEWS_MAX = 5_000
-"""What is told at a time, and names of directories with it: at most some MB."""
-
-NAMES_MAX = 100
-"""Names that are told of one directory; of more it is told that they were many."""
+"""Promises and names that are told at a time, unless one change alone has more names."""
 
 _INODE, _ENTRY, _XATTR, _PIECE = keys.INODE[0], keys.ENTRY[0], keys.XATTR[0], keys.PIECE[0]
 
@@ -74,7 +71,7 @@ class Effect:
 
 
 class Broken(NamedTuple):
-    """One promise that is over, and why. `names` is empty if they were many."""
+    """One promise that is over, and why. `names`: of entries in this directory."""
 
     sequence: int
     volume: int
@@ -190,7 +187,6 @@ class Keeper:
         if len(self.told) >= TOLD_MAX:
             self.end_everything()
             return
-        names = tuple(effect.names) if len(effect.names) <= NAMES_MAX else ()
         self.told.append(
             Broken(
                 self.sequence,
@@ -199,7 +195,7 @@ class Keeper:
                 effect.entries,
                 effect.data,
                 effect.unlinked,
-                names,
+                tuple(effect.names),
             )
         )
         if effect.unlinked:

@@ -151,7 +151,7 @@ class Driver:
         self._busy.add(slot)
         self.sequence += 1
         try:
-            yield Request("tester", self.session, slot, self.sequence)
+            yield Request("tester", self.session, slot, self.sequence, caller=self.session)
         finally:
             self._busy.remove(slot)
 
