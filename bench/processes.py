@@ -60,6 +60,14 @@ class Running:
             time.sleep(POLL_S)
         raise Failed(f"{self._name} did not answer within {limit_s:.0f} s: {self._tail()}")
 
+    def ended(self, limit_s: float) -> bool:
+        """Whether it has ended by itself, within the limit."""
+        try:
+            self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def stop(self, limit_s: float = STOP_S) -> int:
         """SIGTERM, then after the limit SIGKILL, to it and its children; the exit code."""
         if self._process.poll() is None:
