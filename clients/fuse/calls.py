@@ -13,11 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 from dataplatform.api.methods import METHODS, Method
+from dataplatform.base.limits import SLOTS_MAX
 from dataplatform.client.connection import Channel
 from dataplatform.client.runtime import AsyncRuntime
+from dataplatform.client.slots import Slots
 from dataplatform.transport.addresses import Address
 from dataplatform.transport.connections import AsyncConnection, Connection, Data, Reply
 
+from .handover import Handover
 from .nodes import Key
 from .stats import Stats
 
@@ -50,15 +53,26 @@ TOLD_MAX = 50_000
 
 
 class MountChannel(Channel):
-    """A channel that says when a connection was lost."""
+    """A channel that says when a connection was lost, and whose session goes on with the next
+    process: every other generation has one half of the slots, so that the ids of what the one
+    before left unanswered stay untouched."""
 
     def __init__(
-        self, address: Address, *, token: str | None, patience_s: float, session: bytes
+        self, address: Address, *, token: str | None, patience_s: float, handover: Handover
     ) -> None:
         super().__init__(
-            address, AsyncRuntime(), token=token, patience_s=patience_s, session=session
+            address, AsyncRuntime(), token=token, patience_s=patience_s, session=handover.session
         )
         self.on_lost: Callable[[], None] = lambda: None
+        generation, half = handover.generation, SLOTS_MAX // 2
+        first = half * (generation % 2)
+        self.slots = self._slots = Slots(
+            handover.session,
+            self.runtime.condition(),
+            first=first,
+            end=first + half,
+            last_sequence=generation << 40,
+        )
 
     async def _open(self) -> Connection:
         connection = await super()._open()
@@ -76,9 +90,12 @@ class MountChannel(Channel):
 class Calls:
     """Requests to the server, counted and timed."""
 
-    def __init__(self, channel: MountChannel, stats: Stats) -> None:
+    def __init__(self, channel: MountChannel, stats: Stats, handover: Handover) -> None:
         self.channel = channel
         self.stats = stats
+        self._handover = handover
+        self._resent = handover.journal() if handover.generation else {}
+        self.owed: dict[int, int] = {}  # slots of requests that the kernel is not answered yet
         self._turn = 0
         self._told: dict[Key, int] = {}
         self._told_all = 0  # the turn since which nothing is known of keys that are not in there
@@ -94,6 +111,32 @@ class Calls:
             return await self.channel.call(method, message, data)
         finally:
             self.stats.answered(time.perf_counter() - started_s)
+
+    async def once(self, method: Method, message: Any, key: int) -> Any:
+        """The reply to a change that must not be made twice, for the kernel's request `key`: when
+        the kernel sends that again to a process after this one, the server knows it. Its slot is
+        kept until `done`."""
+        started_s = time.perf_counter()
+        known = self._resent.pop(key, None) if self._resent else None
+        if known is not None:
+            slot, sequence = known
+            message.request.session = self.channel.session
+            message.request.slot, message.request.sequence = slot, sequence
+        else:
+            request = await self.channel.slots.take()
+            message.request.CopyFrom(request)
+            self._handover.slot_set(request.slot, key, request.sequence)
+            self.owed[key] = request.slot
+        try:
+            return (await self.channel.call(method, message, is_numbered=False))[0]
+        finally:
+            self.stats.answered(time.perf_counter() - started_s)
+
+    def done(self, key: int) -> None:
+        """The kernel has its answer."""
+        slot = self.owed.pop(key, None)
+        if slot is not None:
+            self.channel.slots.let_go(slot, is_answered=True)
 
     async def write(self, message: Any, data: Data) -> Any:
         """A write at offsets: repeating it changes nothing, so it needs no number."""

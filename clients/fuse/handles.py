@@ -44,6 +44,7 @@ class Handles:
         self._last = 0
         self.files: dict[int, Handle] = {}
         self.directories: dict[int, Listing] = {}
+        self.any_lost = False  # any file may have lost writes with a process before this one
 
     def next(self) -> int:
         self._last += 1

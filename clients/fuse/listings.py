@@ -1,8 +1,8 @@
 """An open directory: its names, one page after the other.
 
-A position is a count: 0 is the beginning, 1 and 2 lie behind "." and "..", and so on. A page is kept
-so that the kernel can go on where its buffer was full; going back means to begin anew. Every name
-that is there all the time is seen exactly once, since pages follow the order of names (POSIX
+A position is a count: 0 is the beginning, 1 and 2 lie behind "." and "..", and so on. A page is
+kept so that the kernel can go on where its buffer was full; going back means to begin anew. Every
+name that is there all the time is seen exactly once, since pages follow the order of names (POSIX
 readdir); what comes or goes meanwhile is seen or not.
 """
 

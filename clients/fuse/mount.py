@@ -1,7 +1,7 @@
 """The state of one mount: what every operation works on.
 
-Operations (`operations/`) are the meaning of what programs ask; the door (`door/`) is how the kernel
-asks; `watching` keeps what is remembered exact. They meet here.
+Operations (`operations/`) are the meaning of what programs ask, the door (`door/`) is how the
+kernel asks, and `watching` keeps what is remembered exact. They meet here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataplatform.transport.steps import Steps
 from .blocks import Blocks
 from .calls import CLOSE, OPEN, STAT, Calls
 from .handles import Handles
+from .handover import Handover
 from .nodes import VIEW_BIT, Node, Nodes
 from .operations.views import ViewTree
 from .options import MountOptions
@@ -42,8 +43,14 @@ class Mount:
     """One mounted tree."""
 
     def __init__(
-        self, root: pb.Node, calls: Calls, options: MountOptions, blocks: Blocks | None
+        self,
+        root: pb.Node,
+        calls: Calls,
+        options: MountOptions,
+        blocks: Blocks | None,
+        handover: Handover,
     ) -> None:
+        self._handover = handover
         self.options = options
         self.calls = calls
         self.stats = calls.stats
@@ -111,12 +118,11 @@ class Mount:
     def writing(self, node: Node) -> Writing:
         """The file's write path, made at the first write."""
         if node.writing is None:
-            node.writing = Writing(
-                node, self.calls, self.budget, self.relief, self.steps.begin, self._damaged
-            )
+            node.writing = Writing(node, self, self._handover)
         return node.writing
 
-    def _damaged(self, node: Node) -> None:
+    def damaged(self, node: Node) -> None:
+        """The kernel's pages do not hold what is stored."""
         node.data_turn += 1
         if self.kernel is not None:
             self.kernel.attributes_changed(node.number)

@@ -5,9 +5,9 @@ acknowledged; whoever made the change waits for that, so nobody sees an old answ
 that the change is done. When the server cannot be reached, or has not answered for most of the
 lease, everything is dropped: the server no longer waits for us.
 
-Invariant: attributes and names are dropped before the acknowledgement, in the kernel too (by looking
-all names up again, if a name cannot be dropped soon); a file's pages are dropped before it can be
-opened with them.
+Invariant: attributes and names are dropped before the acknowledgement, in the kernel too (by having
+all names looked up again, if one cannot be dropped soon); a file's pages are dropped before it can
+be opened with them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The process that serves a mount: from the kernel's descriptor to the server, until it is unmounted
-or a successor takes over.
+"""Serving a mount: from the kernel's descriptor to the server, until it is unmounted or a successor
+takes over.
 """
 
 from __future__ import annotations
@@ -48,17 +48,19 @@ async def serve(options: MountOptions, descriptor: int, handover: Handover) -> N
         _address(options),
         token=options.read_token() or None,
         patience_s=options.patience_s,
-        session=handover.session,
+        handover=handover,
     )
     try:
         await channel.connect(FIRST_PATIENCE_S if not handover.generation else options.patience_s)
-        calls = Calls(channel, stats)
+        calls = Calls(channel, stats, handover)
         root, _ = await channel.call(
             STAT, pb.StatRequest(target=pb.Target(path=options.path), follow=True)
         )
         if root.kind not in (pb.DIRECTORY, pb.TABLE, pb.STREAM):
             raise Invalid("only directories, tables and streams can be mounted", path=options.path)
-        worker = _Worker(Mount(root, calls, options, _blocks(options)), descriptor, handover)
+        worker = _Worker(
+            Mount(root, calls, options, _blocks(options), handover), descriptor, handover
+        )
         await worker.run()
     finally:
         await channel.close()
@@ -92,7 +94,8 @@ class _Worker:
         self._device.start()
         draining = asyncio.create_task(handover.link.draining.wait())
         try:
-            await asyncio.wait({draining, self._device.ended}, return_when=asyncio.FIRST_COMPLETED)
+            ends: set[asyncio.Future[Any]] = {draining, self._device.ended}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             self._device.stop()
             await self._finish()
         finally:
@@ -118,11 +121,24 @@ class _Worker:
         """A worker before this one has spoken with the kernel: go on where it ended."""
         (minor,) = GREETING.unpack(self._handover.greeting)
         self._mount.handles.start_behind(self._handover.generation << 40)
+        self._take_losses()
         self._agree(minor)
         await self._begin_watching()
         if minor >= kernel.RESEND_MINOR:
             self._device.notify(kernel.NOTIFY_RESEND, b"")
         self._handover.link.ready()
+
+    def _take_losses(self) -> None:
+        """Bytes that the worker before had taken from programs, and no server had: whoever has such
+        a file open is told so once, by its next sync or close."""
+        mount, handover = self._mount, self._handover
+        lost = handover.dirty()
+        mount.handles.any_lost = handover.dirty_overflowed
+        handover.forget_dirty()
+        for key in lost:
+            mount.writing(mount.nodes.get(mount.nodes.number_of(key))).lose()
+        if lost or mount.handles.any_lost:
+            logger.error("writes of %d files were lost with the worker before", len(lost))
 
     # ---- the kernel's first request
 

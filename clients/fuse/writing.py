@@ -2,9 +2,9 @@
 
 A write is taken into memory and the kernel is answered at once; the bytes leave as soon as nothing
 else of that file is under way, and gather meanwhile, so that many small writes become one request.
-Large runs leave side by side. `flush` (close) waits until the server has answered everything, `sync`
-(fsync) until it is durable. A failed write is remembered for every handle until its next flush or
-sync; its bytes are gone, as on a local disk.
+Large runs leave side by side. `flush` (close) waits until the server has answered everything,
+`sync` (fsync) until it is durable. A failed write is remembered for every handle until its next
+flush or sync; its bytes are gone, as on a local disk.
 
 A file whose writes are each followed by a sync (a database's log) has its next write held back for
 a moment: with the sync it is one durable request instead of two.
@@ -19,9 +19,9 @@ Invariants: overlapping writes are never under way side by side; appends are und
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dataplatform.api import platform_pb2 as pb
@@ -30,9 +30,11 @@ from dataplatform.base.limits import KIB, MIB
 from dataplatform.client import syncing
 from dataplatform.transport.connections import Bulk
 
-from .calls import READ, WRITE, Calls
+from .calls import READ, WRITE
 
 if TYPE_CHECKING:
+    from .handover import Handover
+    from .mount import Mount
     from .nodes import Node
 
 REQUEST_BYTES_MAX = 1 * MIB
@@ -93,24 +95,17 @@ class _Run:
 
 
 class Writing:
-    """The writes of one file. `damaged` is told when the kernel's pages do not hold what is stored:
+    """The writes of one file. The mount is told when the kernel's pages do not hold what is stored:
     an append went elsewhere, or a write failed."""
 
-    def __init__(
-        self,
-        node: Node,
-        calls: Calls,
-        budget: Budget,
-        relief: syncing.Relief,
-        begin: Callable[..., object],
-        damaged: Callable[[Node], None],
-    ) -> None:
+    def __init__(self, node: Node, mount: Mount, handover: Handover) -> None:
         self._node = node
-        self._calls = calls
-        self._budget = budget
-        self._relief = relief
-        self._begin = begin
-        self._damaged = damaged
+        self._calls = mount.calls
+        self._budget = mount.budget
+        self._relief = mount.relief
+        self._begin = mount.steps.begin
+        self._damaged = mount.damaged
+        self._handover = handover
         self._gathered: deque[_Run] = deque()
         self._gathered_bytes = 0
         self._flights: list[list[_Run]] = []
@@ -119,7 +114,7 @@ class Writing:
         self._expects_sync = False
         self._mtime_ns = 0
         self.failures = 0
-        self.failure: PlatformError | None = None
+        self.failure: PlatformError | OSError | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -144,6 +139,8 @@ class Writing:
         length = len(data)
         if appends:
             offset = self._end_of_file(offset)
+        if not self._gathered and not self._flights:
+            self._handover.mark_dirty(node.key)
         self._gather(offset, data, appends)
         self._gathered_bytes += length
         self._budget.used_bytes += length
@@ -257,6 +254,7 @@ class Writing:
             self._budget.release(length)
             self._push()
             if not self.is_busy:
+                self._handover.clear_dirty(self._node.key)
                 self._wake()
         if reply is None:
             return None
@@ -328,6 +326,11 @@ class Writing:
         node.packed = None
         node.known = False
         self._damaged(node)
+
+    def lose(self) -> None:
+        """What a process before this one had taken is lost."""
+        self.failures += 1
+        self.failure = OSError(errno.EIO, "writes were lost")
 
     def _fail(self, error: PlatformError) -> None:
         self.failures += 1

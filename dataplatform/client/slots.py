@@ -19,10 +19,19 @@ WAIT_S = 0.05  # a thread that gives a slot back does not lock, so its notice ca
 class Slots:
     """The slots of one session. Giving and taking need no lock: deques are safe among threads."""
 
-    def __init__(self, session: bytes, condition: Condition, count: int = SLOTS_MAX) -> None:
+    def __init__(
+        self,
+        session: bytes,
+        condition: Condition,
+        *,
+        first: int = 0,
+        end: int = SLOTS_MAX,
+        last_sequence: int = 0,
+    ) -> None:
+        """Slots [first, end) of the session, none of which was used beyond `last_sequence`."""
         self._session = session
-        self._sequences = [0] * count
-        self._free = deque(range(count - 1, -1, -1))  # taken from the right
+        self._sequences = [last_sequence] * end
+        self._free = deque(range(end - 1, first - 1, -1))  # taken from the right
         self._condition = condition
         self._waiting = 0
 
@@ -51,10 +60,14 @@ class Slots:
     async def give_back(self, slot: int, *, is_answered: bool) -> None:
         """Let the slot be taken again: last of all if nobody knows whether its request, which may
         still be on its way, was done."""
+        self.let_go(slot, is_answered=is_answered)
+        if self._waiting:
+            async with self._condition:
+                self._condition.notify_all()
+
+    def let_go(self, slot: int, *, is_answered: bool) -> None:
+        """`give_back` without a word to those who wait: they look for themselves soon."""
         if is_answered:
             self._free.append(slot)
         else:
             self._free.appendleft(slot)
-        if self._waiting:
-            async with self._condition:
-                self._condition.notify_all()

@@ -1,1 +1,1 @@
-"""The door on the kernel: what `/dev/fuse` says, as calls of `operations`, and their results back."""
+"""The door on the kernel: what `/dev/fuse` says as calls of `operations`, and what they answer."""

@@ -111,14 +111,17 @@ OUT_HEADER = struct.Struct("<IiQ")  # len error unique
 INIT_IN = struct.Struct("<IIII")  # major minor max_readahead flags
 INIT_IN_FLAGS2 = struct.Struct("<I")
 INIT_OUT = struct.Struct("<IIIIHHIIHHI28x")
-# major minor max_readahead flags max_background congestion max_write time_gran max_pages align flags2
+# major minor max_readahead flags max_background congestion max_write time_gran max_pages align
+# flags2
 ATTRIBUTES = struct.Struct("<3Q3q10I")
-# ino size blocks atime mtime ctime | atimensec mtimensec ctimensec mode nlink uid gid rdev blksize flags
+# ino size blocks atime mtime ctime atimensec mtimensec ctimensec mode nlink uid gid rdev blksize
+# flags
 ENTRY_OUT = struct.Struct("<4Q2I")  # node generation entry_valid attr_valid entry_nsec attr_nsec
 ATTRIBUTES_OUT = struct.Struct("<QII")  # attr_valid nsec dummy
 GETATTR_IN = struct.Struct("<IIQ")  # flags dummy handle
 SETATTR_IN = struct.Struct("<IIQQQqqqIIIIIIII")
-# valid pad handle size owner atime mtime ctime atimensec mtimensec ctimensec mode unused uid gid unused
+# valid pad handle size owner atime mtime ctime atimensec mtimensec ctimensec mode unused uid gid
+# unused
 MKNOD_IN = struct.Struct("<IIII")  # mode rdev umask padding
 MKDIR_IN = struct.Struct("<II")  # mode umask
 RENAME_IN = struct.Struct("<Q")

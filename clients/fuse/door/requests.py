@@ -77,7 +77,7 @@ class Request:
 
     @property
     def caller(self) -> Caller:
-        return Caller(self.uid, self.gid, self.pid)
+        return Caller(self.uid, self.gid, self.pid, self.unique & ~kernel.UNIQUE_RESEND)
 
 
 class Requests:
@@ -95,6 +95,7 @@ class Requests:
         self._interrupted: dict[int, int] = {}
         self._watching: asyncio.TimerHandle | None = None
         self._operations = mount.stats.operations
+        self._owed = mount.calls.owed
         self._handlers: dict[int, Handler] = {
             kernel.LOOKUP: self._lookup,
             kernel.GETATTR: self._getattr,
@@ -198,6 +199,8 @@ class Requests:
                 self.device.reply(unique, body)
         finally:
             self._under_way.pop(unique, None)
+            if self._owed:
+                self._mount.calls.done(unique & ~kernel.UNIQUE_RESEND)
 
     def _refuse(self, request: Request, error: PlatformError | OSError) -> None:
         if isinstance(error, PlatformError) and error.kind not in _QUIET:
@@ -277,15 +280,17 @@ class Requests:
     async def _link(self, view: memoryview, request: Request) -> bytes:
         (existing,) = kernel.LINK_IN.unpack_from(view, HEAD)
         name = bytes(view[HEAD + kernel.LINK_IN.size : request.end - 1])
-        node = await self.names.link(existing, request.node, name)
+        node = await self.names.link(existing, request.node, name, request.caller)
         return self._entry(node, request.node)
 
     async def _unlink(self, view: memoryview, request: Request) -> bytes:
-        await self.names.unlink(request.node, bytes(view[HEAD : request.end - 1]))
+        name = bytes(view[HEAD : request.end - 1])
+        await self.names.unlink(request.node, name, request.caller)
         return b""
 
     async def _rmdir(self, view: memoryview, request: Request) -> bytes:
-        await self.names.rmdir(request.node, bytes(view[HEAD : request.end - 1]))
+        name = bytes(view[HEAD : request.end - 1])
+        await self.names.rmdir(request.node, name, request.caller)
         return b""
 
     async def _rename(self, view: memoryview, request: Request) -> bytes:
@@ -300,7 +305,7 @@ class Requests:
         self, view: memoryview, request: Request, skip: int, directory: int, flags: int
     ) -> bytes:
         name, new_name, _ = bytes(view[HEAD + skip : request.end]).split(b"\x00", 2)
-        await self.names.rename(request.node, name, directory, new_name, flags)
+        await self.names.rename(request.node, name, directory, new_name, flags, request.caller)
         return b""
 
     # ---- attributes

@@ -12,6 +12,7 @@ class Caller(NamedTuple):
     uid: int
     gid: int
     pid: int
+    key: int = 0  # of the request: the same when it is asked again after this process ended
 
 
 def errno_of(error: PlatformError | OSError) -> int:

@@ -110,6 +110,9 @@ class Files:
             if number & VIEW_BIT:
                 raise OSError(errno.ESTALE, "open it again, please")
             handle = Handle(handle_number, node, Reading(node, self._calls, self._mount.blocks))
+            if self._handles.any_lost and node.writing is None:
+                self._mount.writing(node).lose()
+            handle.seen_failures = 0
             self._handles.files[handle_number] = handle
             node.opens += 1
         return handle

@@ -98,7 +98,7 @@ class Names:
             return await self._mount.view_tree.create(directory, name)
         request = self._request(directory, name, pb.FILE, mode, caller)
         request.exist_ok = not exclusive
-        return await self._create(directory, name, request)
+        return await self._create(directory, name, request, caller)
 
     async def mknod(self, number: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Node:
         directory = self._nodes.get(number)
@@ -112,14 +112,14 @@ class Names:
         request = self._request(directory, name, kind, mode, caller)
         if kind in (pb.CHARACTER_DEVICE, pb.BLOCK_DEVICE):
             request.rdev = rdev
-        return await self._create(directory, name, request)
+        return await self._create(directory, name, request, caller)
 
     async def mkdir(self, number: int, name: bytes, mode: int, caller: Caller) -> Node:
         directory = self._nodes.get(number)
         if directory.view is not None:
             return await self._mount.view_tree.mkdir(directory, name)
         request = self._request(directory, name, pb.DIRECTORY, mode, caller)
-        node = await self._create(directory, name, request)
+        node = await self._create(directory, name, request, caller)
         if node.promised:
             node.entries, node.complete = {}, True  # made by us: it is empty
         return node
@@ -133,7 +133,7 @@ class Names:
             request.symlink = target.decode()
         except UnicodeDecodeError as error:
             raise OSError(errno.EILSEQ, "targets of symbolic links are UTF-8") from error
-        return await self._create(directory, name, request)
+        return await self._create(directory, name, request, caller)
 
     def _request(
         self, directory: Node, name: bytes, kind: int, mode: int, caller: Caller
@@ -146,9 +146,11 @@ class Names:
             gid=caller.gid,
         )
 
-    async def _create(self, directory: Node, name: bytes, request: pb.CreateRequest) -> Node:
+    async def _create(
+        self, directory: Node, name: bytes, request: pb.CreateRequest, caller: Caller
+    ) -> Node:
         mark = self._calls.mark()
-        message = await self._calls.call(CREATE, request)
+        message = await self._calls.once(CREATE, request, caller.key)
         node = self._mount.take(message, mark)
         self._added(directory, name, node)
         if node.links == (2 if node.is_directory else 1) and node.xattrs is None and node.promised:
@@ -159,7 +161,7 @@ class Names:
         _changed(directory)
         self._nodes.name(directory, name, node.number)
 
-    async def link(self, existing: int, number: int, name: bytes) -> Node:
+    async def link(self, existing: int, number: int, name: bytes, caller: Caller) -> Node:
         directory = self._nodes.get(number)
         source = self._nodes.get(existing)
         if directory.view is not None or source.view is not None:
@@ -173,19 +175,21 @@ class Names:
             existing=pb.Target(volume=source.volume, inode=source.inode),
             target=_at(directory, name_text(name)),
         )
-        node = self._mount.take(await self._calls.call(LINK, request), mark)
+        node = self._mount.take(await self._calls.once(LINK, request, caller.key), mark)
         self._added(directory, name, node)
         return node
 
     # ---- removing
 
-    async def unlink(self, number: int, name: bytes) -> None:
-        await self._remove(number, name, pb.RemoveRequest.NOT_DIRECTORY)
+    async def unlink(self, number: int, name: bytes, caller: Caller) -> None:
+        await self._remove(number, name, pb.RemoveRequest.NOT_DIRECTORY, caller)
 
-    async def rmdir(self, number: int, name: bytes) -> None:
-        await self._remove(number, name, pb.RemoveRequest.EMPTY_DIRECTORY)
+    async def rmdir(self, number: int, name: bytes, caller: Caller) -> None:
+        await self._remove(number, name, pb.RemoveRequest.EMPTY_DIRECTORY, caller)
 
-    async def _remove(self, number: int, name: bytes, expect: pb.RemoveRequest.Expect) -> None:
+    async def _remove(
+        self, number: int, name: bytes, expect: pb.RemoveRequest.Expect, caller: Caller
+    ) -> None:
         directory = self._nodes.get(number)
         if directory.view is not None:
             await self._mount.view_tree.remove(
@@ -200,7 +204,7 @@ class Names:
         request = pb.RemoveRequest(
             target=_at(directory, name_text(name)), expect=expect, keep_open=keep
         )
-        await self._calls.call(REMOVE, request)
+        await self._calls.once(REMOVE, request, caller.key)
         self._removed(directory, name)
         if node is not None:
             await self._lost_name(node, keep)
@@ -240,7 +244,13 @@ class Names:
     # ---- renaming
 
     async def rename(
-        self, number: int, name: bytes, new_number: int, new_name: bytes, flags: int
+        self,
+        number: int,
+        name: bytes,
+        new_number: int,
+        new_name: bytes,
+        flags: int,
+        caller: Caller,
     ) -> None:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
             raise OSError(errno.EINVAL, "unknown flags")
@@ -264,7 +274,7 @@ class Names:
             exchange=exchange,
             keep_open=keep,
         )
-        await self._calls.call(RENAME, request)
+        await self._calls.once(RENAME, request, caller.key)
         same = replaced is not None and replaced.number == moved
         if same or (number == new_number and name == new_name):
             return
