@@ -19,12 +19,12 @@ from pathlib import Path
 import uvloop
 
 from dataplatform.base.errors import KINDS, ErrorKind, NotFound, PlatformError
+from dataplatform.base.logs import start_logging
 from dataplatform.core.check import check_platform
 from dataplatform.core.platform import Platform
 from dataplatform.engine.stores import open_storages
 
 from . import notify
-from .logs import start_logging
 from .servers import Server
 from .settings import Settings, add_arguments, default_data, read_settings
 

@@ -168,11 +168,10 @@ VALUES: Mapping[str, tuple[str, str, Callable[[str], Any]]] = {  # field, what t
 }
 
 # What mount(8), systemd and others write into fstab for themselves, or what always holds here.
-IGNORED = frozenset(
-    ["_netdev", "defaults", "auto", "noauto", "nofail", "user", "nouser", "users", "nousers"]
-    + ["owner", "noowner", "group", "nogroup", "async", "diratime", "nodiratime"]
-    + ["default_permissions"]
-)
+_WHEN = ("_netdev", "defaults", "auto", "noauto", "nofail", "async")
+_WHO = ("user", "nouser", "users", "nousers", "owner", "noowner", "group", "nogroup")
+_ALWAYS = ("diratime", "nodiratime", "default_permissions")
+IGNORED = frozenset((*_WHEN, *_WHO, *_ALWAYS))
 IGNORED_PREFIXES = ("x-", "X-", "comment=", "user=", "uhelper=")
 
 _COMMA = re.compile(r"(?<!\\),")
