@@ -59,6 +59,9 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, help="where all store (the temporary directory)")
     parser.add_argument("--scale", type=float, default=1.0, help="0.1 is a quick look")
     parser.add_argument(
+        "--patience", type=float, default=0.0, help="seconds to wait for quiet before a turn"
+    )
+    parser.add_argument(
         "--growth-minutes", type=float, default=0.0, help="of store-ratio (0: none)"
     )
     options = parser.parse_args(arguments)
@@ -77,7 +80,8 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _measure(options: argparse.Namespace, record: Record) -> None:
-    plan = scaled(Plan(growth_minutes=options.growth_minutes), options.scale)
+    full = Plan(growth_minutes=options.growth_minutes, patience_s=options.patience)
+    plan = scaled(full, options.scale)
     places = [PLACES[name]() for name in PLACES if name in options.places]
     with tempfile.TemporaryDirectory(prefix="dp-mount-bench-", dir=options.dir) as name:
         directory = Path(name)

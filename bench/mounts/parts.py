@@ -17,13 +17,15 @@ Figures = Mapping[str, float]
 class Plan:
     """How much is done in a turn."""
 
-    files: int = 2000
+    files: int = 1000
     entries: int = 10_000
-    syncs: int = 500
+    syncs: int = 400
     bulk_mib: int = 512
-    fio_s: int = 5
+    fio_s: int = 4
     fio_mib: int = 256
     database_s: int = 10
+    patience_s: float = 0.0
+    """How long to wait before a turn for other programs to rest."""
     growth_minutes: float = 0.0
     """How long a store is watched while databases write to it."""
     growth_bytes_max: int = 30_000_000_000

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..proc import peak_resident_bytes
 from ..processes import Failed, uninterrupted
-from . import caches
+from . import caches, quiet
 from .bulk import Bulk, BulkTogether
 from .fio import RandomBlocks
 from .growth import Growth
@@ -93,6 +93,8 @@ def _take(part: Part, place: Place, turn: int, record: Record, tell: Tell) -> No
     tell(f"{type(part).__name__} on {place.name}, round {turn + 1}")
     try:
         caches.settle()
+        if part.plan.patience_s and not quiet.wait(part.plan.patience_s):
+            tell("  other programs are busy")
         figures = part.take(place)
     except (Failed, OSError) as error:
         tell(f"  failed: {error}")

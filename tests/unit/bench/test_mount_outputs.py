@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform_bench.mounts import fio, mariadb, postgres
+from dataplatform_bench.mounts import fio, mariadb, postgres, quiet
 from dataplatform_bench.mounts.fio import JOBS, Job
 from dataplatform_bench.mounts.works import WORKS
 from dataplatform_bench.processes import Failed
@@ -76,3 +76,10 @@ def test_sysbench() -> None:
     assert mariadb.transactions_per_s(SYSBENCH) == 612.6
     with pytest.raises(Failed, match="sysbench"):
         mariadb.transactions_per_s("FATAL: unable to connect to MySQL server")
+
+
+def test_how_busy_the_processors_were() -> None:
+    before = "cpu 100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3\n"
+    after = "cpu 130 0 70 840 60 0 0 0 30 0\ncpu0 9 9 9\n"
+    assert quiet.busy_part(before, after) == pytest.approx(0.5)
+    assert quiet.busy_part(before, before) == 0
