@@ -9,6 +9,7 @@ from dataplatform.base.errors import Invalid
 from dataplatform.core import files, listing, namespace
 from dataplatform.core.platform import NewName
 from dataplatform.core.units import Unit
+from dataplatform.core.usage import usage_of
 from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import Kind
 
@@ -90,29 +91,33 @@ async def link(call: Call, message: pb.LinkRequest, data: Any) -> pb.Node:
     return await call.node_left(at.volume, stored)
 
 
-def _kept_open(call: Call, message: Any, volume: Volume, stored: int) -> pb.Empty:
-    """Answers what took a name away; `stored` is the inode that the session keeps open, or 0."""
-    if stored:
-        call.platform.opens.ensure(call.session.id, volume, stored)
-    return pb.Empty()
+def _names_changed(
+    call: Call, message: Any, volume: Volume, stored: tuple[int, int]
+) -> pb.NamesReply:
+    """Answers what took a name away; `stored`: the inode that the session keeps open, or 0, and the
+    time of the change."""
+    number, time_ns = stored
+    if number:
+        call.platform.opens.ensure(call.session.id, volume, number)
+    return pb.NamesReply(time_ns=time_ns, kept_open=bool(number))
 
 
-def _keep_open(call: Call, unit: Unit, number: int) -> int:
+def _keep_open(call: Call, unit: Unit, number: int) -> tuple[int, int]:
     """Have it open from the moment at which it has no name any more."""
     if number:
         opens, session = call.platform.opens, call.session.id
         unit.on_commit(lambda _: opens.ensure(session, unit.volume, number))
-    return number
+    return number, unit.now_ns
 
 
-@rpc("Namespace.Remove", answer=_kept_open)
-async def remove(call: Call, message: pb.RemoveRequest, data: Any) -> pb.Empty:
+@rpc("Namespace.Remove", answer=_names_changed)
+async def remove(call: Call, message: pb.RemoveRequest, data: Any) -> pb.NamesReply:
     at = await call.new_name(message.target, parents=message.missing_ok)
     expect = message.expect
 
-    async def work(unit: Unit) -> int:
+    async def work(unit: Unit) -> tuple[int, int]:
         if at.missing:
-            return 0  # missing_ok: not even its directory is there
+            return 0, 0  # missing_ok: not even its directory is there
         number = await namespace.remove(
             unit,
             at.directory,
@@ -127,17 +132,17 @@ async def remove(call: Call, message: pb.RemoveRequest, data: Any) -> pb.Empty:
     stored = await at.volume.run(
         call.request(message), work, durable=call.durable(message, customary=False)
     )
-    return _kept_open(call, message, at.volume, stored)
+    return _names_changed(call, message, at.volume, stored)
 
 
-@rpc("Namespace.Rename", answer=_kept_open)
-async def rename(call: Call, message: pb.RenameRequest, data: Any) -> pb.Empty:
+@rpc("Namespace.Rename", answer=_names_changed)
+async def rename(call: Call, message: pb.RenameRequest, data: Any) -> pb.NamesReply:
     source = await call.new_name(message.source)
     target = await call.new_name(message.target)
     call.same_volume(source.volume, target.volume)
     await _flush(source)
 
-    async def work(unit: Unit) -> int:
+    async def work(unit: Unit) -> tuple[int, int]:
         number = await namespace.rename(
             unit,
             source.directory,
@@ -153,7 +158,7 @@ async def rename(call: Call, message: pb.RenameRequest, data: Any) -> pb.Empty:
     stored = await source.volume.run(
         call.request(message), work, durable=call.durable(message, customary=False)
     )
-    return _kept_open(call, message, source.volume, stored)
+    return _names_changed(call, message, source.volume, stored)
 
 
 async def _flush(source: NewName) -> None:
@@ -241,13 +246,13 @@ async def remove_xattr(call: Call, message: pb.XattrRequest, data: Any) -> pb.Em
 @rpc("Namespace.Usage")
 async def usage(call: Call, message: pb.StatRequest, data: Any) -> pb.UsageReply:
     node = await call.node(message.target)
-    state, settings = node.volume.state, node.volume.settings
-    quota = settings.quota_bytes
+    found = usage_of(node.volume, call.platform.storages.room())
     return pb.UsageReply(
-        used_bytes=state.used_bytes,
-        entries=state.entries,
-        quota_bytes=quota,
-        available_bytes=max(0, quota - state.used_bytes) if quota else 0,
+        used_bytes=found.used,
+        entries=found.entries,
+        quota_bytes=found.quota,
+        available_bytes=found.available,
+        capacity_bytes=found.capacity,
     )
 
 

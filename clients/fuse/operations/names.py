@@ -152,14 +152,29 @@ class Names:
         mark = self._calls.mark()
         message = await self._calls.once(CREATE, request, caller.key)
         node = self._mount.take(message, mark)
-        self._added(directory, name, node)
+        self._added(directory, name, node, mark)
         if node.links == (2 if node.is_directory else 1) and node.xattrs is None and node.promised:
             node.xattrs = {}  # new: nobody can have set any
         return node
 
-    def _added(self, directory: Node, name: bytes, node: Node) -> None:
-        _changed(directory)
+    def _added(self, directory: Node, name: bytes, node: Node, mark: int) -> None:
+        subdirectories = 1 if node.is_directory else 0
+        self._changed(directory, mark, node.ctime_ns, 1, subdirectories)
         self._nodes.name(directory, name, node.number)
+
+    def _changed(
+        self, directory: Node, mark: int, time_ns: int, names: int, subdirectories: int
+    ) -> None:
+        """Names came or went through us: what that does to the directory is known, unless others
+        worked there meanwhile."""
+        directory.names_turn += 1
+        if self._calls.told_since(directory.key, mark):
+            directory.known = False
+        directory.size += names
+        directory.links += subdirectories
+        directory.mtime_ns = max(directory.mtime_ns, time_ns)
+        directory.ctime_ns = max(directory.ctime_ns, time_ns)
+        directory.packed = None
 
     async def link(self, existing: int, number: int, name: bytes, caller: Caller) -> Node:
         directory = self._nodes.get(number)
@@ -176,7 +191,7 @@ class Names:
             target=_at(directory, name_text(name)),
         )
         node = self._mount.take(await self._calls.once(LINK, request, caller.key), mark)
-        self._added(directory, name, node)
+        self._added(directory, name, node, mark)
         return node
 
     # ---- removing
@@ -198,20 +213,20 @@ class Names:
             return
         node = await self._target(directory, name)
         if node is not None and node.view is not None and expect != pb.RemoveRequest.NOT_DIRECTORY:
-            # A table or stream looks like a directory; `rm -r` has emptied it before.
+            # A table or stream looks like a directory, and is removed as one when it is empty.
             expect = await self._mount.view_tree.removal(node)
-        keep = node is not None and node.opens > 0
+        mark = self._calls.mark()
         request = pb.RemoveRequest(
-            target=_at(directory, name_text(name)), expect=expect, keep_open=keep
+            target=_at(directory, name_text(name)),
+            expect=expect,
+            keep_open=node is not None and node.opens > 0,
         )
-        await self._calls.once(REMOVE, request, caller.key)
-        self._removed(directory, name)
-        if node is not None:
-            await self._lost_name(node, keep)
-
-    def _removed(self, directory: Node, name: bytes) -> None:
-        _changed(directory)
+        reply = await self._calls.once(REMOVE, request, caller.key)
+        is_directory = expect == pb.RemoveRequest.EMPTY_DIRECTORY
+        self._changed(directory, mark, reply.time_ns, -1, -1 if is_directory else 0)
         self._nodes.unname(directory, name)
+        if node is not None:
+            self._lost_name(node, reply)
 
     async def _target(self, directory: Node, name: bytes) -> Node | None:
         """What is going to lose this name: it has to be known whether it is open here."""
@@ -222,24 +237,15 @@ class Names:
             return None
         return await self.lookup(directory.number, name)
 
-    async def _lost_name(self, node: Node, keep: bool) -> None:
+    def _lost_name(self, node: Node, reply: pb.NamesReply) -> None:
+        node.packed = None
         if node.is_directory:
             node.links = 0
-            node.packed = None
             self._nodes.forget_names(node)
             return  # whoever has it open sees it as it was, without links
-        node.links = max(node.links - 1, 0)
-        node.packed = None
-        if keep:
-            node.known = False
-            message = await self._calls.call(
-                STAT, pb.StatRequest(target=pb.Target(volume=node.volume, inode=node.inode))
-            )
-            if message.links == 0:
-                self._mount.kept(node)
-            self._mount.take(message, self._calls.mark())
-        else:
-            node.known = False
+        node.known = False
+        if reply.kept_open:
+            self._mount.kept(node)
 
     # ---- renaming
 
@@ -274,7 +280,8 @@ class Names:
             exchange=exchange,
             keep_open=keep,
         )
-        await self._calls.once(RENAME, request, caller.key)
+        mark = self._calls.mark()
+        reply = await self._calls.once(RENAME, request, caller.key)
         same = replaced is not None and replaced.number == moved
         if same or (number == new_number and name == new_name):
             return
@@ -282,8 +289,10 @@ class Names:
             if node is not None:
                 node.known = False
                 node.packed = None
-        self._removed(source, name)
-        _changed(target)
+        is_sure = _knows(target, new_name)
+        self._left(source, target, reply.time_ns, mark, moved_node, replaced, exchange)
+        target.known = target.known and is_sure
+        self._nodes.unname(source, name)
         if exchange and replaced is not None:
             self._nodes.name(source, name, replaced.number)
         if moved:
@@ -291,7 +300,28 @@ class Names:
         else:
             self._unsure(target, new_name)
         if not exchange and replaced is not None:
-            await self._lost_name(replaced, keep)
+            self._lost_name(replaced, reply)
+
+    def _left(
+        self,
+        source: Node,
+        target: Node,
+        time_ns: int,
+        mark: int,
+        moved: Node | None,
+        replaced: Node | None,
+        exchange: bool,
+    ) -> None:
+        """What a rename does to the two directories."""
+        if exchange or moved is None:
+            for directory in (source, target):
+                self._changed(directory, mark, time_ns, 0, 0)
+                directory.known = False
+            return
+        moves = 1 if moved.is_directory else 0
+        gone = 1 if replaced is not None and replaced.is_directory else 0
+        self._changed(source, mark, time_ns, -1, -moves)
+        self._changed(target, mark, time_ns, 0 if replaced is not None else 1, moves - gone)
 
     def _unsure(self, directory: Node, name: bytes) -> None:
         """There is something of this name, but nothing is known of it."""
@@ -317,8 +347,7 @@ def _at(directory: Node, name: str) -> pb.Target:
     return pb.Target(volume=directory.volume, inode=directory.inode, path=name)
 
 
-def _changed(directory: Node) -> None:
-    """A name came or went through us: its size and times are to be asked for."""
-    directory.known = False
-    directory.packed = None
-    directory.names_turn += 1
+def _knows(directory: Node, name: bytes) -> bool:
+    """Whether it is known if there is something of that name."""
+    entries = directory.entries
+    return entries is not None and (directory.complete or name in entries)
