@@ -29,6 +29,8 @@ class ServerFacts:
     engine: str
     data: str
     """Where it stores, as its operator named it."""
+    store: bytes = b""
+    """What is stored there: see `Platform.identity`."""
     version: str = field(default_factory=version)
     instance: bytes = field(default_factory=lambda: os.urandom(16))
     """Differs after each start: what clients kept in a server's memory is gone then."""

@@ -92,7 +92,10 @@ class FramesListener:
         principal = ANONYMOUS if uid is None else principal_of_uid(uid)
         connection.session = self._sessions.attach(hello.session, principal, hello.program)
         return pb.HelloReply(
-            server=self._facts.program, cluster=self._cluster, instance=self._facts.instance
+            server=self._facts.program,
+            cluster=self._cluster,
+            instance=self._facts.instance,
+            store=self._facts.store,
         )
 
     def _farewell(self, connection: ServerConnection) -> None:

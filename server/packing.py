@@ -38,6 +38,7 @@ def node_message(node: Node, *, name: str = "") -> pb.Node:
         name=name,
         used_bytes=inode.used_bytes,
         volume_root=bool(inode.volume) or (inode.parent == 0 and inode.is_directory),
+        buffered=inode.buffered,
     )
 
 
@@ -102,6 +103,7 @@ def volume_settings(message: pb.VolumeSettings, old: VolumeSettings) -> VolumeSe
         quota_bytes=message.quota_bytes if message.HasField("quota_bytes") else old.quota_bytes,
         compression=message.compression if message.HasField("compression") else old.compression,
         created_ns=old.created_ns,
+        identity=old.identity,
     )
 
 

@@ -59,6 +59,7 @@ class Server:
         self.facts = ServerFacts(
             engine=platform.storages.kind,
             data=settings.store or str(settings.data),
+            store=platform.identity,
         )
         self.dispatcher = Dispatcher(platform, self.facts)
         self.frames = FramesListener(self.dispatcher, self.sessions, self.facts, platform.cluster)

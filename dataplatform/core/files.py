@@ -7,6 +7,7 @@ id, truncate, whole files, transactions) is a unit of its own, preceded by a flu
 from __future__ import annotations
 
 import errno
+from typing import NamedTuple
 
 from ..base.errors import Corrupt, Exhausted, Invalid, NotFound
 from ..base.limits import EXTENT_BYTES_MIN, FILE_BYTES_MAX, IO_BYTES_MAX, MIB
@@ -30,6 +31,16 @@ Content = list[Piece]
 
 Parts = list[bytes | memoryview]
 """Bytes as they were read, never copied together: the socket takes them as they are."""
+
+
+class Found(NamedTuple):
+    """What was read of a file. `version` is the commit that left it so, if its bytes are known by
+    that for ever: it is durable, and nothing is buffered. Else 0, and so is `mtime_ns`."""
+
+    parts: Parts
+    size: int
+    version: int = 0
+    mtime_ns: int = 0
 
 
 async def file_inode(volume: Volume, number: int) -> Inode:
@@ -72,9 +83,8 @@ async def open_file(opens: Opens, session: bytes, volume: Volume, number: int) -
 # ---------------------------------------------------------------- reading
 
 
-async def read(volume: Volume, number: int, offset: int, length: int) -> tuple[Parts, int]:
-    """(parts, file size): the bytes of [offset, offset + length) one behind the other, shorter at
-    the end of the file.
+async def read(volume: Volume, number: int, offset: int, length: int) -> Found:
+    """The bytes of [offset, offset + length) one behind the other, shorter at the end of the file.
 
     CORRUPT, with the inode, if what is stored is not what was written.
     """
@@ -91,7 +101,7 @@ async def read(volume: Volume, number: int, offset: int, length: int) -> tuple[P
             raise
 
 
-async def _read(volume: Volume, number: int, offset: int, length: int) -> tuple[Parts, int]:
+async def _read(volume: Volume, number: int, offset: int, length: int) -> Found:
     writeback, engine = volume.writeback, volume.storage.engine
     limit = offset + length
     while True:
@@ -102,7 +112,7 @@ async def _read(volume: Volume, number: int, offset: int, length: int) -> tuple[
             continue
         size = writeback.size_of(inode, layers)
         if size <= offset or not length:
-            return [], size
+            return Found([], size)
         stored = await filemap.load(engine, number, offset, limit)
         # The map is read in several steps: if the file changed between them, it may be a mixture.
         # What is buffered is asked last: nothing may come between that and laying it over.
@@ -111,7 +121,10 @@ async def _read(volume: Volume, number: int, offset: int, length: int) -> tuple[
     size = writeback.size_of(inode, layers)
     end = min(limit, size)
     pieces = writeback.overlay(layers, stored, offset, end)
-    return await _assemble(volume, pieces, offset, end), size
+    parts = await _assemble(volume, pieces, offset, end)
+    if layers or inode.version > volume.lane.durable_commit:
+        return Found(parts, size)
+    return Found(parts, size, inode.version, inode.mtime_ns)
 
 
 async def _assemble(volume: Volume, pieces: list[Piece], start: int, end: int) -> Parts:

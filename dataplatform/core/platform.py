@@ -58,6 +58,15 @@ class NewName(NamedTuple):
     inode: int
 
 
+IDENTITY_BYTES = 16
+
+
+def identity_of(root: VolumeSettings) -> bytes:
+    """What tells a store from all others. One that was made before there was such a thing is known
+    by the moment at which it was made."""
+    return root.identity or root.created_ns.to_bytes(IDENTITY_BYTES, "big")
+
+
 class Platform:
     """All volumes of one server. `await Platform.start(...)` makes one."""
 
@@ -67,6 +76,7 @@ class Platform:
         self.clock = clock
         self.entropy = entropy
         self.started_ns = clock.now_ns()
+        self.identity = b""  # of what is stored here, whoever serves it
         self.catalog = Catalog(self)
         self.opens = Opens(self)
         self.promises = Promises(clock)
@@ -87,6 +97,9 @@ class Platform:
         """Open the root volume, made on the first start, and finish what a crash left half done."""
         platform = cls(storages, cluster, clock or SystemClock(), entropy or SystemEntropy())
         await platform.catalog.recover()
+        root = await platform.acquire(ROOT_VOLUME)
+        platform.identity = identity_of(root.settings)
+        platform.release(root)
         return platform
 
     async def close(self) -> None:
@@ -170,7 +183,8 @@ class Platform:
     async def _make_root(self, storage: Storage) -> None:
         """On the first start, or after one that was cut short before it stored anything."""
         if await _is_empty(storage):
-            await create_volume(storage, ROOT_VOLUME, self.clock.now_ns(), VolumeSettings())
+            settings = VolumeSettings(identity=self.entropy.token(IDENTITY_BYTES))
+            await create_volume(storage, ROOT_VOLUME, self.clock.now_ns(), settings)
 
     async def _close(self, volume: Volume) -> None:
         """Close it; who wants it meanwhile waits, and opens it again."""

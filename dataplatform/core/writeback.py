@@ -290,6 +290,7 @@ class Writeback:
     def apply(self, inode: Inode) -> Inode:
         """Size and times as a reader should see them, put into this copy of the inode."""
         for layer in self.layers(inode.number):
+            inode.buffered = True
             inode.size = max(inode.size, layer.size)
             inode.mtime_ns = max(inode.mtime_ns, layer.mtime_ns)
             inode.ctime_ns = max(inode.ctime_ns, layer.mtime_ns)

@@ -55,6 +55,10 @@ def unpack(data: bytes, what: str) -> Any:
         raise Corrupt(f"a stored {what} cannot be read", reason=error) from error
 
 
+UNSTORED = {"stored": False}
+"""Metadata of a field that is only known in memory. It comes behind all that are stored."""
+
+
 class Record:
     """A dataclass stored as a MessagePack array of its fields."""
 
@@ -79,7 +83,8 @@ class Record:
     @classmethod
     def _prepare(cls) -> Any:
         """One C call that takes all fields, in order; made once per class."""
-        values = attrgetter(*(f.name for f in fields(cls)))  # type: ignore[arg-type]
+        stored = [f.name for f in fields(cls) if f.metadata.get("stored", True)]  # type: ignore[arg-type]
+        values = attrgetter(*stored)
         cls._values = values  # type: ignore[attr-defined]
         return values
 
@@ -107,6 +112,8 @@ class Inode(Record):
     symlink: bytes = b""  # target of a symbolic link
     volume: int = 0  # not 0: a junction, where this volume is mounted
     settings: dict[str, Any] = field(default_factory=dict)  # of a table or stream
+    buffered: bool = field(default=False, metadata=UNSTORED)
+    """There are bytes that no commit has yet: size and times are theirs, `version` is not."""
 
     @property
     def is_directory(self) -> bool:
@@ -151,6 +158,7 @@ class VolumeSettings(Record):
     quota_bytes: int = 0  # 0: none
     compression: str = "none"  # of file extents: lz4 or none
     created_ns: int = 0
+    identity: bytes = b""  # of the root: what tells this store from every other one
 
 
 class VolumePhase(enum.IntEnum):

@@ -43,8 +43,9 @@ async def close(call: Call, message: pb.StatRequest, data: Any) -> pb.Empty:
 @rpc("Files.Read")
 async def read(call: Call, message: pb.ReadRequest, data: Any) -> tuple[pb.ReadReply, files.Parts]:
     volume, number = await call.reference(message.target)
-    parts, size = await files.read(volume, number, message.offset, message.length)
-    return pb.ReadReply(size=size), parts
+    found = await files.read(volume, number, message.offset, message.length)
+    reply = pb.ReadReply(size=found.size, version=found.version, mtime_ns=found.mtime_ns)
+    return reply, found.parts
 
 
 def _appended(

@@ -438,8 +438,7 @@ class Driver:
 
     async def read(self, target: Target, offset: int = 0, length: int = 8 << 20) -> bytes:
         async with self.reference(target) as (volume, number):
-            parts, _ = await files.read(volume, number, offset, length)
-            return b"".join(parts)
+            return b"".join((await files.read(volume, number, offset, length)).parts)
 
     async def write(
         self, target: Target, offset: int, data: bytes, *, durable: bool = False
