@@ -11,7 +11,7 @@ from dataplatform.core.catalog import Description
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import Node
 from dataplatform.core.streams import Part
-from dataplatform.keyspace.records import Inode, Kind, VolumeSettings
+from dataplatform.keyspace.records import Inode, Kind, Piece, VolumeSettings
 
 KINDS = frozenset(Kind)
 _DEFAULT_MODES = {Kind.DIRECTORY: 0o755}
@@ -43,13 +43,14 @@ def node_message(node: Node, *, name: str = "") -> pb.Node:
 
 
 def attributes_of(message: pb.CreateRequest | pb.WriteFileRequest) -> Attributes:
-    """What a new inode starts with. A mode of 0 means the customary one; chmod sets a real 0."""
+    """What a new inode starts with. Without a mode it is the customary one of its kind."""
     kind = message.kind if isinstance(message, pb.CreateRequest) else Kind.FILE
     if kind not in KINDS:
         raise Invalid("unknown kind of node", kind=kind)
+    customary = _DEFAULT_MODES.get(Kind(kind), 0o644)
     new = Attributes(
         kind=kind,
-        mode=message.mode or _DEFAULT_MODES.get(Kind(kind), 0o644) if kind else 0,
+        mode=message.mode if message.HasField("mode") else customary,
         uid=message.uid,
         gid=message.gid,
     )
@@ -153,3 +154,30 @@ def write_parts(
     if at != len(view):
         raise Invalid("the lengths of the parts do not add up", lengths=at, bytes=len(view))
     return parts
+
+
+def located(
+    pieces: list[Piece], size: int, directory: str
+) -> tuple[pb.LocateReply, list[bytes | memoryview]]:
+    """Where the bytes of a file are, and those that stand in no segment."""
+    reply = pb.LocateReply(size=size, directory=directory)
+    parts: list[bytes | memoryview] = []
+    for piece in pieces:
+        extent = piece.extent
+        if extent is None:
+            assert piece.data is not None
+            reply.pieces.add(offset=piece.offset, length=piece.length)
+            parts.append(piece.data)
+        else:
+            reply.pieces.add(
+                offset=piece.offset,
+                length=piece.length,
+                stored=True,
+                segment=extent.segment,
+                at=extent.offset,
+                stored_length=extent.stored_length,
+                checksum=extent.checksum,
+                skip=piece.skip,
+                packed=bool(extent.flags),
+            )
+    return reply, parts

@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 BUFFER_BYTES = 1 << 17
 """Python's own 8 KiB would cost a system call for every few records."""
 
-TIMES_NS = ("atime_ns", "mtime_ns", "ctime_ns", "birth_ns", "created_ns", "started_ns", "time_ns")
+TIMES_NS = (
+    "atime_ns",
+    "mtime_ns",
+    "ctime_ns",
+    "birth_ns",
+    "created_ns",
+    "started_ns",
+    "since_ns",
+    "time_ns",
+)
 
 
 class OutputClosed(Exception):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from . import outputs
 from .apps import SYSTEM, Json, app, command
@@ -10,10 +12,29 @@ from .connections import connect
 from .outputs import Size, Time
 from .volumes import HEADERS, cells
 
+if TYPE_CHECKING:
+    from dataplatform import MountInfo
+
+
+MOUNT_HEADERS = (
+    "mountpoint",
+    "path",
+    "host",
+    "pid",
+    "since",
+    "requests",
+    "cached",
+    "dirty",
+    "open",
+    "median us",
+    "p99 us",
+    "memory",
+)
+
 
 @command(app, "status", "dp status", "dp status --json | jq .counters", panel=SYSTEM)
 def status(json: Json = False) -> None:
-    """Show the server: version, engine, memory, volumes."""
+    """Show the server: version, engine, memory, volumes, mounts."""
     with connect() as client:
         found = client.status()
     if json:
@@ -37,9 +58,32 @@ def status(json: Json = False) -> None:
     if outputs.is_terminal():
         outputs.line("")
         outputs.table(HEADERS, map(cells, found.volumes))
+        if found.mounts:
+            outputs.line("")
+            outputs.table(MOUNT_HEADERS, map(mount_cells, found.mounts))
     else:
         for item in found.volumes:
             outputs.table((), [("volume", *cells(item))])
+        for mount in found.mounts:
+            outputs.table((), [("mount", *mount_cells(mount))])
+
+
+def mount_cells(mount: MountInfo) -> Sequence[Any]:
+    rate = mount.hit_rate
+    return (
+        mount.mountpoint,
+        mount.path,
+        mount.host,
+        str(mount.pid),
+        Time(mount.since_ns),
+        mount.requests,
+        None if rate is None else f"{rate:.1%}",
+        Size(mount.dirty_bytes),
+        mount.open_files,
+        mount.latency_us_median,
+        mount.latency_us_p99,
+        Size(mount.memory_bytes),
+    )
 
 
 @command(app, "version", "dp version", panel=SYSTEM)

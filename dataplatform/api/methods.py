@@ -26,6 +26,7 @@ class Method:
     name: str
     number: int
     read_only: bool
+    urgent: bool
     request: type[Any]
     reply: type[Any]
     request_bulk: bool
@@ -44,6 +45,7 @@ def _methods() -> dict[str, Method]:
                 name=name,
                 number=rule.number,
                 read_only=rule.read_only,
+                urgent=rule.urgent,
                 request=GetMessageClass(rpc.input_type),
                 reply=GetMessageClass(rpc.output_type),
                 request_bulk=BULK_FIELD in rpc.input_type.fields_by_name,

@@ -183,7 +183,11 @@ class NamespaceOperations(Operations):
             USAGE, build(pb.StatRequest, target=target(path), follow=True)
         )
         return Usage(
-            reply.used_bytes, reply.entries, reply.quota_bytes or None, reply.available_bytes
+            reply.used_bytes,
+            reply.entries,
+            reply.quota_bytes or None,
+            reply.available_bytes,
+            reply.capacity_bytes or None,
         )
 
     async def readlink(self, path: Path) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
 from .base import Operations
 from .paths import Path, target
-from .values import CheckProgress, CheckReport, Finding, Status
+from .values import CheckProgress, CheckReport, Finding, MountInfo, Status
 from .volumes import volume_of
+
+_REPORTED = tuple(field.name for field in dataclasses.fields(MountInfo))
 
 PING = METHODS["System.Ping"]
 STATUS = METHODS["System.Status"]
@@ -39,6 +42,7 @@ class SystemOperations(Operations):
             volumes=tuple(volume_of(volume) for volume in reply.volumes),
             counters=dict(reply.counters),
             address=str(self._channel.address),
+            mounts=tuple(mount_of(mount) for mount in reply.mounts),
         )
 
     async def check(
@@ -66,3 +70,7 @@ class SystemOperations(Operations):
             ),
             counts=dict(reply.counts),
         )
+
+
+def mount_of(report: pb.MountReport) -> MountInfo:
+    return MountInfo(**{name: getattr(report, name) for name in _REPORTED})

@@ -93,12 +93,14 @@ class Entry(Stat):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Space at and below a path. `quota_bytes` is None where there is no quota."""
+    """Space of the volume that a path lies in. `quota_bytes` is None where there is no quota,
+    `capacity_bytes` is the quota, or else what the disk below holds; None if nobody knows."""
 
     used_bytes: int
     entries: int
     quota_bytes: int | None
     available_bytes: int
+    capacity_bytes: int | None = None
 
 
 # ------------------------------------------------------------------------------------- tables
@@ -264,6 +266,41 @@ class VolumeInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class MountInfo:
+    """A mount that the server has heard of in the last seconds, as it last said of itself.
+
+    `requests` of the kernel so far; `cache_hits` of these were answered without asking the server.
+    `latency_us_median` and `latency_us_p99` are of the last ones that asked it.
+    """
+
+    mountpoint: str
+    path: str  # what is mounted there
+    host: str
+    pid: int
+    since_ns: int
+    requests: int
+    cache_hits: int
+    dirty_bytes: int  # written by programs, not yet answered by the server
+    unsynced_bytes: int  # answered, not yet durable
+    open_files: int
+    latency_us_median: int
+    latency_us_p99: int
+    read_bytes: int
+    written_bytes: int
+    memory_bytes: int
+    session: str
+
+    @property
+    def since(self) -> datetime:
+        return utc(self.since_ns)
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The part of the requests that the caches answered; None before the first request."""
+        return self.cache_hits / self.requests if self.requests else None
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The server: who it is and how it is."""
 
@@ -278,6 +315,7 @@ class Status:
     volumes: tuple[VolumeInfo, ...]
     counters: Mapping[str, int]
     address: str  # where this client reached it
+    mounts: tuple[MountInfo, ...] = ()
 
     @property
     def started(self) -> datetime:

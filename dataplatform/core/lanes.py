@@ -26,7 +26,7 @@ from ..base.errors import Conflict, Internal, PlatformError, Unavailable
 from ..keyspace import keys
 from ..keyspace.records import VolumeState
 from .promises import Told
-from .units import Request, Unit
+from .units import SYSTEM, Request, Unit
 
 if TYPE_CHECKING:
     from .volumes import Volume
@@ -82,7 +82,7 @@ class Lane:
             ticket = self._last_ticket
         if durable:
             await self.durable(ticket)
-        if told:
+        if told and request is not SYSTEM:  # nobody waits for that one to be done
             await self._volume.promises.acknowledged(told)
         return result
 

@@ -533,8 +533,8 @@ async def set_attributes(
     if uid is not None or gid is not None:
         inode.uid = inode.uid if uid is None else uid
         inode.gid = inode.gid if gid is None else gid
-        if inode.kind == Kind.FILE and mode is None and inode.mode & 0o111:
-            inode.mode &= ~0o6000  # chown clears set-id bits of programs, as Linux
+        if inode.kind == Kind.FILE and mode is None:
+            inode.mode &= ~_set_ids(inode.mode)
         facts["owner"] = f"{inode.uid}:{inode.gid}"
     if atime_ns is not None:
         inode.atime_ns = atime_ns
@@ -548,6 +548,12 @@ async def set_attributes(
     inode.ctime_ns = unit.now_ns
     unit.save(inode)
     unit.event("attributes set", await unit.path_of(number), inode.kind, **facts)
+
+
+def _set_ids(mode: int) -> int:
+    """What chown(2) clears of a file's mode on Linux: set-user-id always, set-group-id if it means
+    that, which it does with the group's execute bit only."""
+    return 0o6000 if mode & 0o010 else 0o4000
 
 
 async def set_xattr(

@@ -148,6 +148,9 @@ class SegmentStore(abc.ABC):
     the store is reopened (what a crash tore is never appended to again).
     """
 
+    directory: str = ""
+    """Where the segments are as local files, `%016x.seg` each; empty if they are none."""
+
     @abc.abstractmethod
     async def append(self, data: bytes | memoryview) -> Location:
         """Append to the open segment. Readable at once, durable only after `sync`."""
@@ -191,6 +194,13 @@ class Storage(NamedTuple):
     segments: SegmentStore
 
 
+class Room(NamedTuple):
+    """Of the file system that all volumes share."""
+
+    capacity_bytes: int
+    available_bytes: int  # before writes are refused
+
+
 class Storages(abc.ABC):
     """Where the databases of many volumes live: one data directory, or one bucket prefix.
 
@@ -212,6 +222,10 @@ class Storages(abc.ABC):
     @abc.abstractmethod
     async def remove(self, volume: int) -> None:
         """Delete a closed volume's bytes for good."""
+
+    def room(self) -> Room | None:
+        """How much the file system below holds, if there is one that says so. It looks at once."""
+        return None
 
     @abc.abstractmethod
     async def close(self) -> None:

@@ -48,7 +48,7 @@ from ..base.errors import (
 )
 from ..base.limits import MIB
 from . import formats
-from .base import Batch, Pair, Storage, Storages, Ticket, View
+from .base import Batch, Pair, Room, Storage, Storages, Ticket, View
 from .grouped import GroupedEngine
 from .groups import Group, awaiting
 from .objects import SEGMENT_BYTES, Bucket, ObjectSegments
@@ -493,6 +493,9 @@ class SlateStorages(Storages):
             prefix = f"volumes/{volume}"
             await self._bucket.delete(f"{prefix}/volume.json")
             await self._bucket.delete_all(prefix)
+
+    def room(self) -> Room | None:
+        return self._bucket.space.room()
 
     async def close(self) -> None:
         await self._volumes.close()

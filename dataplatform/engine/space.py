@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..base.errors import Exhausted
 from ..base.limits import KIB
-from .base import Batch
+from .base import Batch, Room
 
 DELETING_BYTES_MAX = 64 * KIB
 """A commit that deletes something and is no larger than this may use the reserve."""
@@ -52,6 +52,14 @@ class Space:
         self._looked_at = float("-inf")
         self._free_bytes = 0.0
         self._reserve_bytes = 0
+        self._total_bytes = 0  # 0: not known
+
+    def room(self) -> Room | None:
+        """What the file system holds and what may still be written; None if it does not say."""
+        self._look()
+        if not self._total_bytes:
+            return None
+        return Room(self._total_bytes, max(0, int(self._free_bytes) - self._reserve_bytes))
 
     @property
     def full(self) -> bool:
@@ -92,7 +100,7 @@ class Space:
 
     def _look(self) -> None:
         self._looked_at = self._now()
-        self._free_bytes, self._reserve_bytes = float("inf"), 0
+        self._free_bytes, self._reserve_bytes, self._total_bytes = float("inf"), 0, 0
         if self._directory is None:
             return
         try:
@@ -101,5 +109,5 @@ class Space:
             return  # the write itself will tell what is wrong
         if found.f_blocks:  # else this file system does not say
             self._free_bytes = found.f_bavail * found.f_frsize
-            total_bytes = found.f_blocks * found.f_frsize
-            self._reserve_bytes = min(self._reserve_bytes_max, total_bytes // self._share)
+            self._total_bytes = found.f_blocks * found.f_frsize
+            self._reserve_bytes = min(self._reserve_bytes_max, self._total_bytes // self._share)

@@ -26,6 +26,7 @@ from .base import (
     Location,
     Pair,
     Reader,
+    Room,
     SegmentStore,
     Storage,
     Storages,
@@ -343,6 +344,9 @@ class FaultyStorages(Storages):
     async def remove(self, volume: int) -> None:
         await self.faults.around("remove", lambda: self._storages.remove(volume))
 
+    def room(self) -> Room | None:
+        return self._storages.room()
+
     async def close(self) -> None:
         await self._storages.close()
 
@@ -546,6 +550,9 @@ class CountingStorages(Storages):
     async def remove(self, volume: int) -> None:
         with self._tallies.timed("remove"):
             await self._storages.remove(volume)
+
+    def room(self) -> Room | None:
+        return self._storages.room()
 
     async def close(self) -> None:
         await self._storages.close()

@@ -1,7 +1,8 @@
 """One client's connection, seen from the server: frames in, requests begun, replies out.
 
-Reading stops exactly while there is something to catch up on: requests that wait, replies that the
-peer does not read, or a large frame that there is no room for. A large frame (one with a buffer of
+Reading stops exactly while there is something to catch up on: requests that wait (some more are
+looked at while it is their own connection's requests that they wait for), replies that the peer
+does not read, or a large frame that there is no room for. A large frame (one with a buffer of
 its own) is let in only when its request could begin at once, so that it never waits for memory
 while it holds some; once let in, it must keep arriving at `bytes_per_s_min`.
 """
@@ -20,6 +21,7 @@ from google.protobuf.message import DecodeError
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS_BY_NUMBER, Method
 from dataplatform.base.errors import Exhausted, Internal, Invalid, PlatformError, Unavailable
+from dataplatform.base.limits import KIB
 
 from . import costs, sockets
 from .errors import to_info
@@ -31,6 +33,12 @@ if TYPE_CHECKING:
     from .serving import FrameServer
 
 logger = logging.getLogger(__name__)
+
+URGENT_MAX = 8
+"""Urgent requests of a connection beyond what it may have under way."""
+
+WAITING_BYTES_MAX = 64 * KIB
+"""Requests that wait while it is looked for urgent ones behind them: as much as one read brings."""
 
 
 class _Running:
@@ -61,6 +69,7 @@ class ServerConnection(FrameProtocol):
         self._is_ending = False
         self._is_reading = True
         self._waiting: deque[Frame] = deque()
+        self._waiting_bytes = 0
         self._running: dict[int, _Running] = {}
         self._charged_bytes = 0
         self._large_bytes = 0  # charged for the frame that is arriving
@@ -167,10 +176,11 @@ class ServerConnection(FrameProtocol):
             return
         for frame in frames:
             if frame.kind == FrameKind.REQUEST:
-                if not self._waiting and self._may_begin(frame):
+                if (not self._waiting and self._may_begin(frame)) or self._is_urgent(frame):
                     self._begin(frame)
                 else:
                     self._waiting.append(frame)
+                    self._waiting_bytes += costs.frame_bytes(frame)
             elif frame.kind == FrameKind.CANCEL:
                 self._cancel(frame.call)
             elif frame.kind == FrameKind.HELLO and self._greeting is None:
@@ -202,6 +212,25 @@ class ServerConnection(FrameProtocol):
             and self.server.budget.has_room_for(is_small=costs.is_small(frame))
         )
 
+    def _is_urgent(self, frame: Frame) -> bool:
+        """Whether it begins at once, since those before it may wait for what it says."""
+        method = METHODS_BY_NUMBER.get(frame.method)
+        return (
+            method is not None
+            and method.urgent
+            and self._is_welcome
+            and type(frame.data) is bytes
+            and len(self._running) < self._limits.requests_max + URGENT_MAX
+        )
+
+    def _may_look_further(self) -> bool:
+        """Whether to read on although requests wait: when they wait for others of their own
+        connection to end, an urgent one may stand behind them."""
+        return (
+            len(self._running) >= self._limits.requests_max
+            and self._waiting_bytes < WAITING_BYTES_MAX
+        )
+
     def _may_arrive(self) -> bool:
         """Whether a large frame may get its buffer: its request could begin at once."""
         if self._is_welcome and (
@@ -216,7 +245,9 @@ class ServerConnection(FrameProtocol):
     def _work(self) -> None:
         """Begin requests that had to wait."""
         while self._waiting and not self._is_ending and self._may_begin(self._waiting[0]):
-            self._begin(self._waiting.popleft())
+            frame = self._waiting.popleft()
+            self._waiting_bytes -= costs.frame_bytes(frame)
+            self._begin(frame)
         self.flush()
         self._pace()
 
@@ -226,7 +257,9 @@ class ServerConnection(FrameProtocol):
             return
         self._charge_large_frame()
         may_read = (
-            not self._waiting and self.writable and self._large_bytes == self.decoder.large_bytes
+            (not self._waiting or self._may_look_further())
+            and self.writable
+            and self._large_bytes == self.decoder.large_bytes
         )
         if not may_read:
             self._wake_when_roomy()
@@ -426,6 +459,7 @@ class ServerConnection(FrameProtocol):
         for frame in self._waiting:
             if frame.call == call:
                 self._waiting.remove(frame)
+                self._waiting_bytes -= costs.frame_bytes(frame)
                 if type(frame.data) is memoryview:
                     self._release(costs.frame_bytes(frame))
                 return

@@ -96,7 +96,7 @@ def _names_changed(
 ) -> pb.NamesReply:
     """Answers what took a name away; `stored`: the inode that the session keeps open, or 0, and the
     time of the change."""
-    number, time_ns = stored
+    number, time_ns = stored or (0, 0)  # None: kept by a server that had nothing to say
     if number:
         call.platform.opens.ensure(call.session.id, volume, number)
     return pb.NamesReply(time_ns=time_ns, kept_open=bool(number))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ..base import Storage, Storages
+from ..base import Room, Storage, Storages
 from ..directories import DataDirectory
 from ..files import SEGMENT_BYTES, LocalSegments
 from ..volumes import OpenVolumes
@@ -66,6 +66,9 @@ class RocksStorages(Storages):
     async def remove(self, volume: int) -> None:
         with self._volumes.alone(volume):
             await self._run(lambda: self._directory.remove_volume(volume))
+
+    def room(self) -> Room | None:
+        return self._shared.space.room()
 
     async def close(self) -> None:
         try:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplatform.api import platform_pb2 as pb
+from dataplatform.api.methods import METHODS
 from dataplatform.base.errors import ErrorKind, Unavailable
 from dataplatform.base.limits import FRAME_BYTES_MAX, KIB, MIB
 from dataplatform.transport.connections import AsyncConnection
@@ -159,6 +160,22 @@ async def test_requests_beyond_the_limit_wait_in_the_socket(tmp_path: Path) -> N
         assert handler.started == 5000
         assert server.budget.used_bytes == 0
         await connection.close()
+
+
+async def test_an_urgent_request_does_not_wait_for_others(tmp_path: Path) -> None:
+    """It stands behind more than one read brings of those that may wait for it."""
+    async with serving(tmp_path, ServingLimits(requests_max=4)) as (server, handler, address):
+        client = await RawClient.open(address)
+        for call in range(1, 2000):
+            client.request(FETCH, call, pb.FetchRequest())
+        await until(lambda: handler.started == 4)
+        client.request(METHODS["Namespace.Watch"], 5000, pb.WatchRequest())
+        await until(lambda: handler.started == 5)
+        handler.release.set()
+        await until(lambda: handler.started == 2000)
+        client.close()
+        await until(lambda: not server.connections)
+        assert server.budget.used_bytes == 0
 
 
 async def test_a_waiting_request_can_be_cancelled(tmp_path: Path) -> None:
