@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import socket
 from pathlib import Path
 
@@ -145,6 +144,8 @@ def remount(mountpoint: str, options: MountOptions) -> None:
 
 
 def _check_user(options: MountOptions) -> None:
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        raise MountRefused("DENIED", f"only root may use {DEVICE}: as root, `chmod 666 {DEVICE}`")
     if options.suid or options.dev:
         raise MountRefused("DENIED", "only root may mount with the options suid and dev")
     if options.allow_other and not _others_are_allowed():
@@ -163,6 +164,8 @@ def _others_are_allowed() -> bool:
 
 
 def _fusermount() -> str:
+    import shutil
+
     program = shutil.which(FUSERMOUNT)
     if program is None:
         raise MountRefused(

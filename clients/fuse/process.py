@@ -27,9 +27,11 @@ from .handover import Handover
 from .options import MountOptions
 from .worker import serve
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("dataplatform_clients.fuse.process")
 
-ANSWER_S_MAX = 5.0
+MOUNTABLE = ("directory", "table", "stream")
+
+ANSWER_S_MAX = 2.0
 """How long the first worker waits for a server: an address typed wrong should be noticed soon."""
 
 
@@ -52,7 +54,6 @@ def main(arguments: Sequence[str]) -> int:
         shared = Handover(handover_descriptor, keeper)
         uvloop.run(serve(options, kernel, shared))
     except PlatformError as error:
-        logger.error("%s", error)
         keeper.refuse(error.kind.name, str(error))
         return KINDS[error.kind].exit_code
     except EOFError:
@@ -66,23 +67,15 @@ def main(arguments: Sequence[str]) -> int:
 
 async def look(options: MountOptions) -> None:
     """Whether the server is there and has a directory of that name; the error says what to do."""
-    token = read_token(options)
-    try:
-        client = await aio.connect(options.address or None, token, patience_s=ANSWER_S_MAX)
-    except PlatformError as error:
-        if error.kind is not ErrorKind.UNAVAILABLE:
-            raise
-        raise type(error)(
-            f"no server answers: start one with `dp server start`, or name another ({error})"
-        ) from error
-    async with client:
+    place = options.address or None
+    async with aio.connect(place, read_token(options), patience_s=ANSWER_S_MAX) as client:
         try:
             found = await client.stat(options.path)
         except NotFound:
             raise NotFound(
                 f"the server has no {options.path}: make it with `dp mkdir -p {options.path}`"
             ) from None
-    if not found.is_dir():
+    if found.kind not in MOUNTABLE:
         raise Invalid(f"{options.path} is no directory but a {found.kind}")
 
 
