@@ -77,7 +77,7 @@ def mount(
             "-o",
             metavar="A,B=C",
             show_default=False,
-            help="As in /etc/fstab: allow_other, noatime, writeback, … (docs/mount.md).",
+            help="As in /etc/fstab: allow_other, noatime, … (docs/mount.md).",
         ),
     ] = [],  # noqa: B006 - Typer makes a new one
     log_file: Annotated[

@@ -47,6 +47,7 @@ SYNC = METHODS["Files.Sync"]
 ALLOCATE = METHODS["Files.Allocate"]
 MAP = METHODS["Files.Map"]
 COPY_RANGE = METHODS["Files.CopyRange"]
+LOCATE = METHODS["Files.Locate"]
 
 TOLD_MAX = 50_000
 """Keys of which it is remembered when they were told of."""

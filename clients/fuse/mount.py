@@ -20,6 +20,7 @@ from .blocks import Blocks
 from .calls import CLOSE, OPEN, STAT, Calls
 from .handles import Handles
 from .handover import Handover
+from .near import Near
 from .nodes import VIEW_BIT, Node, Nodes
 from .operations.views import ViewTree
 from .options import MountOptions
@@ -58,9 +59,11 @@ class Mount:
         self.nodes = Nodes((root.volume, root.inode))
         self.handles = Handles()
         self.blocks = blocks
+        self.near: Near | None = Near(calls) if options.near else None
         self.budget = Budget(options.dirty_bytes_max)
         self.relief = Relief(calls.channel)
-        self.steps = Steps(asyncio.get_running_loop())
+        self.loop = asyncio.get_running_loop()
+        self.steps = Steps(self.loop)
         self.kernel: Kernel | None = None
         self.view_tree = ViewTree(self)
 
@@ -123,7 +126,7 @@ class Mount:
 
     def damaged(self, node: Node) -> None:
         """The kernel's pages do not hold what is stored."""
-        node.data_turn += 1
+        node.moved()
         if self.kernel is not None:
             self.kernel.attributes_changed(node.number)
             self.kernel.pages_changed(node.number)

@@ -86,12 +86,14 @@ class Node:
         "rdev",
         "size",
         "symlink",
+        "trust_turn",
         "uid",
         "used_bytes",
         "version",
         "view",
         "volume",
         "writing",
+        "written_s",
         "xattrs",
     )
 
@@ -116,6 +118,8 @@ class Node:
         self.symlink = ""
         self.version = 0
         self.data_turn = 0  # moves whenever the bytes change
+        self.trust_turn = 0  # the same, but for writes of ours
+        self.written_s = 0.0  # when we wrote last (the loop's time)
         self.xattrs: dict[str, bytes] | None = None  # all of them, if that is known
         self.packed: bytes | None = None  # the attributes as the door packs them
         self.entries: dict[bytes, int] | None = None
@@ -153,6 +157,11 @@ class Node:
         self.packed = None
         self.known = True
 
+    def moved(self) -> None:
+        """The bytes may be others by now."""
+        self.data_turn += 1
+        self.trust_turn += 1
+
     def distrust(self) -> None:
         """Nothing that was remembered may be believed any more."""
         self.promised = False
@@ -160,7 +169,7 @@ class Node:
         self.entries = None
         self.complete = False
         self.xattrs = None
-        self.data_turn += 1
+        self.moved()
         self.packed = None
 
 

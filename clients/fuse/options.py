@@ -55,7 +55,7 @@ class MountOptions:
     cache_dir: str = ""  # empty: no cache on disk
     cache_size_bytes: int = CACHE_BYTES
     dirty_bytes_max: int = DIRTY_BYTES_MAX  # written, not yet answered by the server
-    writeback: bool = False  # the kernel keeps writes
+    near: bool = True  # read the server's files directly where that can be done
     atime: Atime = "relatime"
     allow_other: bool = field(default_factory=_is_root)
     suid: bool = field(default_factory=_is_root)
@@ -145,8 +145,8 @@ FLAGS: Mapping[str, tuple[str, Any]] = {
     "atime": ("atime", "relatime"),
     "relatime": ("atime", "relatime"),
     "noatime": ("atime", "noatime"),
-    "writeback": ("writeback", True),
-    "nowriteback": ("writeback", False),
+    "near": ("near", True),
+    "nonear": ("near", False),
     "dev": ("dev", True),
     "nodev": ("dev", False),
     "suid": ("suid", True),

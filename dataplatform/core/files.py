@@ -88,8 +88,6 @@ async def read(volume: Volume, number: int, offset: int, length: int) -> Found:
 
     CORRUPT, with the inode, if what is stored is not what was written.
     """
-    if offset < 0 or length > IO_BYTES_MAX:
-        raise Invalid("a read is too long", length=length, length_max=IO_BYTES_MAX)
     try:
         return await _read(volume, number, offset, length)
     except Corrupt:
@@ -101,7 +99,21 @@ async def read(volume: Volume, number: int, offset: int, length: int) -> Found:
             raise
 
 
-async def _read(volume: Volume, number: int, offset: int, length: int) -> Found:
+class Located(NamedTuple):
+    """The pieces of a file within [offset, end), and what was known of the file at that moment."""
+
+    pieces: list[Piece]
+    end: int
+    size: int
+    inode: Inode
+    is_buffered: bool
+
+
+async def locate(volume: Volume, number: int, offset: int, length: int) -> Located:
+    """Where the bytes of [offset, offset + length) are, up to the end of the file. What lies in a
+    segment is there as long as the file keeps it, or until compaction moves it."""
+    if offset < 0 or length > IO_BYTES_MAX:
+        raise Invalid("a read is too long", length=length, length_max=IO_BYTES_MAX)
     writeback, engine = volume.writeback, volume.storage.engine
     limit = offset + length
     while True:
@@ -112,7 +124,7 @@ async def _read(volume: Volume, number: int, offset: int, length: int) -> Found:
             continue
         size = writeback.size_of(inode, layers)
         if size <= offset or not length:
-            return Found([], size)
+            return Located([], offset, size, inode, True)
         stored = await filemap.load(engine, number, offset, limit)
         # The map is read in several steps: if the file changed between them, it may be a mixture.
         # What is buffered is asked last: nothing may come between that and laying it over.
@@ -121,10 +133,15 @@ async def _read(volume: Volume, number: int, offset: int, length: int) -> Found:
     size = writeback.size_of(inode, layers)
     end = min(limit, size)
     pieces = writeback.overlay(layers, stored, offset, end)
-    parts = await _assemble(volume, pieces, offset, end)
-    if layers or inode.version > volume.lane.durable_commit:
-        return Found(parts, size)
-    return Found(parts, size, inode.version, inode.mtime_ns)
+    return Located(pieces, end, size, inode, bool(layers))
+
+
+async def _read(volume: Volume, number: int, offset: int, length: int) -> Found:
+    found = await locate(volume, number, offset, length)
+    parts = await _assemble(volume, found.pieces, offset, found.end)
+    if found.is_buffered or found.inode.version > volume.lane.durable_commit:
+        return Found(parts, found.size)
+    return Found(parts, found.size, found.inode.version, found.inode.mtime_ns)
 
 
 async def _assemble(volume: Volume, pieces: list[Piece], start: int, end: int) -> Parts:

@@ -110,6 +110,7 @@ class LocalSegments(SegmentStore):
     ) -> None:
         """Reads the directory, which exists: call it in a thread. `subject` is for messages."""
         self._directory = directory
+        self.directory = str(directory.absolute())
         self._disk = threads.disk
         self._writer = Writer(threads.disk)
         self._descriptors = descriptors

@@ -12,7 +12,7 @@ from dataplatform.core.units import Unit
 from dataplatform.core.volumes import Volume
 
 from ..dispatch import Call, rpc
-from ..packing import attributes_of, node_message, write_parts
+from ..packing import attributes_of, located, node_message, write_parts
 from .namespace import node_left
 
 
@@ -46,6 +46,15 @@ async def read(call: Call, message: pb.ReadRequest, data: Any) -> tuple[pb.ReadR
     found = await files.read(volume, number, message.offset, message.length)
     reply = pb.ReadReply(size=found.size, version=found.version, mtime_ns=found.mtime_ns)
     return reply, found.parts
+
+
+@rpc("Files.Locate")
+async def locate(
+    call: Call, message: pb.ReadRequest, data: Any
+) -> tuple[pb.LocateReply, files.Parts]:
+    volume, number = await call.reference(message.target)
+    found = await files.locate(volume, number, message.offset, message.length)
+    return located(found.pieces, found.size, volume.storage.segments.directory)
 
 
 def _appended(

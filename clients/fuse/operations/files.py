@@ -140,11 +140,15 @@ class Files:
         handle = self._find(number, handle_number)
         if handle.view is not None:
             return [await handle.view.read(offset, size)]
-        node = handle.node
+        node, mount = handle.node, self._mount
         if node.writing is not None and node.writing.is_busy:
             await node.writing.flush()
-        if not node.promised:
-            await self._mount.refresh(node)  # what the kernel keeps has to be promised
+        if not (node.promised and node.known):
+            await mount.refresh(node)  # what the kernel keeps has to be promised
+        if mount.near is not None:
+            found = await mount.near.read(node, offset, size)
+            if found is not None:
+                return found
         assert handle.reading is not None
         return await handle.reading.read(offset, size)
 
@@ -173,6 +177,9 @@ class Files:
         if not node.kind:
             await mount.node(node.number)
         node.data_turn += 1
+        node.written_s = mount.loop.time()
+        if mount.near is not None:
+            mount.near.written(node, offset, len(data))
         mount.writing(node).write(offset, data, appends=appends)
         mount.stats.written_bytes += len(data)
         return len(data)
@@ -257,7 +264,7 @@ class Files:
             keep_size=keep_size,
         )
         message = await self._calls.call(ALLOCATE, request)
-        node.data_turn += 1
+        node.moved()
         self._mount.take(message, mark)
 
     async def seek(self, number: int, handle_number: int, offset: int, whence: int) -> int:
@@ -313,7 +320,7 @@ class Files:
             length=min(length, COPY_BYTES_MAX),
         )
         reply = await self._calls.call(COPY_RANGE, request)
-        target.data_turn += 1
+        target.moved()
         target.known = False
         target.packed = None
         return int(reply.length)
