@@ -21,6 +21,9 @@ class LocalDisk(Place):
     def stop(self) -> None:
         pass
 
+    def is_served(self) -> bool:
+        return True
+
     @property
     def point(self) -> Path:
         return self._point

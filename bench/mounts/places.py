@@ -57,6 +57,10 @@ class Place(ABC):
     def remount(self) -> None:  # noqa: B027 (a place without a mount has nothing to do)
         """Serve it with nothing in the memory of the mount. Raises processes.Failed."""
 
+    def is_served(self) -> bool:
+        """False where programs would work in an empty directory instead."""
+        return _is_mount(self.point)
+
     def mount_pids(self) -> Sequence[int]:
         """The processes of the mount."""
         return ()

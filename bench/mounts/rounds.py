@@ -92,6 +92,8 @@ def _take(part: Part, place: Place, turn: int, record: Record, tell: Tell) -> No
         return  # it has failed before
     tell(f"{type(part).__name__} on {place.name}, round {turn + 1}")
     try:
+        if not place.is_served():
+            place.remount()
         caches.settle()
         if part.plan.patience_s and not quiet.wait(part.plan.patience_s):
             tell("  other programs are busy")
