@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.mount", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help=f"of {', '.join(WORKS)}; a* for all with a")
+    parser.add_argument("--only", default="", help=f"of {', '.join(WORKS)}; patterns too")
     parser.add_argument("--sides", default=",".join(PLACES), help=f"of {', '.join(PLACES)}")
     parser.add_argument("--write", type=Path, help="put the table into this document")
     parser.add_argument("--save", type=Path, help="keep the figures in this JSON file")

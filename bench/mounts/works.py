@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from ..sides import DISK
 from .metadata import MANY, Metadata
@@ -138,10 +139,6 @@ WORKS: Mapping[str, Work] = {
 assert set(Metadata.works) == set(_SINGLE)
 
 
-def known(names: Sequence[str]) -> list[str]:
-    """The works with these names, or whose names begin so; in the order of the table."""
-    return [work for work in WORKS if any(work == name or _begins(work, name) for name in names)]
-
-
-def _begins(work: str, name: str) -> bool:
-    return name.endswith("*") and work.startswith(name[:-1])
+def known(patterns: Sequence[str]) -> list[str]:
+    """The works with these names, which may be patterns such as `pgbench*`; as in the table."""
+    return [work for work in WORKS if any(fnmatchcase(work, pattern) for pattern in patterns)]
