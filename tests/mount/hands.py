@@ -289,8 +289,9 @@ class Work:
 
     def lseek(self, h: int, offset: int, whence: int) -> int | None:
         fd = self._fd(h)
-        position = os.lseek(fd, offset, whence)
-        return None if stat.S_ISDIR(os.fstat(fd).st_mode) else position
+        if stat.S_ISDIR(os.fstat(fd).st_mode):  # where a directory ends is each file system's own
+            return None
+        return os.lseek(fd, offset, whence)
 
     def extents_held(self, h: int) -> bool:
         return _holes_are_zeros(self._fd(h))
@@ -367,6 +368,7 @@ class Work:
         found: dict[str, object] = {}
         first: dict[int, str] = {}
         for directory, directories, files in os.walk(".", onerror=_raise):
+            directories.sort(key=os.fsencode)  # `os.walk` goes on in this order
             for name in sorted(directories + files, key=os.fsencode):
                 path = f"{directory}/{name}"[2:]
                 status = os.lstat(path)

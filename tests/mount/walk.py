@@ -7,9 +7,9 @@ close-to-open consistency means that the result is the reference's at once, whic
 what before. Some steps are watched: whatever time moved in the reference must have moved in the
 subject, and no other. Now and then, and at the end, the whole trees are compared.
 
-Where file systems may differ, the walk keeps out or looks away: access times, a directory's size,
-blocks, holes (what is called one must read as zeros), `.` in a removed directory. Names are UTF-8
-and not `.snapshot`.
+Where file systems may differ, the walk keeps out or looks away: access times, a directory's size
+and positions in it, blocks, holes (what is called one must read as zeros), O_TMPFILE where it is
+not offered. Names are UTF-8 and not `.snapshot`.
 
 A failing seed by hand, on any two directories that all users can reach:
 `python -m tests.mount.walk --seed N REFERENCE SUBJECT [SECOND]`.
@@ -57,6 +57,7 @@ IDS = [-1, -1, 0, 1001, 1002, 1005]
 HELD = 5
 
 NAMES = ["a", "b", "c", "d", "ä€", "x" * 255, " .\n\\*", "𝄞" * 63, "e\u0301", "\u00e9", ".h"]
+LONG_NAMES = [name for name in NAMES if len(name) > 60] + ["y" * 256, "€" * 86, "n" * 250]
 TOO_LONG = ["y" * 256, "€" * 86]
 XATTRS = ["user.a"] * 6 + ["user.b", "user.b", "user.ü", "user." + "n" * 250]
 XATTRS_ODD = ["user." + "n" * 251, "user.", "odd.a"]
@@ -106,7 +107,10 @@ class Walk:
         trees = self._make(reference, subjects)
         self.users = [stack.enter_context(Hands(trees, uid, groups, work)) for uid, groups in USERS]
         self.root = self.user = self.users[0]
-        self.choices = SOLE + ([] if self.is_pair else HELD_OPEN)
+        self.choices = list(SOLE) if self.is_pair else SOLE + HELD_OPEN
+        if self.root.do(1, "tmpfile", 0, ".", os.O_RDWR, 0, 0) == ("error", "ENOTSUP"):
+            self.choices = [choice for choice in self.choices if choice[1] is not _tmpfile]
+        self.root.do(1, "close", 0)
 
     def _make(self, reference: Path, subjects: Sequence[Path]) -> list[Path]:
         unique = uuid.uuid4().hex[:8]
@@ -165,7 +169,11 @@ class Walk:
     def _fail(self, what: str) -> None:
         mounts = "two mounts" if self.is_pair else "one mount"
         log = "\n  ".join(self.log[-LOG_SHOWN:])
-        raise Mismatch(f"seed {self.seed}, {mounts}: {what}\nthe last steps:\n  {log}")
+        last = self.log[-1] if self.log else "no step"
+        said = f"seed {self.seed}, {mounts}: {what}\nin {last}\nafter:\n  {log}"
+        for name in LONG_NAMES:
+            said = said.replace(name, f"{name[0]}*{len(name)}")
+        raise Mismatch(said)
 
     # ---- comparing
 
@@ -178,7 +186,7 @@ class Walk:
             if not isinstance(got, dict):
                 self._fail(f"reading everything: {got}")
             differing = [
-                f"{path!r}: expected {expected.get(path)}, got {got.get(path)}"
+                f"{path!r}: {_unlike(expected.get(path), got.get(path))}"
                 + self._difference(path, subject)
                 for path in sorted(expected.keys() | got.keys())
                 if expected.get(path) != got.get(path)
@@ -318,16 +326,31 @@ class Walk:
             ]
         )
 
+    def owners(self) -> tuple[int, int]:
+        """A user, a group or both: POSIX leaves open what a chown of neither does."""
+        return self.rng.choice([(u, g) for u in IDS for g in IDS if (u, g) != (-1, -1)])
+
     def moment(self) -> tuple[int, int]:
         return self.rng.choice(TIMES)
+
+
+ASPECTS = ("mode", "links", "uid", "gid", "size", "device", "mtime", "content", "xattrs", "same")
+
+
+def _unlike(expected: Any, got: Any) -> str:
+    if expected is None or got is None:
+        return f"expected {expected}, got {got}"
+    return "; ".join(
+        f"{aspect}: expected {_brief(x)}, got {_brief(y)}"
+        for aspect, x, y in zip(ASPECTS, expected, got, strict=True)
+        if x != y
+    )
 
 
 def _brief(value: Any) -> str:
     """A value for the log; bytes by their length."""
     if isinstance(value, bytes) and len(value) > 24:
         return f"<{len(value)} bytes>"
-    if isinstance(value, str) and len(value) > 60:
-        return repr(f"{value[:24]}…({len(value.encode())})")
     if isinstance(value, tuple):
         return f"({', '.join(map(_brief, value))})"
     if isinstance(value, list):
@@ -437,7 +460,7 @@ def _chmod(w: Walk) -> Step:
 
 
 def _chown(w: Walk) -> Step:
-    return "chown", (w.path(), w.rng.choice(IDS), w.rng.choice(IDS), w.rng.random() < 0.5)
+    return "chown", (w.path(), *w.owners(), w.rng.random() < 0.5)
 
 
 def _utimens(w: Walk) -> Step:
@@ -543,7 +566,7 @@ def _about_held(w: Walk) -> Step:
             ("fdatasync", (h,)),
             ("ftruncate", (h, w.offset())),
             ("fchmod", (h, w.mode())),
-            ("fchown", (h, rng.choice(IDS), rng.choice(IDS))),
+            ("fchown", (h, *w.owners())),
             ("futimens", (h, w.moment(), w.moment())),
             ("link_held", (h, w.new())),
             ("list_held", (h,)),
