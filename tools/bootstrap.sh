@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing to work on this checkout: a Python with venv (through apt-get, only if
-# none is there), .venv with the package in editable mode, and the generated protobuf code.
+# none is there), fuse3 for the mount (the same), .venv with the package in editable mode, and the generated protobuf code.
 # Does nothing when all of it is up to date. `--proto` generates the protobuf code in any case.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -92,10 +92,15 @@ generate() {
     echo "$key" > $VENV/.generated
 }
 
-[ "${1:-}" = --proto ] || ! environment_ready || ! proto_ready || exit 0
+# Without root, `dp mount` goes through fusermount3; only the tests that do so need it.
+mount_ready() { [ -x /usr/bin/fusermount3 ] || [ -x /bin/fusermount3 ]; }
+install_mount() { (apt_install fuse3) || say "no fusermount3: the tests of mounting without root are skipped"; }
+
+[ "${1:-}" = --proto ] || ! mount_ready || ! environment_ready || ! proto_ready || exit 0
 
 # One at a time: two commands started together in one checkout would build the same environment.
 exec 9<tools/bootstrap.sh
 flock 9
+mount_ready || install_mount
 environment_ready || install_environment
 if [ "${1:-}" = --proto ] || ! proto_ready; then generate; fi

@@ -256,7 +256,10 @@ class Keeper:
             self._log("INFO", f"{self.options.mountpoint} is unmounted")
             self._exit_code = 0 if code in (0, link.HANDED_OVER) else 1
         elif not self._was_ready:
-            refusal = MountRefused("INTERNAL", f"the worker {describe(status)} before it served")
+            where = f": see {self.options.log_file}" if self.options.log_file else ""
+            refusal = MountRefused(
+                "INTERNAL", f"the worker {describe(status)} before it served{where}"
+            )
             self._exit_code = self._refuse(refusal)
         elif self._successor is not None:
             if code != link.HANDED_OVER:
