@@ -21,7 +21,7 @@ from dataplatform.transport.addresses import Address
 from dataplatform.transport.connections import AsyncConnection, Connection, Data, Reply
 
 from .handover import Handover
-from .nodes import Key
+from .nodes import Key, Node
 from .stats import Stats
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,12 @@ class MountChannel(Channel):
         if isinstance(connection, AsyncConnection):
             connection.lost.add_done_callback(lambda _: self.on_lost())
         return connection
+
+    @property
+    def store(self) -> bytes:
+        """What the server serves, whichever server that is."""
+        connection = self.runtime.holder().connection
+        return b"" if connection is None else connection.welcome.store
 
     def cut(self) -> None:
         """Give the connection up: requests under way are repeated on another."""
@@ -169,3 +175,26 @@ class Calls:
     def told_since(self, key: Key, mark: int) -> bool:
         turn = self._turn
         return turn != mark and self._told.get(key, self._told_all) > mark
+
+    # ---- bytes
+
+    def written(self, node: Node) -> None:
+        """A write of ours was answered: what was asked before may be of before."""
+        self._turn += 1
+        node.changed_turn = self._turn
+        node.data_turn += 1
+
+    def changed(self, node: Node) -> None:
+        """The same of any other change of ours to the file's bytes."""
+        self.written(node)
+        node.moved()
+
+    def are_bytes_as_of(self, node: Node, mark: int) -> bool:
+        """Whether what was answered about the file's bytes, asked at this mark, holds still and
+        goes on to hold until it is told of: nobody, here or elsewhere, has written meanwhile."""
+        return (
+            node.promised
+            and node.changed_turn <= mark
+            and (node.writing is None or not node.writing.is_busy)
+            and not self.told_since(node.key, mark)
+        )

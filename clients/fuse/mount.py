@@ -21,7 +21,7 @@ from .calls import CLOSE, OPEN, STAT, Calls
 from .handles import Handles
 from .handover import Handover
 from .near import Near
-from .nodes import VIEW_BIT, Node, Nodes
+from .nodes import VIEW_BIT, Content, Node, Nodes
 from .operations.views import ViewTree
 from .options import MountOptions
 from .views import view_of
@@ -107,6 +107,12 @@ class Mount:
             node.promised = node.known = False
         else:
             node.promised = True
+            if (
+                message.kind == pb.FILE
+                and not message.buffered
+                and self.calls.are_bytes_as_of(node, mark)
+            ):
+                node.content = Content(message.version, message.mtime_ns, message.size)
         if node.view is None and message.kind in (pb.TABLE, pb.STREAM):
             node.view = view_of(self.client, message)
         return node

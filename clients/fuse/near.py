@@ -165,7 +165,7 @@ class Near:
             beyond = min(first * WINDOW_BYTES + AHEAD_BYTES, node.size)
             last = max(last, (beyond - 1) // WINDOW_BYTES)
         start = first * WINDOW_BYTES
-        turn, data_turn = node.trust_turn, node.data_turn
+        turn, mark = node.trust_turn, self._calls.mark()
         request = pb.ReadRequest(
             target=pb.Target(volume=node.volume, inode=node.inode),
             offset=start,
@@ -186,7 +186,7 @@ class Near:
                 found = memoryview(data)[at : at + piece.length]
                 at += piece.length
             self._place(windows, start, _Piece(piece, found))
-        if node.data_turn == data_turn:
+        if self._calls.are_bytes_as_of(node, mark):
             for index, window in enumerate(windows, first):
                 self._keep((node.number, index), window)
         return windows[: (end - 1) // WINDOW_BYTES - first + 1]

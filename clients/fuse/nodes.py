@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dataplatform.api import platform_pb2 as pb
 
@@ -59,11 +59,22 @@ def type_bits(kind: int) -> int:
     return _TYPES.get(kind, stat.S_IFREG)
 
 
+class Content(NamedTuple):
+    """A name for the bytes of a file that no other bytes of it ever have: the commit that left them
+    so, the time of their last change, and how many they are."""
+
+    version: int
+    mtime_ns: int
+    size: int
+
+
 class Node:
     """A file, directory, symbolic link or special node; or a table or stream, seen as a view."""
 
     __slots__ = (
+        "_content",
         "atime_ns",
+        "changed_turn",
         "complete",
         "ctime_ns",
         "data_turn",
@@ -118,6 +129,8 @@ class Node:
         self.symlink = ""
         self.version = 0
         self.data_turn = 0  # moves whenever the bytes change
+        self.changed_turn = 0  # of `calls`, at which a change of ours was last answered
+        self._content: tuple[int, Content] | None = None  # and the data_turn that it is of
         self.trust_turn = 0  # the same, but for writes of ours
         self.written_s = 0.0  # when we wrote last (the loop's time)
         self.xattrs: dict[str, bytes] | None = None  # all of them, if that is known
@@ -138,6 +151,16 @@ class Node:
     @property
     def is_directory(self) -> bool:
         return self.kind == pb.DIRECTORY
+
+    @property
+    def content(self) -> Content | None:
+        """What the bytes are right now, if that is known."""
+        known = self._content
+        return known[1] if known is not None and known[0] == self.data_turn else None
+
+    @content.setter
+    def content(self, content: Content) -> None:
+        self._content = self.data_turn, content
 
     def take(self, message: pb.Node) -> None:
         """The attributes as the server has just said them."""

@@ -18,7 +18,9 @@ from dataplatform.base.errors import PlatformError
 from dataplatform.base.limits import KIB, MIB
 from dataplatform.transport.connections import Bulk
 
+from .blocks import Fetched
 from .calls import READ, Calls
+from .nodes import Content
 
 if TYPE_CHECKING:
     from .blocks import Blocks
@@ -112,17 +114,24 @@ class Reading:
 
     async def _fetch(self, offset: int, size: int) -> Bulk:
         if self._blocks is not None:
-            return await self._blocks.read(self._node, offset, size, self._ask)
-        return await self._ask(offset, size)
+            return await self._blocks.read(self._node, offset, size, self.ask)
+        return (await self.ask(offset, size)).data
 
-    async def _ask(self, offset: int, size: int) -> Bulk:
+    async def ask(self, offset: int, size: int) -> Fetched:
+        """What the server has there."""
         node = self._node
+        mark = self._calls.mark()
         request = pb.ReadRequest(
             target=pb.Target(volume=node.volume, inode=node.inode), offset=offset, length=size
         )
-        _, data = await self._calls.call_bulk(READ, request)
+        reply, data = await self._calls.call_bulk(READ, request)
         self._calls.stats.read_bytes += len(data)
-        return data
+        if not reply.version:
+            return Fetched(data, None)
+        content = Content(reply.version, reply.mtime_ns, reply.size)
+        if self._calls.are_bytes_as_of(node, mark):
+            node.content = content
+        return Fetched(data, content)
 
 
 def _look(task: asyncio.Future[Bulk]) -> None:

@@ -45,6 +45,7 @@ class Stats:
         self.unsynced_bytes = 0  # answered, not yet durable
         self.open_files = 0
         self.cached_bytes = 0  # in the cache on disk
+        self.cached_read_bytes = 0  # read from there, of what would have been asked for
         self.failures = 0  # requests answered with an error that is no ordinary one (EIO, …)
         self.reconnects = 0
         self._latencies_s = [0.0] * LATENCIES
@@ -100,6 +101,7 @@ class Stats:
             "read_bytes": self.read_bytes,
             "written_bytes": self.written_bytes,
             "cached_bytes": self.cached_bytes,
+            "cached_read_bytes": self.cached_read_bytes,
             "memory_bytes": memory_bytes(),
         }
         rows |= {f"requests.{name}": count for name, count in sorted(self.operations.items())}

@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import logging
 import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
@@ -15,6 +17,7 @@ from dataplatform.base.errors import Invalid, PlatformError, Unavailable
 from dataplatform.client.syncing import sync
 from dataplatform.transport.addresses import Address, default_address, parse
 
+from .blockfiles import BlockFiles
 from .blocks import Blocks
 from .calls import STAT, Calls, MountChannel
 from .door import kernel
@@ -58,10 +61,9 @@ async def serve(options: MountOptions, descriptor: int, handover: Handover) -> N
         )
         if root.kind not in (pb.DIRECTORY, pb.TABLE, pb.STREAM):
             raise Invalid("only directories, tables and streams can be mounted", path=options.path)
-        worker = _Worker(
-            Mount(root, calls, options, _blocks(options), handover), descriptor, handover
-        )
-        await worker.run()
+        async with _blocks(options, calls) as blocks:
+            worker = _Worker(Mount(root, calls, options, blocks, handover), descriptor, handover)
+            await worker.run()
     finally:
         await channel.close()
 
@@ -70,8 +72,29 @@ def _address(options: MountOptions) -> Address:
     return parse(options.address) if options.address else default_address()
 
 
-def _blocks(options: MountOptions) -> Blocks | None:
-    return None
+@contextlib.asynccontextmanager
+async def _blocks(options: MountOptions, calls: Calls) -> AsyncIterator[Blocks | None]:
+    """The cache on disk, if one is wanted and can be had: it is not worth a mount."""
+    store = calls.channel.store
+    if not options.cache_dir:
+        yield None
+        return
+    if not store:
+        logger.warning("the server does not say what it stores: it is too old for a cache on disk")
+        yield None
+        return
+    files = BlockFiles(Path(options.cache_dir), store.hex())
+    blocks = Blocks(files, options.cache_size_bytes, calls.stats, lambda: calls.channel.store)
+    try:
+        await blocks.begin()
+    except OSError as error:
+        logger.warning("there is no cache on disk. reason=`%s`", error)
+        yield None
+        return
+    try:
+        yield blocks
+    finally:
+        await blocks.close()
 
 
 class _Worker:

@@ -251,6 +251,7 @@ class Writing:
             self._fail(error)
         finally:
             self._flights.remove(runs)
+            self._calls.written(self._node)
             self._budget.release(length)
             self._push()
             if not self.is_busy:

@@ -39,6 +39,9 @@ SEEK_HOLE = 4
 
 COPY_BYTES_MAX = 1 << 30
 
+PROMISE_ATTEMPTS_MAX = 5
+"""Of a file that others change again before the answer is there."""
+
 
 class Opened(NamedTuple):
     """An open file, and how the kernel may treat it."""
@@ -141,16 +144,25 @@ class Files:
         if handle.view is not None:
             return [await handle.view.read(offset, size)]
         node, mount = handle.node, self._mount
-        if node.writing is not None and node.writing.is_busy:
-            await node.writing.flush()
-        if not (node.promised and node.known):
-            await mount.refresh(node)  # what the kernel keeps has to be promised
+        await self._settle(node)
         if mount.near is not None:
             found = await mount.near.read(node, offset, size)
             if found is not None:
                 return found
         assert handle.reading is not None
         return await handle.reading.read(offset, size)
+
+    async def _settle(self, node: Node) -> None:
+        """Before bytes are read: those that we wrote are with the server, and what the kernel is
+        going to keep of them is promised."""
+        for _ in range(PROMISE_ATTEMPTS_MAX):
+            if node.writing is not None and node.writing.is_busy:
+                await node.writing.flush()
+            if node.promised and node.known:
+                return
+            await self._mount.refresh(node)
+        if self._mount.kernel is not None:
+            self._mount.kernel.pages_changed(node.number)  # others write all the time
 
     async def write(
         self,
@@ -264,7 +276,7 @@ class Files:
             keep_size=keep_size,
         )
         message = await self._calls.call(ALLOCATE, request)
-        node.moved()
+        self._calls.changed(node)
         self._mount.take(message, mark)
 
     async def seek(self, number: int, handle_number: int, offset: int, whence: int) -> int:
@@ -320,7 +332,7 @@ class Files:
             length=min(length, COPY_BYTES_MAX),
         )
         reply = await self._calls.call(COPY_RANGE, request)
-        target.moved()
+        self._calls.changed(target)
         target.known = False
         target.packed = None
         return int(reply.length)

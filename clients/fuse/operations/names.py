@@ -339,7 +339,7 @@ class Names:
         )
         message = await self._calls.call(SET_ATTRIBUTES, request)
         self._calls.channel.unsynced.cut(node.key, size)
-        node.moved()
+        self._calls.changed(node)
         self._mount.take(message, mark)
 
 
