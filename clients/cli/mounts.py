@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HEADERS = ("mountpoint", "source", "state", "up", "open", "dirty", "hits", "latency", "memory")
 
-STATS_S_MAX = 1.0
+STATS_S_MAX = 2.0
 """How long a mount may take to say how it is: one that hangs should not hang the list."""
 
 
@@ -211,7 +211,7 @@ def row(mounted: Mounted, stats: dict[str, str] | None) -> list[Any]:
         int(stats.get("open_files", 0)),
         Size(stats.get("dirty_bytes", 0)),
         stats.get("hit_percent", "-") + "%",
-        timedelta(microseconds=int(stats.get("latency_us_median", 0))),
+        f"{int(stats.get('latency_us_median', 0)) / 1000:.1f}ms",
         Size(stats.get("memory_bytes", 0)),
     ]
 

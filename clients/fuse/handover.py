@@ -12,6 +12,7 @@ words of 8 bytes, native order (both ends run on the same machine):
     8    greeting     at most 256 bytes: what the kernel was answered to FUSE_INIT
     64   journal      SLOTS × (sequence, unique)
     ...  dirty        DIRTY_MAX × (inode, volume); volume 0: free
+    ...  unanswered   UNANSWERED_MAX × unique; 0: free
 
 *Journal.* A slot tells under which request id (this slot, that sequence) the kernel's request
 `unique` went to the server, so that a request which the kernel sends again is known there as a
@@ -21,6 +22,10 @@ half-written slot is either the old unique, which the kernel will not repeat, or
 
 *Dirty.* An inode is in the set while the worker holds bytes of it that the server has not answered.
 What is in it when a successor comes has lost bytes: it says EIO once, at the next fsync or close.
+
+*Unanswered.* For kernels before 6.9 only, which cannot send again what a dead worker had read:
+whoever waits for those requests would wait for ever (not even SIGKILL ends that), so the successor
+answers them with an error.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ from .link import Link
 MAGIC: Final = int.from_bytes(b"DPMOUNT1", "little")
 SLOTS: Final = 1024
 DIRTY_MAX: Final = 4096
+UNANSWERED_MAX: Final = 1024
 SESSION_BYTES: Final = 16
 GREETING_BYTES_MAX: Final = 256
 
@@ -44,7 +50,8 @@ _GREETING_LENGTH = 5
 _GREETING = 8
 _JOURNAL = 64
 _DIRTY = _JOURNAL + 2 * SLOTS
-_WORDS = _DIRTY + 2 * DIRTY_MAX
+_UNANSWERED = _DIRTY + 2 * DIRTY_MAX
+_WORDS = _UNANSWERED + UNANSWERED_MAX
 _WORD_BYTES = 8
 
 Key = tuple[int, int]
@@ -74,12 +81,14 @@ class Handover:
         self._places: dict[Key, int] = {}  # where each dirty inode stands
         self._free: list[int] = []
         self._homeless: set[Key] = set()  # dirty inodes that found no place
-        for place in range(_WORDS - 2, _DIRTY - 2, -2):
+        for place in range(_UNANSWERED - 2, _DIRTY - 2, -2):
             inode, volume = self._words[place], self._words[place + 1]
             if volume:
                 self._places[volume, inode] = place
             else:
                 self._free.append(place)
+        self._requests: dict[int, int] = {}  # where each unanswered request stands
+        self._free_requests = list(range(_WORDS - 1, _UNANSWERED - 1, -1))
 
     @classmethod
     def create(cls, session: bytes | None = None) -> Handover:
@@ -139,6 +148,31 @@ class Handover:
             unique, sequence = self.slot_get(slot)
             if unique:
                 found[unique] = (slot, sequence)
+        return found
+
+    # ----------------------------------------------------------------------------- unanswered
+
+    def begin_request(self, unique: int) -> None:
+        """The kernel's request was read. One that finds no place is not remembered."""
+        if self._free_requests:
+            place = self._free_requests.pop()
+            self._words[place] = unique
+            self._requests[unique] = place
+
+    def end_request(self, unique: int) -> None:
+        """It was answered."""
+        place = self._requests.pop(unique, None)
+        if place is not None:
+            self._words[place] = 0
+            self._free_requests.append(place)
+
+    def take_unanswered(self) -> list[int]:
+        """What a predecessor had read and not answered, which is then forgotten. To be called
+        before the first `begin_request`."""
+        assert not self._requests
+        found = [unique for unique in self._words[_UNANSWERED:_WORDS] if unique]
+        for place in range(_UNANSWERED, _WORDS):
+            self._words[place] = 0
         return found
 
     # ---------------------------------------------------------------------------------- dirty

@@ -411,6 +411,7 @@ def main(arguments: Sequence[str]) -> int:
         if inherited >= 0:
             os.set_inheritable(inherited, False)
     options = MountOptions.from_json(os.pread(descriptor, 1 << 20, 0))
+    os.chdir("/")  # where we stand keeps nobody from unmounting
     if options.log_file:
         log = os.open(options.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         for standard in (1, 2):

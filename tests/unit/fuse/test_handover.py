@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from dataplatform_clients.fuse import handover
-from dataplatform_clients.fuse.handover import DIRTY_MAX, SLOTS, Handover
+from dataplatform_clients.fuse.handover import DIRTY_MAX, SLOTS, UNANSWERED_MAX, Handover
 
 
 @pytest.fixture
@@ -51,6 +51,20 @@ def test_a_successor_knows_it_all(first: Handover) -> None:
     assert second.dirty() == {(1, 2**44)}
     second.forget_dirty()
     assert successor(second).dirty() == set()
+    second.close()
+
+
+def test_requests_that_nobody_answered(first: Handover) -> None:
+    uniques = list(range(2, 2 * UNANSWERED_MAX + 22, 2))
+    for unique in uniques:
+        first.begin_request(unique)
+    for unique in (4, uniques[-1], 5):  # the last one found no place, the third never was one
+        first.end_request(unique)
+    first.begin_request(999)
+    second = successor(first)
+    assert set(second.take_unanswered()) == {*uniques[:UNANSWERED_MAX], 999} - {4}
+    assert second.take_unanswered() == []
+    second.begin_request(7)
     second.close()
 
 
@@ -147,6 +161,6 @@ def test_killed_between_any_two_instructions_it_is_still_true(first: Handover) -
 
 def test_the_layout_does_not_change_unnoticed() -> None:
     """Two versions of the program share it during an upgrade: another layout is another MAGIC."""
-    assert (handover.MAGIC.to_bytes(8, "little"), handover._WORDS) == (b"DPMOUNT1", 10304)
+    assert (handover.MAGIC.to_bytes(8, "little"), handover._WORDS) == (b"DPMOUNT1", 11328)
     places = (handover._GENERATION, handover._SESSION, handover._OVERFLOW, handover._JOURNAL)
     assert places == (1, 2, 4, 64)
