@@ -35,6 +35,11 @@ class Client(
         self._channel = channel
 
     @property
+    def channel(self) -> Channel:
+        """What requests go through, for programs that speak in messages, such as the mount."""
+        return self._channel
+
+    @property
     def address(self) -> str:
         """The server's address, for people."""
         return str(self._channel.address)
