@@ -294,6 +294,19 @@ def decode(
     return open_batches(data, topic, partition, from_offset).take()
 
 
+class Values(NamedTuple):
+    """The values of one batch, each made when it is taken."""
+
+    offsets: range
+    values: Iterable[bytes | None]
+
+
+def open_values(batch: memoryview, topic: str, partition: int) -> Values:
+    """Of one of `batches`, for those who need nothing else of its records. Corrupt."""
+    found = _open(batch, topic, partition)
+    return Values(found.offsets, found.columns.values)
+
+
 def _joined(runs: list[range]) -> Sequence[int]:
     if all(before.stop == behind.start for before, behind in pairwise(runs)):
         return range(runs[0].start, runs[-1].stop) if runs else ()
