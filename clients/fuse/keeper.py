@@ -39,8 +39,9 @@ from .workers import COMMAND, Worker, describe
 NAME = "dataplatform_clients.fuse.keeper"
 
 DEATHS_MAX = 5
-QUICK_DEATH_S = 30.0
-"""A worker that served for longer than this had no trouble with starting."""
+QUICK_DEATH_S = 2.0
+"""A worker that served for longer than this has no trouble with starting, nor with what the kernel
+sends again. Nor has one that served and was killed by somebody, however soon."""
 PAUSES_S = (0.0, 0.1, 0.5, 2.0)
 """Before the successor of the first, second, … worker that died quickly in a row."""
 
@@ -64,7 +65,10 @@ class Deaths:
 
     def pause_s(self, lived_s: float) -> float | None:
         """How long to wait before the next; None: give up."""
-        self.count = 1 if lived_s > QUICK_DEATH_S else self.count + 1
+        if lived_s >= QUICK_DEATH_S:
+            self.count = 0
+            return 0.0
+        self.count += 1
         return None if self.count >= DEATHS_MAX else PAUSES_S[self.count - 1]
 
 
@@ -270,11 +274,11 @@ class Keeper:
             self._restart()
         else:
             self._log("ERROR", f"worker {worker.pid} {describe(status)}")
-            self._died(worker)
+            self._died(worker, is_killed=worker.is_ready and code == -signal.SIGKILL)
 
-    def _died(self, worker: Worker) -> None:
+    def _died(self, worker: Worker, *, is_killed: bool = False) -> None:
         lived_s = time.monotonic() - worker.started_s if worker.is_serving else 0.0
-        pause_s = self._deaths.pause_s(lived_s)
+        pause_s = self._deaths.pause_s(QUICK_DEATH_S if is_killed else lived_s)
         if pause_s is not None:
             self._restart_at_s = time.monotonic() + pause_s
             return

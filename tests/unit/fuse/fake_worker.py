@@ -50,8 +50,8 @@ def main() -> int:
         return 8
     assert os.fstat(kernel).st_ino == DIRECTORY.stat().st_ino
     signal.signal(signal.SIGUSR1, lambda *_: event("usr1"))
-    line.ready()
     event("ready")
+    line.ready()
     listening = [connection]
     ends = time.monotonic() + LIFE_S_MAX
     while not UNMOUNTED.exists() and time.monotonic() < ends:
