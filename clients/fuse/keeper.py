@@ -41,7 +41,9 @@ NAME = "dataplatform_clients.fuse.keeper"
 DEATHS_MAX = 5
 QUICK_DEATH_S = 2.0
 """A worker that served for longer than this has no trouble with starting, nor with what the kernel
-sends again. Nor has one that served and was killed by somebody, however soon."""
+sends again. Nor has one that was killed: somebody did that, or a machine without memory."""
+KILLED_PAUSE_S = 0.5
+"""Before the successor of one that was killed before it served."""
 PAUSES_S = (0.0, 0.1, 0.5, 2.0)
 """Before the successor of the first, second, … worker that died quickly in a row."""
 
@@ -144,6 +146,7 @@ class Keeper:
             if worker.deadline_s is not None and now_s >= worker.deadline_s:
                 self._log("ERROR", f"worker {worker.pid} took too long and is killed")
                 worker.deadline_s = None
+                worker.is_overdue = True
                 worker.signal(signal.SIGKILL)
         if self._restart_at_s is not None and now_s >= self._restart_at_s:
             self._restart()
@@ -274,11 +277,15 @@ class Keeper:
             self._restart()
         else:
             self._log("ERROR", f"worker {worker.pid} {describe(status)}")
-            self._died(worker, is_killed=worker.is_ready and code == -signal.SIGKILL)
+            self._died(worker, is_killed=code == -signal.SIGKILL and not worker.is_overdue)
 
     def _died(self, worker: Worker, *, is_killed: bool = False) -> None:
         lived_s = time.monotonic() - worker.started_s if worker.is_serving else 0.0
-        pause_s = self._deaths.pause_s(QUICK_DEATH_S if is_killed else lived_s)
+        pause_s: float | None
+        if is_killed:
+            pause_s = 0.0 if worker.is_ready else KILLED_PAUSE_S
+        else:
+            pause_s = self._deaths.pause_s(lived_s)
         if pause_s is not None:
             self._restart_at_s = time.monotonic() + pause_s
             return

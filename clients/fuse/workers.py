@@ -33,6 +33,7 @@ class Worker:
         self.is_serving = False  # it was told to go
         self.is_ready = False
         self.deadline_s: float | None = None  # it is killed if it has not done by then what it must
+        self.is_overdue = False  # and was
 
     @classmethod
     def spawn(

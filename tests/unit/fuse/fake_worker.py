@@ -44,6 +44,8 @@ def main() -> int:
     shared = Handover(memory, line)
     event(f"go {shared.generation} {shared.session.hex()}")
     if mode == "die":
+        return 3
+    if mode == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if mode == "refuse":
         line.refuse("UNAVAILABLE", "no server")

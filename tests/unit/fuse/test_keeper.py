@@ -137,7 +137,7 @@ def test_it_ends_when_the_file_system_was_unmounted_by_others(keep: Keep) -> Non
         ("refuse-loading", "NOT_FOUND", "there is no such thing", 3),
         ("refuse", "UNAVAILABLE", "no server", 8),
         ("die-loading", "INTERNAL", "the worker ended with code 3 before it served", 1),
-        ("die", "INTERNAL", "the worker was killed by SIGKILL before it served", 1),
+        ("killed", "INTERNAL", "the worker was killed by SIGKILL before it served", 1),
     ],
 )
 def test_a_mount_that_cannot_be_says_why(
@@ -183,6 +183,14 @@ def test_it_gives_up_after_quick_deaths_and_says_so(keep: Keep) -> None:
     assert len(running.workers) == DEATHS_MAX + 1, "being killed by somebody does not count"
     assert running.events[-1] == "unmount lazily"
     assert "giving up /nowhere" in running.log
+
+
+def test_killed_by_somebody_it_never_gives_up(keep: Keep) -> None:
+    running = keep("serve " + "killed " * (DEATHS_MAX + 1) + "serve")
+    running.announced()
+    os.kill(running.workers[0], signal.SIGKILL)
+    running.wait_for("ready", 2)
+    assert len(running.workers) == DEATHS_MAX + 3
 
 
 def test_pauses_grow_and_a_long_life_forgives() -> None:
