@@ -31,8 +31,14 @@ REQUEST_BYTES_MAX = FRAME_BYTES_MAX - 100
 WAITS = {"wait_ms"}
 """A wait that was asked for is no hang: these stay short."""
 
-RARE = {"Volumes.Create": 0.1, "Volumes.Remove": 0.1, "System.Check": 0.05, "System.Status": 0.1}
-"""Methods that take long: their share of calls."""
+RARE = {
+    "Volumes.Create": 0.1,
+    "Volumes.Remove": 0.1,
+    "System.Check": 0.05,
+    "System.Status": 0.1,
+    "Namespace.Watch": 0.1,
+}
+"""Methods that take long, or after which others wait for the caller: their share of calls."""
 
 WILDNESS = [0.0, 0.0, 0.05, 0.15, 0.5, 0.9]
 """How likely a value is not a sensible one; chosen for each request."""
