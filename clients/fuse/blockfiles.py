@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,6 +41,9 @@ BLOCK_BYTES = BLOCK_PIECES * PIECE_BYTES
 MAGIC = b"DPBLOCK1"
 HEAD = struct.Struct("<8sII")
 SLOT_BYTES = HEAD.size + PIECE_BYTES
+
+SETTLED_S = 5.0
+"""A block that was changed since is not damaged: somebody is about to store a piece of it."""
 
 _EMPTY = bytes(HEAD.size)
 
@@ -111,6 +115,7 @@ class BlockFiles:
             parts = list(_split(data, lengths))
             buffers = [buffer for pair in zip(heads, parts, strict=True) for buffer in pair]
             os.preadv(descriptor, buffers, first * SLOT_BYTES)
+            is_settled = time.time() - os.fstat(descriptor).st_mtime > SETTLED_S
             if touch:
                 os.utime(descriptor)
         finally:
@@ -119,7 +124,7 @@ class BlockFiles:
         for piece, head, part in zip(wanted, heads, parts, strict=True):
             if head != HEAD.pack(MAGIC, len(part), _checksum(place, piece, part)):
                 missing.append(piece)
-                is_damaged = is_damaged or head != _EMPTY
+                is_damaged = is_damaged or (is_settled and head != _EMPTY)
         return Pieces(data, missing, is_damaged)
 
     def write(self, place: Place, first: int, pieces: Sequence[Bulk]) -> None:

@@ -50,6 +50,17 @@ class Listing:
         self._names: dict[bytes, int] | None = {}
         self._mark = 0
         self._turn = 0
+        self._page_mark = 0
+
+    def begin(self) -> None:
+        """rewinddir(3): what is there by now is read."""
+        self._is_begun = False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the kernel may keep the names of the last page."""
+        node = self.node
+        return node.promised and not self._mount.calls.told_since(node.key, self._page_mark)
 
     async def at(self, position: int) -> list[Item]:
         """Items from a position on (2 is the first name); empty at the end."""
@@ -83,6 +94,7 @@ class Listing:
             await self._server_page()
 
     def _from_memory(self) -> None:
+        self._page_mark = self._mount.calls.mark()
         self._mount.stats.cache_hits += 1
         assert self.node.entries is not None
         find = self._mount.nodes.find
@@ -104,7 +116,7 @@ class Listing:
             after=self._after,
             limit=PAGE_ENTRIES,
         )
-        mark = mount.calls.mark()
+        mark = self._page_mark = mount.calls.mark()
         try:
             reply = await mount.calls.call(LIST, request)
         except FileNotFoundError as error:

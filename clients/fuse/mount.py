@@ -101,8 +101,7 @@ class Mount:
         if busy:
             assert writing is not None
             node.size = max(node.size, writing.end)
-            node.mtime_ns = max(node.mtime_ns, min(was[1], writing.mtime_ns))
-            node.ctime_ns = max(node.ctime_ns, min(was[2], writing.mtime_ns))
+            node.mtime_ns, node.ctime_ns = was[1], max(node.ctime_ns, was[2])
         if self.calls.told_since(node.key, mark):
             node.promised = node.known = False
         else:
@@ -116,11 +115,6 @@ class Mount:
         if node.view is None and message.kind in (pb.TABLE, pb.STREAM):
             node.view = view_of(self.client, message)
         return node
-
-    def promise(self, directory: Node, mark: int) -> None:
-        """The server was asked about a name in the directory: it tells when names change there."""
-        if not self.calls.told_since(directory.key, mark):
-            directory.promised = True
 
     # ---- files
 

@@ -13,7 +13,7 @@ that a name which is not in there does not exist.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from dataplatform.api import platform_pb2 as pb
@@ -287,6 +287,20 @@ class Nodes:
         if name not in entries:
             self._names += 1
         entries[name] = number
+
+    def doubt(self, directory: Node, names: Iterable[bytes]) -> None:
+        """These names of the directory may stand for something else by now; all others do not."""
+        directory.known = False
+        directory.packed = None
+        directory.xattrs = None
+        directory.names_turn += 1
+        entries = directory.entries
+        if entries is None:
+            return
+        for name in names:
+            directory.complete = False
+            if entries.pop(name, None) is not None:
+                self._names -= 1
 
     def unname(self, directory: Node, name: bytes) -> None:
         """The directory is known not to have this name any more."""

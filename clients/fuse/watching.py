@@ -136,9 +136,13 @@ class Watcher:
             if node is not None:
                 if broken.unlinked and node.opens:
                     await self._hold(node)
-                mount.nodes.distrust(node)
+                if broken.kept:
+                    mount.nodes.doubt(node, [name.encode() for name in broken.names])
+                else:
+                    mount.nodes.distrust(node)
             notices.attributes_changed(number)
-            if broken.data or broken.entries:
+            if broken.entries or not broken.kept:
+                # Pages are kept under a promise only, whatever it was that ended it.
                 notices.pages_changed(number)
             for name in broken.names:
                 names = True

@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.base.errors import Conflict, PlatformError
+from dataplatform.base.errors import Conflict, Internal, PlatformError
 from dataplatform.base.limits import KIB, MIB
 from dataplatform.client import syncing
 from dataplatform.transport.connections import Bulk
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from .handover import Handover
     from .mount import Mount
     from .nodes import Node
+
+logger = logging.getLogger(__name__)
 
 REQUEST_BYTES_MAX = 1 * MIB
 """Of one request: large enough that its fixed costs vanish, small enough to overlap."""
@@ -75,11 +78,12 @@ class Budget:
 
 
 class _Run:
-    """Bytes that lie one behind the other."""
+    """Bytes that lie one behind the other; the number of the first write that is in it."""
 
-    __slots__ = ("appends", "end", "offset", "parts")
+    __slots__ = ("appends", "end", "first", "offset", "parts")
 
-    def __init__(self, offset: int, data: Bulk, appends: bool) -> None:
+    def __init__(self, offset: int, data: Bulk, appends: bool, first: int) -> None:
+        self.first = first
         self.offset = offset
         self.end = offset + len(data)
         self.parts: list[Bulk] = [data]
@@ -109,7 +113,8 @@ class Writing:
         self._gathered: deque[_Run] = deque()
         self._gathered_bytes = 0
         self._flights: list[list[_Run]] = []
-        self._idle: list[asyncio.Future[None]] = []
+        self._last = 0  # the number of the last write taken
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []  # and up to which write
         self._hold: asyncio.TimerHandle | None = None
         self._expects_sync = False
         self._mtime_ns = 0
@@ -141,6 +146,7 @@ class Writing:
             offset = self._end_of_file(offset)
         if not self._gathered and not self._flights:
             self._handover.mark_dirty(node.key)
+        self._last += 1
         self._gather(offset, data, appends)
         self._gathered_bytes += length
         self._budget.used_bytes += length
@@ -148,8 +154,7 @@ class Writing:
         if end > node.size:
             node.size = end
         now_ns = time.time_ns()
-        if now_ns > node.mtime_ns:
-            node.mtime_ns = now_ns
+        node.mtime_ns = now_ns
         if now_ns > node.ctime_ns:
             node.ctime_ns = now_ns
         self._mtime_ns = now_ns
@@ -178,7 +183,7 @@ class Writing:
                 last.parts.append(data)
                 last.end += len(data)
                 return
-        self._gathered.append(_Run(offset, data, appends))
+        self._gathered.append(_Run(offset, data, appends, self._last))
 
     def _held_in_vain(self) -> None:
         self._hold = None
@@ -233,6 +238,11 @@ class Writing:
         self._flights.append(runs)
         self._begin(self._fly(runs, pb.LAZY))
 
+    def _send_again(self, runs: list[_Run]) -> None:
+        again = list(runs)
+        self._flights.append(again)
+        self._begin(self._fly(again, pb.LAZY))
+
     async def _fly(
         self, runs: list[_Run], durability: pb.Durability
     ) -> tuple[pb.WriteReply, int] | None:
@@ -247,8 +257,17 @@ class Writing:
             for run in runs:
                 unsynced.add(self._node.key, run.offset, run.parts, reply.verifier)
             mark = unsynced.mark()
+        except asyncio.CancelledError:
+            if durability == pb.DURABLE:
+                # Whoever waited for the sync is gone, but the bytes are the file's: once more.
+                length = 0
+                self._send_again(runs)
+            raise
         except PlatformError as error:
             self._fail(error)
+        except Exception as error:
+            logger.exception("a write failed")
+            self._fail(Internal("a write failed", reason=repr(error)))
         finally:
             self._flights.remove(runs)
             self._calls.written(self._node)
@@ -256,7 +275,7 @@ class Writing:
             self._push()
             if not self.is_busy:
                 self._handover.clear_dirty(self._node.key)
-                self._wake()
+            self._wake()
         if reply is None:
             return None
         try:
@@ -339,23 +358,36 @@ class Writing:
         self._node.known = False
         self._damaged(self._node)
 
+    def _answered(self) -> int:
+        """The last write up to which all are answered."""
+        firsts = [run.first for flight in self._flights for run in flight]
+        if self._gathered:
+            firsts.append(self._gathered[0].first)
+        return min(firsts) - 1 if firsts else self._last
+
     def _wake(self) -> None:
-        waiters, self._idle = self._idle, []
-        for waiter in waiters:
-            if not waiter.done():
+        if not self._waiters:
+            return
+        answered = self._answered()
+        waiters, self._waiters = self._waiters, []
+        for last, waiter in waiters:
+            if last > answered:
+                self._waiters.append((last, waiter))
+            elif not waiter.done():
                 waiter.set_result(None)
 
     # ---- waiting for them
 
     async def flush(self) -> None:
-        """Wait until the server has answered everything; failures are only remembered."""
+        """Wait until the server has answered everything written so far; failures are only
+        remembered. Who goes on writing is not waited for."""
         if self._hold is not None:
             self._stop_holding()
             self._expects_sync = False
         self._push()
-        while self.is_busy:
+        if self._answered() < self._last:
             waiter = asyncio.get_running_loop().create_future()
-            self._idle.append(waiter)
+            self._waiters.append((self._last, waiter))
             await waiter
 
     async def sync(self) -> None:

@@ -533,7 +533,7 @@ async def set_attributes(
     if uid is not None or gid is not None:
         inode.uid = inode.uid if uid is None else uid
         inode.gid = inode.gid if gid is None else gid
-        if inode.kind == Kind.FILE and mode is None:
+        if inode.kind not in (Kind.DIRECTORY, Kind.TABLE, Kind.STREAM) and mode is None:
             inode.mode &= ~_set_ids(inode.mode)
         facts["owner"] = f"{inode.uid}:{inode.gid}"
     if atime_ns is not None:

@@ -57,21 +57,23 @@ _INODE, _ENTRY, _XATTR, _PIECE = keys.INODE[0], keys.ENTRY[0], keys.XATTR[0], ke
 class Effect:
     """What a change does to one inode, as far as caches care."""
 
-    __slots__ = ("data", "entries", "names", "unlinked")
+    __slots__ = ("data", "entries", "is_directory", "names", "unlinked")
 
     def __init__(self, *, data: bool = False) -> None:
         self.data = data
         self.entries = False
+        self.is_directory = False
         self.unlinked = False
         self.names: list[bytes] = []
 
     def entry(self, name: bytes) -> None:
-        self.entries = True
+        self.entries = self.is_directory = True
         self.names.append(name)
 
 
 class Broken(NamedTuple):
-    """One promise that is over, and why. `names`: of entries in this directory."""
+    """What somebody who keeps an inode is told of it. `names`: of entries in this directory. The
+    promise is over, unless `kept`: whoever keeps a directory keeps its other names, too."""
 
     sequence: int
     volume: int
@@ -80,6 +82,7 @@ class Broken(NamedTuple):
     data: bool
     unlinked: bool
     names: tuple[bytes, ...]
+    kept: bool = False
 
 
 class News(NamedTuple):
@@ -110,6 +113,10 @@ def effects_of(unit: Unit) -> dict[int, Effect]:
             effect.entry(keys.name_of(key))
         elif kind == _PIECE:
             effect.data = True
+    for number, effect in effects.items():
+        inode = unit.known_inode(number)
+        if inode is not None and inode.is_directory:
+            effect.is_directory = True
     for number in unit.resized:
         effects.setdefault(number, Effect()).data = True
     for number in unit.unlinked:
@@ -181,8 +188,10 @@ class Keeper:
     # ---- telling
 
     def tell(self, key: int, effect: Effect) -> None:
-        """Break a promise."""
-        del self.kept[key]
+        """Break a promise; a directory's goes on until the directory goes."""
+        is_kept = effect.is_directory and not effect.unlinked
+        if not is_kept:
+            del self.kept[key]
         self.sequence += 1
         if len(self.told) >= TOLD_MAX:
             self.end_everything()
@@ -196,6 +205,7 @@ class Keeper:
                 effect.data,
                 effect.unlinked,
                 tuple(effect.names),
+                is_kept,
             )
         )
         if effect.unlinked:

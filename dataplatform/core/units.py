@@ -216,6 +216,10 @@ class Unit:
             raise NotFound("no such inode", volume=self.volume.id, inode=number)
         return inode
 
+    def known_inode(self, number: int) -> Inode | None:
+        """If this unit has looked at it."""
+        return self._inodes.get(number)
+
     def save(self, inode: Inode) -> None:
         inode.version = self.commit
         self._inodes[inode.number] = inode

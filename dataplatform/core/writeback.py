@@ -292,7 +292,7 @@ class Writeback:
         for layer in self.layers(inode.number):
             inode.buffered = True
             inode.size = max(inode.size, layer.size)
-            inode.mtime_ns = max(inode.mtime_ns, layer.mtime_ns)
+            inode.mtime_ns = layer.mtime_ns  # later than what utimens(2) set, whatever that was
             inode.ctime_ns = max(inode.ctime_ns, layer.mtime_ns)
         return inode
 
@@ -358,7 +358,7 @@ class Writeback:
             unit.accepted = True  # a quota that was lowered since must not make them be lost
             await filemap.write(unit, inode, pieces)
             inode.size = max(inode.size, pending.size)
-            inode.mtime_ns = max(inode.mtime_ns, pending.mtime_ns)
+            inode.mtime_ns = pending.mtime_ns
             inode.ctime_ns = max(inode.ctime_ns, pending.mtime_ns)
             unit.save(inode)
             unit.event(

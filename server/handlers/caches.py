@@ -38,5 +38,6 @@ def _broken_message(broken: Broken) -> pb.WatchReply.Broken:
         entries=broken.entries,
         data=broken.data,
         unlinked=broken.unlinked,
+        kept=broken.kept,
         names=[name.decode("utf-8", "surrogateescape") for name in broken.names],
     )

@@ -92,6 +92,7 @@ class Requests:
         self.init: Callable[[memoryview, Request], bytes]
         self.name_valid_s = packing.VALID_S
         self._under_way: dict[int, asyncio.Task[Any]] = {}
+        self._callers: dict[int, int] = {}  # processes, of those under way
         self._interrupted: dict[int, int] = {}
         self._watching: asyncio.TimerHandle | None = None
         self._operations = mount.stats.operations
@@ -156,6 +157,7 @@ class Requests:
         task = self._mount.steps.begin(self._serve(handler, view, request))
         if task is not None:
             self._under_way[unique] = task
+            self._callers[unique] = pid
 
     def _special(self, view: memoryview, request: Request) -> None:
         opcode = request.opcode
@@ -169,7 +171,7 @@ class Requests:
                 self._mount.nodes.forget(node)
         elif opcode == kernel.INTERRUPT:
             (unique,) = kernel.INTERRUPT_IN.unpack_from(view, HEAD)
-            self._interrupt(unique, request.pid)
+            self._interrupt(unique, self._callers.get(unique, 0))
         elif opcode == kernel.INIT:
             self.device.reply(request.unique, self.init(view, request))
         elif opcode == kernel.DESTROY:
@@ -198,7 +200,8 @@ class Requests:
             elif body is not None:
                 self.device.reply(unique, body)
         finally:
-            self._under_way.pop(unique, None)
+            if self._under_way.pop(unique, None) is not None:
+                self._callers.pop(unique, None)
             if self._owed:
                 self._mount.calls.done(unique & ~kernel.UNIQUE_RESEND)
 
@@ -239,17 +242,13 @@ class Requests:
         number = request.node
         if number == kernel.ROOT_NODE and name == STATS_NAME:
             return packing.entry(self._stats_node(), 0)
-        node = await self.names.lookup(number, name)
-        valid_s = self._name_valid_s(number)
+        node, is_kept = await self.names.lookup(number, name)
+        valid_s = self.name_valid_s if is_kept else 0
         if node is None:
             if valid_s:
                 return packing.no_entry(valid_s)
             raise OSError(errno.ENOENT, "no such name")
         return packing.entry(node, valid_s)
-
-    def _name_valid_s(self, directory: int) -> int:
-        node = self._mount.nodes.find(directory)
-        return self.name_valid_s if node is not None and node.promised and not node.view else 0
 
     def _stats_node(self) -> Node:
         node = Node(STATS_NUMBER, 0, 0)
@@ -257,31 +256,39 @@ class Requests:
         node.size = len(self._mount.stats.text().encode())
         return node
 
-    def _entry(self, node: Node, directory: int) -> bytes:
-        return packing.entry(node, self._name_valid_s(directory))
+    def _entry(self, node: Node, directory: int, name: bytes) -> bytes:
+        """Of something that has just been made or linked."""
+        found = self._mount.nodes.find(directory)
+        is_kept = (
+            found is not None
+            and found.promised
+            and found.entries is not None
+            and found.entries.get(name) == node.number
+        )
+        return packing.entry(node, self.name_valid_s if is_kept else 0)
 
     async def _mknod(self, view: memoryview, request: Request) -> bytes:
         mode, rdev, _, _ = kernel.MKNOD_IN.unpack_from(view, HEAD)
         name = bytes(view[HEAD + kernel.MKNOD_IN.size : request.end - 1])
         node = await self.names.mknod(request.node, name, mode, rdev, request.caller)
-        return self._entry(node, request.node)
+        return self._entry(node, request.node, name)
 
     async def _mkdir(self, view: memoryview, request: Request) -> bytes:
         mode, _ = kernel.MKDIR_IN.unpack_from(view, HEAD)
         name = bytes(view[HEAD + kernel.MKDIR_IN.size : request.end - 1])
         node = await self.names.mkdir(request.node, name, mode, request.caller)
-        return self._entry(node, request.node)
+        return self._entry(node, request.node, name)
 
     async def _symlink(self, view: memoryview, request: Request) -> bytes:
         name, target, _ = bytes(view[HEAD : request.end]).split(b"\x00", 2)
         node = await self.names.symlink(request.node, name, target, request.caller)
-        return self._entry(node, request.node)
+        return self._entry(node, request.node, name)
 
     async def _link(self, view: memoryview, request: Request) -> bytes:
         (existing,) = kernel.LINK_IN.unpack_from(view, HEAD)
         name = bytes(view[HEAD + kernel.LINK_IN.size : request.end - 1])
         node = await self.names.link(existing, request.node, name, request.caller)
-        return self._entry(node, request.node)
+        return self._entry(node, request.node, name)
 
     async def _unlink(self, view: memoryview, request: Request) -> bytes:
         name = bytes(view[HEAD : request.end - 1])
@@ -400,7 +407,7 @@ class Requests:
             opened = await self.files.open(node.number, flags)
         else:
             opened = self.files.opened(node)
-        return self._entry(node, request.node) + _opened(opened, flags)
+        return self._entry(node, request.node, name) + _opened(opened, flags)
 
     async def _read(self, view: memoryview, request: Request) -> Body:
         handle, offset, size, _, _, _, _ = kernel.READ_IN.unpack_from(view, HEAD)
@@ -445,7 +452,9 @@ class Requests:
 
     async def _fallocate(self, view: memoryview, request: Request) -> bytes:
         handle, offset, length, mode, _ = kernel.FALLOCATE_IN.unpack_from(view, HEAD)
-        await self.files.allocate(request.node, handle, offset, length, mode)
+        await self.files.allocate(
+            request.node, handle, offset, length, mode, kill_set_id=request.uid != 0
+        )
         return b""
 
     async def _lseek(self, view: memoryview, request: Request) -> bytes:
@@ -457,7 +466,14 @@ class Requests:
             view, HEAD
         )
         copied = await self.files.copy(
-            request.node, handle, offset, node, target, target_offset, length
+            request.node,
+            handle,
+            offset,
+            node,
+            target,
+            target_offset,
+            length,
+            kill_set_id=request.uid != 0,
         )
         return kernel.WRITE_OUT.pack(copied, 0)
 
@@ -494,6 +510,8 @@ class Requests:
             listing = Listing(self._mount, await self._mount.node(request.node))
             self._mount.handles.directories[handle] = listing
         items: list[Item] = []
+        if position == 0:
+            listing.begin()
         if position < DOTS:
             dots = (Item(b".", request.node, 0o040000, None), Item(b"..", 1, 0o040000, None))
             items += dots[position:]
@@ -501,7 +519,11 @@ class Requests:
         else:
             items = await listing.at(position)
         return packing.directory_page(
-            items, position, size, plus=plus, name_valid_s=self._name_valid_s(request.node)
+            items,
+            position,
+            size,
+            plus=plus,
+            name_valid_s=self.name_valid_s if listing.is_kept else 0,
         )
 
     async def _releasedir(self, view: memoryview, request: Request) -> bytes:
@@ -537,12 +559,13 @@ def _sized(value: bytes, size: int) -> bytes:
 
 
 def _is_killed(pid: int) -> bool:
-    """Whether a program has a SIGKILL that it cannot follow because it waits for us."""
+    """Whether a program has a SIGKILL that it cannot follow because it waits for us. The kernel
+    makes that of any signal that ends the program."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             lines = file.read().splitlines()
     except OSError:
-        return True  # it is not there any more
+        return False  # of another pid namespace: nobody can know
     return any(
         int(line.split()[1], 16) & SIGKILL_BIT
         for line in lines

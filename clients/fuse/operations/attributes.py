@@ -30,6 +30,8 @@ OWN_PREFIX = "user.dp."
 """Attributes that the platform makes up: they can be read, and are not listed (as with btrfs and
 ceph), so that nobody tries to copy them."""
 
+NAMESPACES = ("user", "trusted", "security")
+
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 
@@ -82,13 +84,30 @@ class Attributes:
         if number & VIEW_BIT or (node.view is not None and changes.size is not None):
             await self._mount.view_tree.set_attributes(node, changes.size, changes.mode)
             return node
+        if node.is_directory and not node.links and not node.known:
+            self._set_removed(node, changes)
+            return node
         if changes.size is not None:
             if changes.kill_set_id:
                 await self.kill_set_id(node)
             await self._names.truncate(node, changes.size)
         if changes.has_more:
             await self._set(node, changes)
+        elif changes.size is None:
+            await self._mount.node(
+                number
+            )  # chown(2) that changes nobody: set-id bits go, and ctime
+            await self._set(node, Changes(uid=node.uid))
         return node
+
+    def _set_removed(self, node: Node, changes: Changes) -> None:
+        """A directory that was removed while it is open exists only here, until it is closed."""
+        for name in ("mode", "uid", "gid", "atime_ns", "mtime_ns"):
+            value = getattr(changes, name)
+            if value is not None:
+                setattr(node, name, value)
+        node.ctime_ns = time.time_ns()
+        node.packed = None
 
     async def _set(self, node: Node, changes: Changes) -> None:
         if node.writing is not None:
@@ -116,8 +135,7 @@ class Attributes:
     async def get_xattr(self, number: int, name: bytes) -> bytes:
         node = self._mount.nodes.get(number)
         text = name.decode("utf-8", "surrogateescape")
-        if text.startswith("system.posix_acl_"):
-            raise OSError(errno.EOPNOTSUPP, "no POSIX ACLs")
+        _check_space(text)
         if text.startswith(OWN_PREFIX) or number & VIEW_BIT:
             return await self._own(node, text)
         if node.xattrs is not None and node.promised:
@@ -189,8 +207,7 @@ class Attributes:
 
     def _writable(self, number: int, name: bytes) -> str:
         text = name.decode("utf-8", "surrogateescape")
-        if text.startswith("system."):
-            raise OSError(errno.EOPNOTSUPP, "no such attributes")
+        _check_space(text)
         if text.startswith(OWN_PREFIX) or number & VIEW_BIT:
             raise OSError(errno.EPERM, "the platform's own attributes cannot be changed")
         return _checked(text)
@@ -209,6 +226,16 @@ class Attributes:
 
 def _target(node: Node) -> pb.Target:
     return pb.Target(volume=node.volume, inode=node.inode)
+
+
+def _check_space(name: str) -> None:
+    """xattr(7): a name belongs to a namespace and has something behind it. There are no POSIX ACLs,
+    so nothing of the system's."""
+    space, dot, rest = name.partition(".")
+    if not dot or space not in NAMESPACES:
+        raise OSError(errno.EOPNOTSUPP, "no such namespace of attributes")
+    if not rest:
+        raise OSError(errno.EINVAL, "a name goes on behind its namespace")
 
 
 def _checked(name: str) -> str:

@@ -238,7 +238,14 @@ class Files:
     # ---- space
 
     async def allocate(
-        self, number: int, handle_number: int, offset: int, length: int, mode: int
+        self,
+        number: int,
+        handle_number: int,
+        offset: int,
+        length: int,
+        mode: int,
+        *,
+        kill_set_id: bool,
     ) -> None:
         """fallocate(2): reserve, punch a hole, zero a range."""
         node = self._file(number, handle_number)
@@ -248,6 +255,8 @@ class Files:
             raise OSError(errno.EOPNOTSUPP, "this kind of allocation does not exist here")
         if kind == FALLOC_PUNCH_HOLE and not keep_size:
             raise OSError(errno.EOPNOTSUPP, "a hole does not change the size")
+        if kill_set_id:
+            await self._attributes.kill_set_id(node)
         if node.writing is not None:
             await node.writing.flush()
         if kind != FALLOC_PUNCH_HOLE and not keep_size:
@@ -315,12 +324,16 @@ class Files:
         target_handle: int,
         target_offset: int,
         length: int,
+        *,
+        kill_set_id: bool,
     ) -> int:
         """copy_file_range(2): within a volume nothing is copied. EXDEV makes the kernel copy."""
         source = self._file(number, handle_number)
         target = self._file(target_number, target_handle)
         if source.volume != target.volume:
             raise OSError(errno.EXDEV, "in another volume")
+        if kill_set_id:
+            await self._attributes.kill_set_id(target)
         for node in (source, target):
             if node.writing is not None:
                 await node.writing.flush()

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import errno
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import NotFound
+from dataplatform.base.limits import NAME_BYTES_MAX
 
 from ..calls import CREATE, LINK, REMOVE, RENAME, SET_ATTRIBUTES, STAT
 from ..nodes import VIEW_BIT
@@ -21,6 +22,14 @@ from .callers import Caller, name_text
 if TYPE_CHECKING:
     from ..mount import Mount
     from ..nodes import Node
+
+
+class Named(NamedTuple):
+    """What a name stands for, None if for nothing, and whether the kernel may keep that."""
+
+    node: Node | None
+    is_kept: bool
+
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -42,50 +51,55 @@ class Names:
 
     # ---- looking
 
-    async def lookup(self, number: int, name: bytes) -> Node | None:
-        """What the name stands for; None if there is nothing of that name."""
+    async def lookup(self, number: int, name: bytes) -> Named:
+        """What the name stands for."""
         directory = self._nodes.get(number)
         if directory.view is not None or number & VIEW_BIT:
-            return await self._mount.view_tree.lookup(directory, name)
+            return Named(await self._mount.view_tree.lookup(directory, name), False)
+        if len(name) > NAME_BYTES_MAX:
+            raise OSError(errno.ENAMETOOLONG, "names have at most 255 bytes")
         entries = directory.entries
         if entries is not None:
             child = entries.get(name)
             if child is None:
                 if directory.complete:
                     self._mount.stats.cache_hits += 1
-                    return None
+                    return Named(None, directory.promised)
             elif child == 0:
                 self._mount.stats.cache_hits += 1
-                return None
+                return Named(None, directory.promised)
             else:
                 node = self._nodes.find(child)
                 if node is not None and node.known:
                     self._mount.stats.cache_hits += 1
-                    return node
+                    return Named(node, directory.promised)
         return await self._ask(directory, name)
 
-    async def _ask(self, directory: Node, name: bytes) -> Node | None:
-        if len(name) > 255:
-            raise OSError(errno.ENAMETOOLONG, "names have at most 255 bytes")
+    async def _ask(self, directory: Node, name: bytes) -> Named:
         try:
             text = name.decode()
         except UnicodeDecodeError:
-            return None  # nothing can have such a name
+            return Named(None, False)  # nothing can have such a name
         if text == ".snapshot":
-            return None
+            return Named(None, False)
         mark = self._calls.mark()
         try:
             message = await self._calls.call(STAT, pb.StatRequest(target=_at(directory, text)))
         except NotFound as error:
             if error.os_errno != errno.ENOENT:
                 raise
-            self._mount.promise(directory, mark)
-            self._nodes.name(directory, name, 0)
-            return None
-        self._mount.promise(directory, mark)
+            return Named(None, self._keep(directory, name, 0, mark))
         node = self._mount.take(message, mark)
-        self._nodes.name(directory, name, node.number)
-        return node
+        return Named(node, self._keep(directory, name, node.number, mark))
+
+    def _keep(self, directory: Node, name: bytes, number: int, mark: int) -> bool:
+        """Remember what the server said of a name, if it was not told that names changed
+        meanwhile."""
+        if self._calls.told_since(directory.key, mark):
+            return False
+        directory.promised = True
+        self._nodes.name(directory, name, number)
+        return True
 
     # ---- creating
 
@@ -160,7 +174,10 @@ class Names:
     def _added(self, directory: Node, name: bytes, node: Node, mark: int) -> None:
         subdirectories = 1 if node.is_directory else 0
         self._changed(directory, mark, node.ctime_ns, 1, subdirectories)
-        self._nodes.name(directory, name, node.number)
+        if self._calls.told_since(directory.key, mark):
+            self._unsure(directory, name)
+        else:
+            self._nodes.name(directory, name, node.number)
 
     def _changed(
         self, directory: Node, mark: int, time_ns: int, names: int, subdirectories: int
@@ -172,8 +189,8 @@ class Names:
             directory.known = False
         directory.size += names
         directory.links += subdirectories
-        directory.mtime_ns = max(directory.mtime_ns, time_ns)
-        directory.ctime_ns = max(directory.ctime_ns, time_ns)
+        if time_ns > directory.ctime_ns:  # not so when answers overtake one another
+            directory.mtime_ns = directory.ctime_ns = time_ns
         directory.packed = None
 
     async def link(self, existing: int, number: int, name: bytes, caller: Caller) -> Node:
@@ -235,13 +252,14 @@ class Names:
             return self._nodes.find(child)
         if not self._mount.handles.files:
             return None
-        return await self.lookup(directory.number, name)
+        return (await self.lookup(directory.number, name)).node
 
     def _lost_name(self, node: Node, reply: pb.NamesReply) -> None:
         node.packed = None
         if node.is_directory:
             node.links = 0
             self._nodes.forget_names(node)
+            node.known = False
             return  # whoever has it open sees it as it was, without links
         node.known = False
         if reply.kept_open:
@@ -293,9 +311,9 @@ class Names:
         self._left(source, target, reply.time_ns, mark, moved_node, replaced, exchange)
         target.known = target.known and is_sure
         self._nodes.unname(source, name)
-        if exchange and replaced is not None:
-            self._nodes.name(source, name, replaced.number)
-        if moved:
+        if exchange or self._calls.told_since(source.key, mark):
+            self._unsure(source, name)
+        if moved and not self._calls.told_since(target.key, mark):
             self._nodes.name(target, new_name, moved)
         else:
             self._unsure(target, new_name)
