@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import pytest
 from dataplatform import aio
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS
-from dataplatform.base.errors import Unavailable
+from dataplatform.base.errors import Corrupt, Unavailable
 from dataplatform.base.limits import KIB, MIB
 from dataplatform_clients.fuse.views import lines, partitions, positions
 from dataplatform_clients.fuse.views.base import ViewNode
+from dataplatform_clients.fuse.views.fetches import Fetched, Source
 
 from .mounted import find, names, open_to_read, read_all, read_on, redirect, served, size_of, view
 from .tails import Tail
@@ -180,6 +181,32 @@ async def test_the_size_of_what_nobody_reads_may_be_about_right(
         await handle.release()
         await stream.append("t", b"y")
         assert await size_of(file) == 200_002
+
+
+async def test_damage_is_told_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = Source.fetch
+
+    async def damaged(source: Source, offsets: Mapping[int, int], size_bytes: int) -> list[Fetched]:
+        if offsets == {0: 1}:
+            error = Corrupt("a record batch is damaged", offset=1)
+            return [Fetched("t", 0, 1, memoryview(b""), 0, error)]
+        return [
+            part._replace(data=part.data[: len(part.data) // 2])
+            for part in await fetch(source, offsets, size_bytes)
+        ]
+
+    monkeypatch.setattr(Source, "fetch", damaged)
+    async with served(tmp_path) as client:
+        stream, top = await make(client, 1)
+        for value in b"one", b"two":
+            await stream.append("t", value)
+        file = await find(top, "t", "0")
+        assert await size_of(file) == 4
+        handle = await open_to_read(file)
+        assert await handle.read(0, 100) == b"one\n"
+        with pytest.raises(Corrupt):
+            await handle.read(4, 100)
+        await handle.release()
 
 
 # --------------------------------------------------------------------------------- following
