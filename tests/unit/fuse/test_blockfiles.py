@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dataplatform_clients.fuse import blockfiles
 from dataplatform_clients.fuse.blockfiles import (
     BLOCK_PIECES,
     HEAD,
@@ -27,6 +28,11 @@ def files(tmp_path: Path) -> BlockFiles:
     files = BlockFiles(tmp_path / "cache", "aa")
     files.open()
     return files
+
+
+@pytest.fixture(autouse=True)
+def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockfiles, "SETTLED_S", -1.0)
 
 
 def _piece(number: int, length: int = PIECE_BYTES) -> bytes:
@@ -91,6 +97,22 @@ def test_any_flipped_bit_and_any_torn_end_is_noticed(files: BlockFiles, seed: in
         assert found.missing == [0]
         assert found.is_damaged
         files.remove(PLACE)
+
+
+def test_a_piece_that_is_being_stored_is_no_damage(
+    files: BlockFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockfiles, "SETTLED_S", 5.0)
+    files.write(PLACE, 0, [_piece(0)])
+    os.truncate(files.path(PLACE), 3000)
+    found = files.read(PLACE, 0, [PIECE_BYTES], touch=False)
+    assert found is not None
+    assert found.missing == [0]
+    assert not found.is_damaged
+    os.utime(files.path(PLACE), (100, 100))
+    found = files.read(PLACE, 0, [PIECE_BYTES], touch=True)
+    assert found is not None
+    assert found.is_damaged
 
 
 def test_what_stands_in_a_wrong_place_is_noticed(files: BlockFiles) -> None:
