@@ -48,7 +48,7 @@ STEPS = 2500
 COMPARE_EVERY = 150
 ENTRIES_MAX = 60
 SIZE_MAX = 2 << 20
-LOG_SHOWN = 60
+LOG_SHOWN = 300
 TICK_NS = 20 * 10**6
 """A kernel that keeps a file's times itself keeps them to a tick of its clock."""
 
@@ -95,8 +95,10 @@ class Walk:
         subjects: Sequence[Path],
         stack: ExitStack,
         work: str = "Work",
+        compare_every: int = COMPARE_EVERY,
     ) -> None:
         self.seed = seed
+        self.compare_every = compare_every
         self.rng = random.Random(seed)
         self.is_pair = len(subjects) > 1
         self.log: list[str] = []
@@ -125,7 +127,7 @@ class Walk:
 
     def run(self, steps: int) -> None:
         for number in range(steps):
-            if number % COMPARE_EVERY == COMPARE_EVERY - 1:
+            if number % self.compare_every == self.compare_every - 1:
                 self._compare()
             self._step(number)
         self._compare()
@@ -606,10 +608,11 @@ def run(
     subjects: Sequence[Path],
     steps: int = STEPS,
     work: str = "Work",
+    compare_every: int = COMPARE_EVERY,
 ) -> Counter[str]:
     """One walk; what came of its steps, counted. `work`: a class of `plants`."""
     with ExitStack() as stack:
-        walk = Walk(seed, reference, subjects, stack, work)
+        walk = Walk(seed, reference, subjects, stack, work, compare_every)
         walk.run(steps)
         return walk.counts
 
@@ -619,6 +622,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=1, help="seeds")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--compare-every", type=int, default=COMPARE_EVERY, help="steps")
     parser.add_argument("reference", type=Path)
     parser.add_argument("subjects", type=Path, nargs="+")
     options = parser.parse_args()
@@ -626,7 +630,13 @@ def main() -> None:
     for seed in range(options.seed, options.seed + options.count):
         started = time.monotonic()
         try:
-            total += run(seed, options.reference, options.subjects, options.steps)
+            total += run(
+                seed,
+                options.reference,
+                options.subjects,
+                options.steps,
+                compare_every=options.compare_every,
+            )
             outcome = "equal"
         except Mismatch as mismatch:
             outcome = str(mismatch)
