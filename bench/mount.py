@@ -20,10 +20,9 @@ from .mounts.ours import Ours
 from .mounts.parts import Plan
 from .mounts.places import Place
 from .mounts.records import Record, load
-from .mounts.rounds import MEMORY, measured, started
+from .mounts.rounds import MEMORY, measured
 from .mounts.seaweedfs import SeaweedFS
 from .mounts.works import WORKS, known
-from .processes import Failed
 from .sides import DISK, OURS
 
 PLACES: Mapping[str, Callable[[], Place]] = {
@@ -86,20 +85,12 @@ def _measure(options: argparse.Namespace, record: Record) -> None:
     with tempfile.TemporaryDirectory(prefix="dp-mount-bench-", dir=options.dir) as name:
         directory = Path(name)
         directory.chmod(0o755)  # databases run as users of their own
-        scratch = directory / "scratch"
-        scratch.mkdir()
-        with started(places, directory, _tell) as running:
-            if not running:
-                raise Failed("no side has started")
-            for found in measured(running, options.works, plan, options.rounds, scratch, _tell):
-                found.works = {
-                    work: figures
-                    for work, figures in found.works.items()
-                    if work in options.works or work in MEMORY
-                }
-                record.update(found)
-                if options.save:
-                    record.save(options.save)
+        for found in measured(places, options.works, plan, options.rounds, directory, _tell):
+            shown = {*options.works, *MEMORY}
+            found.works = {work: found.works[work] for work in found.works if work in shown}
+            record.update(found)
+            if options.save:
+                record.save(options.save)
 
 
 def scaled(plan: Plan, scale: float) -> Plan:

@@ -14,6 +14,8 @@ from ..processes import Failed, Running, run
 
 PREPARE_S = 600.0
 START_S = 120.0
+COMPLAINTS = ("PANIC", "FATAL", "ERROR:", "[ERROR]", "terminated by signal")
+"""Of PostgreSQL's log, and of MariaDB's."""
 
 
 class Database(ABC):
@@ -49,12 +51,22 @@ class Database(ABC):
 
     @contextmanager
     def served(self) -> Iterator[None]:
-        running = Running(self.command(), self.scratch / f"{self.name}.log")
+        log = self.scratch / f"{self.name}.log"
+        running = Running(self.command(), log)
         try:
             running.wait_until(self.answers, START_S)
             yield
+        except Failed as error:
+            raise Failed(f"{error}; {self.name}: {complaints(log)}") from None
         finally:
             running.stop()
+
+
+def complaints(log: Path) -> str:
+    """What a database's log has of errors, the last of them."""
+    lines = log.read_text(errors="replace").splitlines()
+    found = [line for line in lines if any(word in line for word in COMPLAINTS)]
+    return " | ".join(found[-3:]) or "nothing in its log"
 
 
 def program(name: str, *folders: str, package: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..peers.tools import find_program
 from ..processes import Failed, run
+from . import room
 from .parts import Figures, Part
 from .places import Place
 
@@ -63,6 +64,7 @@ class RandomBlocks(Part):
             raise Failed("no fio: apt-get install fio")
         figures = {}
         for job in JOBS:
+            room.check(self.scratch)
             # Files of the readers stay as they were laid out.
             directory = place.point / f"fio-{job.kind}-{job.jobs}"
             directory.mkdir(exist_ok=True)

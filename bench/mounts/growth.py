@@ -7,7 +7,6 @@ the store is what the disk has given for all of them.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from ..proc import resident_bytes
 from ..processes import Failed
 from ..soak.samples import stored_bytes
+from . import room
 from .mariadb import MariaDB
 from .parts import Figures, Part, Plan
 from .places import Place
@@ -23,8 +23,6 @@ from .postgres import Postgres
 TURN_S = 15
 SETTLE_S = 60.0
 CLIENTS = 8
-FREE_BYTES_MIN = 12_000_000_000
-"""What a store that grows must leave to the machine."""
 
 
 class Growth(Part):
@@ -56,7 +54,7 @@ class Growth(Part):
                     **rates,
                 }
             )
-            self._guard(place, stored)
+            self._guard(stored)
 
         postgres.create()
         mariadb.create()
@@ -70,11 +68,10 @@ class Growth(Part):
         ratios = [one["stored_bytes"] / max(one["live_bytes"], 1) for one in samples]
         return {"store-ratio": max(ratios), "store-ratio-end": ratios[-1]}
 
-    def _guard(self, place: Place, stored: float) -> None:
+    def _guard(self, stored: float) -> None:
         if stored > self.plan.growth_bytes_max:
             raise Failed(f"its store grew to {stored / 1e9:.0f} GB")
-        if shutil.disk_usage(self.scratch).free < FREE_BYTES_MIN:
-            raise Failed(f"the disk is nearly full, with {stored / 1e9:.0f} GB in its store")
+        room.check(self.scratch)
 
 
 def _stored(place: Place) -> int:

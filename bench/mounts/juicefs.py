@@ -1,7 +1,8 @@
 """JuiceFS: files as its object store, Redis for its metadata.
 
-Redis syncs before each reply, or keeps everything in memory. Its defaults otherwise, the local
-cache included; it does not sync the objects.
+Redis syncs before each reply, or keeps everything in memory. It does not sync the objects. Its
+defaults, the local cache included, but for the trash: overwritten blocks, which it keeps for a day,
+would fill the disk before the works are done.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class JuiceFSMount(Place):
         )
         self._redis.wait_until(lambda: answers(port))
         bucket = ("--storage", "file", "--bucket", f"{directory / 'objects'}/")
-        run([self._program, "format", *bucket, self._metadata, "bench"])
+        run([self._program, "format", "--trash-days", "0", *bucket, self._metadata, "bench"])
         self._serve()
 
     def _serve(self) -> None:

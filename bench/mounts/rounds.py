@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..proc import peak_resident_bytes
 from ..processes import Failed, uninterrupted
-from . import caches, quiet
+from . import caches, quiet, room
 from .bulk import Bulk, BulkTogether
 from .fio import RandomBlocks
 from .growth import Growth
@@ -67,24 +68,30 @@ def measured(
     works: Sequence[str],
     plan: Plan,
     rounds: int,
-    scratch: Path,
+    directory: Path,
     tell: Tell,
 ) -> Iterator[Record]:
-    """The record, again after every part, as far as it is."""
+    """The record, again after every part, as far as it is. Each part begins with empty stores,
+    below `directory`: what one has left in them is no burden to the next, nor to the disk."""
     record = Record(machine(), rounds)
     record.places = {place.name: About(place.title, place.durability) for place in places}
     for kind in PARTS:
         if not set(kind.works) & set(works):
             continue
+        below = directory / kind.__name__
+        scratch = below / "scratch"
+        scratch.mkdir(parents=True)
         part = kind(plan, scratch, tell)
-        for turn in range(rounds if part.is_repeated else 1):
-            first = turn % len(places)
-            for place in (*places[first:], *places[:first]):
-                _take(part, place, turn, record, tell)
-                _note_memory(place, record)
+        with started(places, below, tell) as running:
+            for turn in range(rounds if part.is_repeated else 1):
+                first = turn % max(len(running), 1)
+                for place in (*running[first:], *running[:first]):
+                    _take(part, place, turn, record, tell)
+                    _note_memory(place, record)
         if isinstance(part, Growth):
             record.growth |= part.samples
         yield record
+        shutil.rmtree(below)
 
 
 def _take(part: Part, place: Place, turn: int, record: Record, tell: Tell) -> None:
@@ -92,6 +99,7 @@ def _take(part: Part, place: Place, turn: int, record: Record, tell: Tell) -> No
         return  # it has failed before
     tell(f"{type(part).__name__} on {place.name}, round {turn + 1}")
     try:
+        room.check(part.scratch)
         if not place.is_served():
             place.remount()
         caches.settle()

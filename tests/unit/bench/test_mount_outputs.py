@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform_bench.mounts import fio, mariadb, postgres, quiet
+from dataplatform_bench.mounts import databases, fio, mariadb, postgres, quiet
 from dataplatform_bench.mounts.fio import JOBS, Job
 from dataplatform_bench.mounts.works import WORKS
 from dataplatform_bench.processes import Failed
@@ -83,3 +83,11 @@ def test_how_busy_the_processors_were() -> None:
     after = "cpu 130 0 70 840 60 0 0 0 30 0\ncpu0 9 9 9\n"
     assert quiet.busy_part(before, after) == pytest.approx(0.5)
     assert quiet.busy_part(before, before) == 0
+
+
+def test_a_database_that_fails_is_asked_for_its_reasons(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("LOG:  ready\nPANIC:  could not fdatasync file\nLOG:  redo\n")
+    assert databases.complaints(log) == "PANIC:  could not fdatasync file"
+    log.write_text("LOG:  ready\n")
+    assert databases.complaints(log) == "nothing in its log"
