@@ -106,6 +106,7 @@ class Calls:
         self._turn = 0
         self._told: dict[Key, int] = {}
         self._told_all = 0  # the turn since which nothing is known of keys that are not in there
+        self.is_told = False  # whether the server tells us at all
 
     async def call(self, method: Method, message: Any, data: Data = b"") -> Any:
         """The reply's message."""
@@ -166,6 +167,16 @@ class Calls:
             self.told_all()
         self._told[key] = self._turn
 
+    def watch_began(self) -> None:
+        """From now on the server tells; what it answered before may have changed unsaid."""
+        self.told_all()
+        self.is_told = True
+
+    def watch_ended(self) -> None:
+        """The server does not tell any more: until it does, nothing that it answers is kept."""
+        self.told_all()
+        self.is_told = False
+
     def told_all(self) -> None:
         """Whatever is known may have changed."""
         self._turn += 1
@@ -173,8 +184,11 @@ class Calls:
         self._told_all = self._turn
 
     def told_since(self, key: Key, mark: int) -> bool:
+        """Whether what was asked about it at this mark may have changed since."""
         turn = self._turn
-        return turn != mark and self._told.get(key, self._told_all) > mark
+        if turn == mark:
+            return not self.is_told
+        return not self.is_told or self._told.get(key, self._told_all) > mark
 
     # ---- bytes
 
@@ -182,7 +196,7 @@ class Calls:
         """A write of ours was answered: what was asked before may be of before."""
         self._turn += 1
         node.changed_turn = self._turn
-        node.data_turn += 1
+        node.wrote()
 
     def changed(self, node: Node) -> None:
         """The same of any other change of ours to the file's bytes."""

@@ -12,6 +12,7 @@ that a name which is not in there does not exist.
 
 from __future__ import annotations
 
+import itertools
 import stat
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,6 +55,10 @@ _TYPES: dict[int, int] = {
 KIND_WORDS = {number: name.lower() for name, number in pb.Kind.items() if number}
 
 
+_turns = itertools.count(1)
+"""Turns are never used again: a node that was forgotten and comes back has new ones."""
+
+
 def type_bits(kind: int) -> int:
     """S_IFMT bits of a kind."""
     return _TYPES.get(kind, stat.S_IFREG)
@@ -93,6 +98,7 @@ class Node:
         "number",
         "opens",
         "packed",
+        "pages_kept",
         "promised",
         "rdev",
         "size",
@@ -128,10 +134,10 @@ class Node:
         self.ctime_ns = 0
         self.symlink = ""
         self.version = 0
-        self.data_turn = 0  # moves whenever the bytes change
+        self.data_turn = next(_turns)  # moves whenever the bytes change
         self.changed_turn = 0  # of `calls`, at which a change of ours was last answered
         self._content: tuple[int, Content] | None = None  # and the data_turn that it is of
-        self.trust_turn = 0  # the same, but for writes of ours
+        self.trust_turn = self.data_turn  # the same, but for writes of ours
         self.written_s = 0.0  # when we wrote last (the loop's time)
         self.xattrs: dict[str, bytes] | None = None  # all of them, if that is known
         self.packed: bytes | None = None  # the attributes as the door packs them
@@ -141,6 +147,7 @@ class Node:
         self.opens = 0  # open handles here
         self.held = False  # opened for our session at the server: it has no name any more
         self.invalidating = 0  # the kernel's pages of it are being dropped
+        self.pages_kept = False  # what the kernel has of its pages came under this promise
         self.writing: Writing | None = None
         self.view: ViewNode | None = None
 
@@ -162,6 +169,13 @@ class Node:
     def content(self, content: Content) -> None:
         self._content = self.data_turn, content
 
+    def open_pages(self) -> bool:
+        """Whether the kernel may keep its pages when the file is opened now. If not it drops them,
+        and those that come then are of the promise that there is."""
+        keeps = self.promised and self.pages_kept and not self.invalidating
+        self.pages_kept = self.promised
+        return keeps
+
     def take(self, message: pb.Node) -> None:
         """The attributes as the server has just said them."""
         self.kind = message.kind
@@ -182,12 +196,16 @@ class Node:
 
     def moved(self) -> None:
         """The bytes may be others by now."""
-        self.data_turn += 1
-        self.trust_turn += 1
+        self.data_turn = self.trust_turn = next(_turns)
+
+    def wrote(self) -> None:
+        """A write of ours changed some bytes."""
+        self.data_turn = next(_turns)
 
     def distrust(self) -> None:
         """Nothing that was remembered may be believed any more."""
         self.promised = False
+        self.pages_kept = False
         self.known = False
         self.entries = None
         self.complete = False

@@ -37,6 +37,8 @@ WAIT_S = 2.0
 SILENCE_S = 3.0
 """How much longer than that a server may be silent before its connection is given up."""
 
+PAUSE_S = 0.1
+
 LEASE_PART = 0.6
 """Of the lease: then nothing is believed any more. The server counts from a later moment."""
 
@@ -50,23 +52,31 @@ UNSYNCED_AGE_S = 2.0
 class Watcher:
     """Runs until it is cancelled."""
 
-    def __init__(self, mount: Mount, notices: Notices) -> None:
+    def __init__(self, mount: Mount, notices: Notices, *, resumes: bool = False) -> None:
+        """`resumes`: a process before this one watched, and what it was promised is still in the
+        kernel's caches."""
         self._mount = mount
         self._notices = notices
         self._calls = mount.calls
         self._acknowledged = 0
-        self._must_begin = True
+        self._must_begin = not resumes
+        self._losses = 0  # how often
         self._lease_s = 0.0
         self._heard_s = 0.0  # when the last poll that was answered was sent
         self._reported_s = 0.0
-        self._is_blind = True  # everything was dropped, and no promise was asked for since
+        self._is_blind = not resumes  # nothing is believed, and nothing that is answered is kept
         notices.pages_begun = self._pages_begun
         notices.pages_done = self._pages_done
         self._calls.channel.on_lost = self.lose_all
 
     async def begin(self) -> None:
-        """The first poll: from its answer on, the server tells."""
-        await self._poll(0)
+        """The first poll: from its answer on, the server tells. Waits for the server."""
+        while not self._calls.is_told:
+            try:
+                await self._poll(0)
+            except Unavailable:
+                self.lose_all()
+                await asyncio.sleep(PAUSE_S)
 
     async def run(self) -> None:
         lease = asyncio.create_task(self._watch_lease())
@@ -77,9 +87,13 @@ class Watcher:
                     await self._poll(WAIT_S)
                 except Unavailable:
                     self.lose_all()
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(PAUSE_S)
                 except PlatformError as error:
                     logger.warning("the server does not let us watch. reason=`%s`", error)
+                    self.lose_all()
+                    await asyncio.sleep(1.0)
+                except Exception:
+                    logger.exception("what the server told was not understood")
                     self.lose_all()
                     await asyncio.sleep(1.0)
         finally:
@@ -87,8 +101,9 @@ class Watcher:
             syncs.cancel()
 
     async def _poll(self, wait_s: float) -> None:
+        begins, losses = self._must_begin, self._losses
         request = pb.WatchRequest(
-            begin=self._must_begin,
+            begin=begins,
             acknowledged=self._acknowledged,
             wait_ms=round(wait_s * 1000),
         )
@@ -107,14 +122,14 @@ class Watcher:
             cut.cancel()
         self._heard_s = now_s
         self._lease_s = reply.lease_ms / 1000
-        if self._must_begin:
-            self._must_begin = False
-            self._acknowledged = 0
         if reply.everything:
             self.lose_all()
-            self._must_begin = True
             return
-        self._is_blind = False
+        if self._losses != losses:
+            return  # everything was lost meanwhile: begin anew
+        if begins or not self._calls.is_told:
+            self._calls.watch_began()
+        self._is_blind = self._must_begin = False
         if reply.broken:
             await self._take_in(reply)
         self._acknowledged = reply.sequence
@@ -163,12 +178,13 @@ class Watcher:
 
     def lose_all(self) -> None:
         """Believe nothing: neither here nor in the kernel."""
+        self._losses += 1
         self._must_begin = True
         if self._is_blind:
             return
         self._is_blind = True
         mount, notices = self._mount, self._notices
-        self._calls.told_all()
+        self._calls.watch_ended()
         mount.stats.reconnects += 1
         for node in mount.nodes:
             if node.view is not None and node.number != ROOT_NUMBER:

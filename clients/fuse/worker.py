@@ -145,7 +145,7 @@ class _Worker:
         (minor,) = GREETING.unpack(self._handover.greeting)
         self._mount.handles.start_behind(self._handover.generation << 40)
         self._take_losses()
-        self._agree(minor)
+        self._agree(minor, resumes=True)
         await self._begin_watching()
         if minor >= kernel.RESEND_MINOR:
             self._device.notify(kernel.NOTIFY_RESEND, b"")
@@ -205,12 +205,12 @@ class _Worker:
             flags2,
         )
 
-    def _agree(self, minor: int) -> None:
+    def _agree(self, minor: int, *, resumes: bool = False) -> None:
         self._notices = Notices(self._device, minor)
         if not self._notices.has_epoch:
             self._requests.name_valid_s = OLD_NAME_VALID_S
         self._mount.kernel = self._notices
-        self._watcher = Watcher(self._mount, self._notices)
+        self._watcher = Watcher(self._mount, self._notices, resumes=resumes)
 
     async def _greeted(self) -> None:
         await self._begin_watching()

@@ -282,6 +282,7 @@ async def _drop_name(
     """Delete the entry, and the inode if that was its last name: then, with `keep_open`, its
     number; else 0."""
     is_directory = found.kind == Kind.DIRECTORY
+    unit.lost_name = found.inode
     unit.delete(keys.entry(directory, name))
     _grow(unit, await unit.inode(directory), -1, -1 if is_directory else 0)
     inode = await unit.inode(found.inode)
@@ -362,7 +363,7 @@ async def _remove_small(unit: Unit, inode: Inode) -> bool:
         page: list[Pair] = await unit.scan(start, end, limit=DISPOSE_PIECES_MAX + 1)
         if len(page) > DISPOSE_PIECES_MAX:
             return False
-        await filemap.remove_some(unit, number)
+        await filemap.remove(unit, page)
     await remove_xattrs(unit, number)
     unit.forget(number)
     return True
@@ -429,6 +430,7 @@ async def rename(
         await _move(unit, source, old_directory, old_name, new_directory, target_name)
     if _REMEMBERED & {source.kind, target.kind if target is not None else source.kind}:
         _forget_paths(unit)
+    unit.renamed = source.inode
     verb = "exchanged" if exchange else "renamed"
     unit.event(verb, new_path, source.kind, **{"from": old_path, "to": new_path})
     return kept

@@ -74,6 +74,7 @@ class Unit:
     __slots__ = (
         "_callbacks",
         "_inodes",
+        "_packed",
         "_size_bytes",
         "_sorted",
         "_statistics",
@@ -82,9 +83,11 @@ class Unit:
         "engine",
         "entries_delta",
         "events",
+        "lost_name",
         "now_ns",
         "oldest_change",
         "quiet",
+        "renamed",
         "renames",
         "request",
         "resized",
@@ -104,6 +107,8 @@ class Unit:
         self.commit = volume.state.commit + 1  # the number this unit has if it writes anything
         self.writes: dict[bytes, bytes | None] = {}
         self.events: list[Event] = []
+        self.lost_name = 0  # the inode that a name was taken from, if one was
+        self.renamed = 0  # the inode that has another name now, if one has
         self.used_bytes_delta = 0
         self.entries_delta = 0
         self.segments: dict[int, Segment] = {}
@@ -115,6 +120,7 @@ class Unit:
         self.unlinked: list[int] = []  # inodes whose last name goes
         self.told_before = False  # caches were told when its bytes were taken
         self._inodes: dict[int, Inode] = {}
+        self._packed: dict[int, bytes] = {}  # of those that were packed since they were saved
         self._statistics: dict[int, Statistics] = {}
         self._callbacks: list[Callable[[int], None]] = []
         self._size_bytes = 0
@@ -220,9 +226,16 @@ class Unit:
         """If this unit has looked at it."""
         return self._inodes.get(number)
 
+    async def packed(self, number: int) -> bytes:
+        """The inode as it is, which is how this unit leaves it unless it is saved again."""
+        packed = self._packed[number] = (await self.inode(number)).pack()
+        return packed
+
     def save(self, inode: Inode) -> None:
         inode.version = self.commit
         self._inodes[inode.number] = inode
+        if self._packed:
+            self._packed.pop(inode.number, None)
         self.put(keys.inode(inode.number), b"")  # packed at the end, when it is final
 
     def forget(self, number: int) -> None:
@@ -328,25 +341,30 @@ class Unit:
 
     async def path_of(self, number: int) -> str:
         """Path from the volume's root, by way of the inode's first name; for events and errors."""
-        path = self.volume.paths.get(number)
+        known = self.volume.paths
+        path = known.get(number)
         if path is not None:
             return path
-        cleared = self.volume.paths.cleared
-        names: list[str] = []
+        cleared = known.cleared
+        unnamed: list[Inode] = []  # from the inode upwards, as far as no path is known
         current = number
-        while True:
+        while path is None:
             inode = await self.find_inode(current)
-            if inode is None or inode.links == 0 or len(names) > DEPTH_MAX:
+            if inode is None or inode.links == 0 or len(unnamed) > DEPTH_MAX:
                 return f"(inode {number})"
             if inode.parent == 0:
-                break
-            names.append(inode.name.decode("utf-8", "replace"))
-            current = inode.parent
-        path = "/" + "/".join(reversed(names))
-        # Only what this unit did not name itself: it may yet fail.
-        unchanged = not self.renames and cleared == self.volume.paths.cleared
-        if unchanged and number < self.volume.state.next_inode:
-            self.volume.paths.remember(number, path, self._inodes[number].kind)
+                path = "/"
+            else:
+                unnamed.append(inode)
+                current = inode.parent
+                path = known.get(current)
+        # Only what this unit did not name itself is remembered: it may yet fail.
+        unchanged = not self.renames and cleared == known.cleared
+        names_end = self.volume.state.next_inode
+        for inode in reversed(unnamed):
+            path = f"{'' if path == '/' else path}/{inode.name.decode('utf-8', 'replace')}"
+            if unchanged and inode.number < names_end:
+                known.remember(inode.number, path, inode.kind)
         return path
 
     def on_commit(self, callback: Callable[[int], None]) -> None:
@@ -363,7 +381,7 @@ class Unit:
         for number, inode in self._inodes.items():
             key = keys.inode(number)
             if writes.get(key) is not None:
-                writes[key] = inode.pack()
+                writes[key] = self._packed.get(number) or inode.pack()
         for number, statistics in self._statistics.items():
             key = keys.statistics(number)
             if writes.get(key) is not None:

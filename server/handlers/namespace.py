@@ -92,22 +92,22 @@ async def link(call: Call, message: pb.LinkRequest, data: Any) -> pb.Node:
 
 
 def _names_changed(
-    call: Call, message: Any, volume: Volume, stored: tuple[int, int]
+    call: Call, message: Any, volume: Volume, stored: tuple[int, int, int, int]
 ) -> pb.NamesReply:
-    """Answers what took a name away; `stored`: the inode that the session keeps open, or 0, and the
-    time of the change."""
-    number, time_ns = stored or (0, 0)  # None: kept by a server that had nothing to say
+    """Answers what changed names; see `_changed_names` for what is stored."""
+    number, time_ns, lost, renamed = stored
     if number:
         call.platform.opens.ensure(call.session.id, volume, number)
-    return pb.NamesReply(time_ns=time_ns, kept_open=bool(number))
+    return pb.NamesReply(time_ns=time_ns, kept_open=bool(number), lost=lost, renamed=renamed)
 
 
-def _keep_open(call: Call, unit: Unit, number: int) -> tuple[int, int]:
-    """Have it open from the moment at which it has no name any more."""
+def _changed_names(call: Call, unit: Unit, number: int) -> tuple[int, int, int, int]:
+    """The inode that the session keeps open (0: none), from the moment at which it has no name any
+    more; the time; the inodes that lost a name and that have another."""
     if number:
         opens, session = call.platform.opens, call.session.id
         unit.on_commit(lambda _: opens.ensure(session, unit.volume, number))
-    return number, unit.now_ns
+    return number, unit.now_ns, unit.lost_name, unit.renamed
 
 
 @rpc("Namespace.Remove", answer=_names_changed)
@@ -115,9 +115,9 @@ async def remove(call: Call, message: pb.RemoveRequest, data: Any) -> pb.NamesRe
     at = await call.new_name(message.target, parents=message.missing_ok)
     expect = message.expect
 
-    async def work(unit: Unit) -> tuple[int, int]:
+    async def work(unit: Unit) -> tuple[int, int, int, int]:
         if at.missing:
-            return 0, 0  # missing_ok: not even its directory is there
+            return 0, 0, 0, 0  # missing_ok: not even its directory is there
         number = await namespace.remove(
             unit,
             at.directory,
@@ -127,7 +127,7 @@ async def remove(call: Call, message: pb.RemoveRequest, data: Any) -> pb.NamesRe
             missing_ok=message.missing_ok,
             keep_open=message.keep_open,
         )
-        return _keep_open(call, unit, number)
+        return _changed_names(call, unit, number)
 
     stored = await at.volume.run(
         call.request(message), work, durable=call.durable(message, customary=False)
@@ -142,7 +142,7 @@ async def rename(call: Call, message: pb.RenameRequest, data: Any) -> pb.NamesRe
     call.same_volume(source.volume, target.volume)
     await _flush(source)
 
-    async def work(unit: Unit) -> tuple[int, int]:
+    async def work(unit: Unit) -> tuple[int, int, int, int]:
         number = await namespace.rename(
             unit,
             source.directory,
@@ -153,7 +153,7 @@ async def rename(call: Call, message: pb.RenameRequest, data: Any) -> pb.NamesRe
             exchange=message.exchange,
             keep_open=message.keep_open,
         )
-        return _keep_open(call, unit, number)
+        return _changed_names(call, unit, number)
 
     stored = await source.volume.run(
         call.request(message), work, durable=call.durable(message, customary=False)
@@ -163,23 +163,31 @@ async def rename(call: Call, message: pb.RenameRequest, data: Any) -> pb.NamesRe
 
 async def _flush(source: NewName) -> None:
     """A new file's bytes go before its new name: replacing by rename never shows an empty file."""
-    if source.inode:
-        await source.volume.writeback.flush(source.inode)
+    writeback = source.volume.writeback
+    if writeback:
+        entry = await source.volume.find_entry(source.directory, source.name.encode())
+        if entry is not None:
+            await writeback.flush(entry.inode)
 
 
 @rpc("Namespace.SetAttributes", answer=node_left)
 async def set_attributes(call: Call, message: pb.SetAttributesRequest, data: Any) -> pb.Node:
-    node = await call.node(message.target, follow=message.follow)
-    volume, number = node.volume, node.inode.number
-    durable = call.durable(message, customary=False)
-    optional = {
+    optional: dict[str, Any] = {
         name: getattr(message, name)
         for name in ("mode", "uid", "gid", "atime_ns", "mtime_ns")
         if message.HasField(name)
     }
-    settings = settings_of(node.inode.kind, message)
-    if settings is not None:
-        optional["settings"] = settings
+    near = None
+    if not message.HasField("stream") and not message.HasField("table"):
+        near = call.reference_now(message.target)
+    if near is None:
+        node = await call.node(message.target, follow=message.follow)
+        near = node.volume, node.inode.number
+        settings = settings_of(node.inode.kind, message)
+        if settings is not None:
+            optional["settings"] = settings
+    volume, number = near
+    durable = call.durable(message, customary=False)
     if message.HasField("size"):
         if optional:
             raise Invalid("set a size alone: other attributes go in a request of their own")

@@ -489,7 +489,7 @@ class Requests:
         if node.view is None:
             if not node.promised:
                 node = await self._mount.node(request.node)
-            elif node.promised and not node.invalidating:
+            if node.open_pages():
                 flags = kernel.OPEN_KEEP_CACHE
             flags |= kernel.OPEN_CACHE_DIR
         handles = self._mount.handles

@@ -68,7 +68,6 @@ class Files:
         node = mount.nodes.get(number)
         if node.view is not None or number & VIEW_BIT:
             return await self._open_view(node, flags)
-        keep_cache = node.promised and not node.invalidating
         if not (node.known and node.promised):
             await mount.refresh(node)
         elif not flags & os.O_TRUNC:
@@ -77,11 +76,11 @@ class Files:
             if kill_set_id:
                 await self._attributes.kill_set_id(node)
             await self._names.truncate(node, 0)
-        return Opened(self._handle(node), keep_cache)
+        return Opened(self._handle(node), node.open_pages())
 
     def opened(self, node: Node) -> Opened:
         """Of a file that has just been created."""
-        return Opened(self._handle(node), keep_cache=node.promised)
+        return Opened(self._handle(node), node.open_pages())
 
     def _handle(self, node: Node) -> Handle:
         mount = self._mount
@@ -188,7 +187,7 @@ class Files:
             await mount.budget.room()
         if not node.kind:
             await mount.node(node.number)
-        node.data_turn += 1
+        node.wrote()
         node.written_s = mount.loop.time()
         if mount.near is not None:
             mount.near.written(node, offset, len(data))

@@ -242,8 +242,7 @@ class Names:
         is_directory = expect == pb.RemoveRequest.EMPTY_DIRECTORY
         self._changed(directory, mark, reply.time_ns, -1, -1 if is_directory else 0)
         self._nodes.unname(directory, name)
-        if node is not None:
-            self._lost_name(node, reply)
+        self._lost_name(directory, reply)
 
     async def _target(self, directory: Node, name: bytes) -> Node | None:
         """What is going to lose this name: it has to be known whether it is open here."""
@@ -254,16 +253,26 @@ class Names:
             return None
         return (await self.lookup(directory.number, name)).node
 
-    def _lost_name(self, node: Node, reply: pb.NamesReply) -> None:
-        node.packed = None
+    def _lost_name(self, directory: Node, reply: pb.NamesReply) -> None:
+        """What is known of the node that a name was taken from does not hold any more."""
+        node = self._doubt(directory, reply.lost)
+        if node is None:
+            return
         if node.is_directory:
-            node.links = 0
+            node.links = 0  # whoever has it open sees it as it was, but for this
             self._nodes.forget_names(node)
-            node.known = False
-            return  # whoever has it open sees it as it was, without links
-        node.known = False
-        if reply.kept_open:
+        elif reply.kept_open:
             self._mount.kept(node)
+
+    def _doubt(self, directory: Node, inode: int) -> Node | None:
+        """The inode of the same volume changed: its attributes are to be asked for."""
+        if not inode:
+            return None
+        node = self._nodes.find(self._nodes.number_of((directory.volume, inode)))
+        if node is not None:
+            node.known = False
+            node.packed = None
+        return node
 
     # ---- renaming
 
@@ -303,22 +312,26 @@ class Names:
         same = replaced is not None and replaced.number == moved
         if same or (number == new_number and name == new_name):
             return
-        for node in (moved_node, replaced):
-            if node is not None:
-                node.known = False
-                node.packed = None
+        self._doubt(source, reply.renamed)
+        if replaced is not None:
+            self._doubt(target, replaced.inode)
         is_sure = _knows(target, new_name)
         self._left(source, target, reply.time_ns, mark, moved_node, replaced, exchange)
         target.known = target.known and is_sure
         self._nodes.unname(source, name)
-        if exchange or self._calls.told_since(source.key, mark):
-            self._unsure(source, name)
+        if exchange:
+            self._exchanged(source, name, replaced, mark)
         if moved and not self._calls.told_since(target.key, mark):
             self._nodes.name(target, new_name, moved)
         else:
             self._unsure(target, new_name)
-        if not exchange and replaced is not None:
-            self._lost_name(replaced, reply)
+        self._lost_name(target, reply)
+
+    def _exchanged(self, source: Node, name: bytes, node: Node | None, mark: int) -> None:
+        if node is None or self._calls.told_since(source.key, mark):
+            self._unsure(source, name)
+        else:
+            self._nodes.name(source, name, node.number)
 
     def _left(
         self,
