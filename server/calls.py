@@ -32,7 +32,16 @@ _TARGETS: dict[type[Any], tuple[str, ...]] = {
 class Call:
     """What a handler works with. `end` lets go of every volume that was found through it."""
 
-    __slots__ = ("_held", "_is_fresh", "keeper", "method", "platform", "server", "session")
+    __slots__ = (
+        "_held",
+        "_is_fresh",
+        "_left_behind",
+        "keeper",
+        "method",
+        "platform",
+        "server",
+        "session",
+    )
 
     def __init__(
         self, platform: Platform, session: Session, server: ServerFacts, method: int = 0
@@ -44,6 +53,7 @@ class Call:
         self.keeper = platform.promises.find(session.id)
         """The session, if it keeps in a cache what it is answered: it comes with promises."""
         self._is_fresh = False  # the answer is of a change that was made just now
+        self._left_behind: tuple[bytes, Inode] | None = None  # what `left` packed
         self._held: list[Volume] = []
 
     def end(self) -> None:
@@ -155,10 +165,12 @@ class Call:
         self._held.append(volume)
         return volume
 
-    async def new_name(self, target: pb.Target, *, parents: bool = False) -> NewName:
+    async def new_name(
+        self, target: pb.Target, *, parents: bool = False, look: bool = False
+    ) -> NewName:
         """Where to create, remove or rename. NOT_FOUND if directories are missing and not
-        `parents`."""
-        at = await self.platform.locate_name(target.path, target.volume, target.inode)
+        `parents`. Without `look`, one name relative to an inode is left to the unit."""
+        at = await self.platform.locate_name(target.path, target.volume, target.inode, look=look)
         self._held.append(at.volume)
         if at.missing and not parents:
             raise NotFound(
@@ -180,7 +192,8 @@ class Call:
 
     async def left(self, unit: Unit, number: int) -> bytes:
         """The inode as this unit leaves it: what a lane keeps to answer with a node."""
-        packed = (await unit.inode(number)).pack()
+        packed = await unit.packed(number)
+        self._left_behind = packed, await unit.inode(number)
         if self.keeper is not None:
             unit.on_commit(lambda _: self._left(unit.volume, number))
         return packed
@@ -196,7 +209,8 @@ class Call:
         A keeper gets it as it is now, if it was told meanwhile that it has changed: or it would
         keep what the promise that it has is not about.
         """
-        inode = Inode.unpack(packed)
+        known = self._left_behind
+        inode = known[1] if known is not None and known[0] is packed else Inode.unpack(packed)
         keeper = self.keeper
         if keeper is not None and not (self._is_fresh and keeper.keeps(volume.id, inode.number)):
             await keeper.keep(volume, inode.number)

@@ -14,7 +14,7 @@ from dataplatform.core.streams import Part
 from dataplatform.keyspace.records import Inode, Kind, Piece, VolumeSettings
 
 KINDS = frozenset(Kind)
-_DEFAULT_MODES = {Kind.DIRECTORY: 0o755}
+_DEFAULT_MODES = {int(Kind.DIRECTORY): 0o755}
 
 
 def node_message(node: Node, *, name: str = "") -> pb.Node:
@@ -47,7 +47,7 @@ def attributes_of(message: pb.CreateRequest | pb.WriteFileRequest) -> Attributes
     kind = message.kind if isinstance(message, pb.CreateRequest) else Kind.FILE
     if kind not in KINDS:
         raise Invalid("unknown kind of node", kind=kind)
-    customary = _DEFAULT_MODES.get(Kind(kind), 0o644)
+    customary = _DEFAULT_MODES.get(kind, 0o644)
     new = Attributes(
         kind=kind,
         mode=message.mode if message.HasField("mode") else customary,
@@ -65,6 +65,8 @@ def settings_of(
     kind: int, message: pb.CreateRequest | pb.SetAttributesRequest
 ) -> dict[str, Any] | None:
     """The stored settings that a message gives to a table or stream."""
+    if kind != Kind.STREAM and kind != Kind.TABLE:
+        return None
     if message.HasField("stream") and kind == Kind.STREAM:
         options = message.stream
         if options.partitions > PARTITIONS_MAX:

@@ -248,9 +248,14 @@ async def remove_some(unit: Unit, number: int, limit: int = PIECES_PER_UNIT_MAX)
     """Remove up to `limit` pieces of an inode without a name; True when none is left."""
     start, end = keys.prefix_range(keys.pieces(number))
     page = await unit.scan(start, end, limit=limit)
-    for key, value in page:
+    await remove(unit, page)
+    return not page or not await unit.scan(page[-1][0] + b"\x00", end, limit=1)
+
+
+async def remove(unit: Unit, pieces: list[Pair]) -> None:
+    """Remove these pieces of an inode without a name."""
+    for key, value in pieces:
         piece = Piece.unpack(keys.last_number_of(key), value)
         if piece.extent is not None:
             await unit.unrefer(piece.extent, key, piece.length)
         unit.delete(key)
-    return not page or not await unit.scan(page[-1][0] + b"\x00", end, limit=1)

@@ -71,6 +71,7 @@ async def find_entry(unit: Unit, directory: int, name: bytes) -> Entry | None:
 async def entry(unit: Unit, directory: int, name: bytes) -> Entry:
     found = await find_entry(unit, directory, name)
     if found is None:
+        await directory_of(unit, directory)  # says so if it is none, or gone
         raise NotFound("no such file or directory", path=await _path(unit, directory, name))
     return found
 
@@ -242,7 +243,7 @@ async def remove(
     if found is None:
         if missing_ok:
             return 0
-        raise NotFound("no such file or directory", path=await _path(unit, directory, name))
+        found = await entry(unit, directory, name)  # says what is missing
     path = await _path(unit, directory, name)
     if found.volume:
         raise Invalid(

@@ -49,7 +49,7 @@ class Node(NamedTuple):
 
 class NewName(NamedTuple):
     """Where something is, or could be created: `missing` directories below `directory` come
-    first. `inode` is 0 if there is nothing of that name."""
+    first. `inode` is 0 if there is nothing of that name, or if nobody looked."""
 
     volume: Volume
     directory: int
@@ -228,6 +228,10 @@ class Platform:
         The node's volume is in use until it is given to `release`. What is found is promised to
         the keeper, and so is the directory in which one name was looked for, found or not.
         """
+        if inode and "/" not in path:
+            near = await self._locate_near(path, volume, inode, follow, keeper)
+            if near is not None:
+                return near
         for _ in range(REPLACED_MAX):
             held, place = await self._walk(path, volume, inode, follow=follow, keeper=keeper)
             try:
@@ -246,9 +250,56 @@ class Platform:
                 break  # it is not the name that led to something else meanwhile
         raise NotFound("no such file or directory", path=path or None, inode=place.inode)
 
-    async def locate_name(self, path: str = "", volume: int = 0, inode: int = 0) -> NewName:
+    async def _locate_near(
+        self, name: str, volume_id: int, inode: int, follow: bool, keeper: Keeper | None
+    ) -> Node | None:
+        """An inode, or one name in a directory: what a mount asks for, in two reads. None if it is
+        not that simple, or if it is not there, though the directory is."""
+        held = self.hold(volume_id)
+        if held is None:
+            return None
+        try:
+            if name:
+                encoded = paths.check_name(name)
+                if keeper is not None:
+                    keeper.keep_now(held, inode)
+                entry = await held.find_entry(inode, encoded)
+                if entry is None:
+                    await self._check_directory(held, inode)
+                    raise NotFound("no such file or directory", path=name)
+                if follow and (entry.volume or entry.kind == Kind.SYMLINK):
+                    self.release(held)
+                    return None
+                inode = entry.inode
+            if keeper is not None:
+                await keeper.keep(held, inode)
+            found = await held.find(inode)
+        except BaseException:
+            self.release(held)
+            raise
+        if found is not None:
+            return Node(held, found)
+        self.release(held)
+        return None
+
+    async def locate_name(
+        self, path: str = "", volume: int = 0, inode: int = 0, *, look: bool = True
+    ) -> NewName:
         """Where to create, remove or rename `path`: the directory of its last name, which is not
-        followed. The volume is in use until `release`. INVALID for a root."""
+        followed. The volume is in use until `release`. INVALID for a root.
+
+        Without `look`, one name relative to an inode is not looked up, nor is that directory: a
+        unit that works on it finds out itself.
+        """
+        if inode and path and "/" not in path and not look:
+            near = self.hold(volume)
+            if near is not None:
+                try:
+                    paths.check_name(path)
+                except BaseException:
+                    self.release(near)
+                    raise
+                return NewName(near, inode, (), path, 0)
         if not path.strip("/"):
             raise Invalid("this is a root: give a path below it", path=path or "/")
         held, place = await self._walk(path, volume, inode, follow=False)

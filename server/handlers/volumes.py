@@ -28,7 +28,7 @@ async def _set(call: Call, message: Any, volume: Volume, stored: None) -> pb.Vol
 
 @rpc("Volumes.Create", answer=_created)
 async def create(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInfo:
-    at = await call.new_name(message.target, parents=True)
+    at = await call.new_name(message.target, parents=True, look=True)
     settings = volume_settings(message.settings, VolumeSettings())
     stored = await call.platform.catalog.create(call.request(message), at, settings)
     return await _created(call, message, at.volume, stored)
