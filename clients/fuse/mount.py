@@ -12,6 +12,7 @@ import logging
 from typing import Any, Protocol
 
 from dataplatform.api import platform_pb2 as pb
+from dataplatform.base.limits import MIB
 from dataplatform.client.clients import Client
 from dataplatform.client.syncing import Relief
 from dataplatform.transport.steps import Steps
@@ -28,6 +29,11 @@ from .views import view_of
 from .writing import Budget, Writing
 
 logger = logging.getLogger(__name__)
+
+
+UNSYNCED_BYTES = 16 * MIB
+"""Answered by the server and kept until they are durable, before a sync is run beside; twice that
+before writes wait for it."""
 
 
 class Kernel(Protocol):
@@ -61,7 +67,7 @@ class Mount:
         self.blocks = blocks
         self.near: Near | None = Near(calls) if options.near else None
         self.budget = Budget(options.dirty_bytes_max)
-        self.relief = Relief(calls.channel)
+        self.relief = Relief(calls.channel, UNSYNCED_BYTES)
         self.loop = asyncio.get_running_loop()
         self.steps = Steps(self.loop)
         self.kernel: Kernel | None = None
@@ -112,7 +118,7 @@ class Mount:
                 and self.calls.are_bytes_as_of(node, mark)
             ):
                 node.content = Content(message.version, message.mtime_ns, message.size)
-        if node.view is None and message.kind in (pb.TABLE, pb.STREAM):
+        if message.kind in (pb.TABLE, pb.STREAM):
             node.view = view_of(self.client, message)
         return node
 

@@ -153,7 +153,7 @@ class Node:
 
     @property
     def is_used(self) -> bool:
-        return bool(self.opens or self.held or self.view or (self.writing and self.writing.is_busy))
+        return bool(self.opens or self.held or (self.writing and self.writing.is_busy))
 
     @property
     def is_directory(self) -> bool:
@@ -282,13 +282,13 @@ class Nodes:
                 self.forget_names(node)
 
     def forget(self, number: int) -> None:
-        """The kernel has let go of it."""
+        """The kernel has let go of it. What the server promised to tell of may be asked for again
+        soon: it stays until there is no room."""
         node = self._nodes.get(number)
-        if node is None or number == ROOT_NUMBER:
+        if node is None or number == ROOT_NUMBER or node.is_used:
             return
-        if (node.view is not None and not node.opens) or (
-            not node.is_used and not node.is_directory
-        ):
+        if number & VIEW_BIT or not (node.promised and node.known):
+            self.forget_names(node)
             del self._nodes[number]
 
     # ---- names

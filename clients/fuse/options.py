@@ -25,7 +25,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 PATIENCE_S = 300.0
 CACHE_BYTES = 10 << 30
-DIRTY_BYTES_MAX = 64 << 20
+DIRTY_BYTES_MAX = 32 << 20
 FILE_SYSTEM = "fuse.dp"
 """The type that `mount`, `findmnt` and `df` show."""
 

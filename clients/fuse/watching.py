@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 WAIT_S = 2.0
 """Of one poll: a quiet server is heard from this often."""
 
-SILENCE_S = 3.0
-"""How much longer than that a server may be silent before its connection is given up."""
+SILENCE_S = 10.0
+"""How much longer than that a server far away may be silent before its connection is given up. One
+on this machine is only busy: another connection would not help."""
 
 PAUSE_S = 0.1
 
@@ -135,8 +136,9 @@ class Watcher:
         self._acknowledged = reply.sequence
 
     def _silent(self) -> None:
-        logger.warning("the server is silent: its connection is given up")
-        self._calls.channel.cut()
+        if not self._calls.channel.address.is_unix:
+            logger.warning("the server is silent: its connection is given up")
+            self._calls.channel.cut()
 
     # ---- what is told
 

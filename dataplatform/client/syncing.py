@@ -50,16 +50,17 @@ async def confirm(channel: Channel, file: File | None, mark: int, verifier: byte
 class Relief:
     """Keeps what a client keeps within bounds: one sync at a time runs beside a file's writes."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
         self._channel = channel
+        self._kept_bytes_max = kept_bytes_max
         self._under_way: tuple[int, Pending] | None = None
 
     async def after_write(self) -> None:
         unsynced = self._channel.unsynced
-        if unsynced.size_bytes <= KEPT_BYTES_MAX:
+        if unsynced.size_bytes <= self._kept_bytes_max:
             return
         if self._under_way is not None:
-            if unsynced.size_bytes <= 2 * KEPT_BYTES_MAX:
+            if unsynced.size_bytes <= 2 * self._kept_bytes_max:
                 return
             await self._finish()
         mark = unsynced.mark()

@@ -25,14 +25,13 @@ class Steps:
 
     def begin(self, coroutine: Coroutine[Any, Any, T]) -> T | asyncio.Task[T]:
         """Take the first step: the result (or exception) if it was the last, else the task."""
+        if asyncio.current_task(self._loop) is not None:
+            return self._loop.create_task(coroutine)  # called from a task
         carrier, task = self._spare, self._spare_task
         if carrier is None or task is None:
             carrier = self._spare = _Carrier(self._loop)
             task = self._spare_task = self._loop.create_task(carrier)
-        try:
-            asyncio.tasks._enter_task(self._loop, task)
-        except RuntimeError:
-            return self._loop.create_task(coroutine)  # called from a task
+        asyncio.tasks._enter_task(self._loop, task)
         try:
             awaited = coroutine.send(None)
         except StopIteration as stop:

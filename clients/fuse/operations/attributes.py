@@ -82,7 +82,7 @@ class Attributes:
     async def set(self, number: int, changes: Changes) -> Node:
         node = self._mount.nodes.get(number)
         if number & VIEW_BIT or (node.view is not None and changes.size is not None):
-            await self._mount.view_tree.set_attributes(node, changes.size, changes.mode)
+            await self._mount.view_tree.set_attributes(node, changes.size)
             return node
         if node.is_directory and not node.links and not node.known:
             self._set_removed(node, changes)
@@ -172,7 +172,7 @@ class Attributes:
     async def list_xattrs(self, number: int) -> list[bytes]:
         node = self._mount.nodes.get(number)
         if number & VIEW_BIT:
-            return []
+            return []  # they are the platform's own
         if node.xattrs is not None and node.promised:
             names = list(node.xattrs)
         else:

@@ -59,10 +59,10 @@ class ViewTree:
             raise OSError(errno.EXDEV, "files and rows are different things: copy")
         await source.view.rename(name_text(name), target.view, name_text(new_name))
 
-    async def set_attributes(self, node: Node, size: int | None, mode: int | None) -> None:
+    async def set_attributes(self, node: Node, size: int | None) -> None:
+        """Owner, permissions and times are the table's or stream's: setting them here does nothing,
+        so that programs which copy and edit files do not stumble."""
         view = self._view(node)
-        if mode is not None:
-            raise OSError(errno.EPERM, "permissions are set on the table or stream")
         if size is not None:
             await view.set_attributes(size=size)
         await self.refresh(node)
@@ -88,12 +88,12 @@ class ViewTree:
         place = directory.number, name
         number = self._places.get(place)
         node = nodes.find(number) if number is not None else None
-        if node is None:
+        if node is None or (node.view is not view and node.opens):
             node = nodes.add_view(view, directory.volume)
             if len(self._places) > 4 * len(nodes) + 1000:
                 self._places = {p: n for p, n in self._places.items() if nodes.find(n)}
             self._places[place] = node.number
-        elif not node.opens:
+        else:
             node.view = view
         await self.refresh(node)
         return node
