@@ -144,7 +144,7 @@ class Watcher:
 
     async def _take_in(self, reply: pb.WatchReply) -> None:
         mount, notices = self._mount, self._notices
-        names = False
+        names = is_owner = False
         for broken in reply.broken:
             key = broken.volume, broken.inode
             self._calls.told(key)
@@ -164,6 +164,10 @@ class Watcher:
             for name in broken.names:
                 names = True
                 notices.name_changed(number, name.encode())
+            is_owner = is_owner or not (broken.data or broken.entries)
+        if is_owner:
+            # The kernel checks owner and mode of what it has, and looks anew only with a name.
+            notices.epoch()
         if names and not await notices.settled(SETTLE_S):
             if notices.has_epoch:
                 notices.epoch()
