@@ -88,26 +88,29 @@ class Listing:
         node = self.node
         if node.view is not None:
             await self._view_page()
-        elif self._first == DOTS and node.complete and node.entries is not None and node.promised:
-            self._from_memory()
-        else:
+        elif not (self._first == DOTS and self._is_from_memory()):
             await self._server_page()
 
-    def _from_memory(self) -> None:
-        self._page_mark = self._mount.calls.mark()
-        self._mount.stats.cache_hits += 1
-        assert self.node.entries is not None
+    def _is_from_memory(self) -> bool:
+        """Whether the directory is known whole, with the type of everything in it: programs that
+        may read a directory, but not enter it, rely on types."""
+        node = self.node
+        if not (node.complete and node.promised and node.entries is not None):
+            return False
         find = self._mount.nodes.find
-        for name, number in self.node.entries.items():
+        for name, number in node.entries.items():
             if not number:
                 continue
             child = find(number)
-            if child is not None and child.kind:
-                known = child if child.known else None
-                self._items.append(Item(name, number, type_bits(child.kind), known))
-            else:
-                self._items.append(Item(name, number, 0, None))
+            if child is None or not child.kind:
+                self._items = []
+                return False
+            known = child if child.known else None
+            self._items.append(Item(name, number, type_bits(child.kind), known))
+        self._page_mark = self._mount.calls.mark()
+        self._mount.stats.cache_hits += 1
         self._is_end = True
+        return True
 
     async def _server_page(self) -> None:
         mount, node = self._mount, self.node
