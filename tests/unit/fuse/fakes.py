@@ -162,6 +162,7 @@ class World:
         self.stats = Stats(settings)
         self.handover = handover
         self.calls = Calls(self.channel, self.stats, handover)  # type: ignore[arg-type]
+        self.calls.watch_began()
         self.mount = Mount(ROOT, self.calls, settings, None, handover)
         self.kernel = FakeKernel()
         self.mount.kernel = self.kernel

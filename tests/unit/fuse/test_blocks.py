@@ -206,7 +206,7 @@ async def test_a_write_of_ours_is_seen(tmp_path: Path) -> None:
 
         cache.world.channel.handlers["Files.Write"] = write
         cache.world.channel.hold("Files.Write")
-        cache.node.data_turn += 1
+        cache.node.wrote()
         cache.world.mount.writing(cache.node).write(10, b"mine", appends=False)
         # A stat and a read that were answered before it, and arrive behind it:
         old_stat, old_mark = server.stat(), cache.world.calls.mark()
