@@ -93,7 +93,14 @@ def _create(base: int, message: pb.CreateRequest) -> Operation:
     return run
 
 
+def _refuse_keep_open(message: pb.RemoveRequest | pb.RenameRequest) -> None:
+    if message.keep_open:
+        raise Invalid("a transaction opens nothing: open the file before")
+
+
 def _remove(base: int, message: pb.RemoveRequest) -> Operation:
+    _refuse_keep_open(message)
+
     async def run(unit: Unit) -> None:
         directory, name, missing = await _name(unit, base, message.target)
         if missing and message.missing_ok:
@@ -111,6 +118,8 @@ def _remove(base: int, message: pb.RemoveRequest) -> Operation:
 
 
 def _rename(base: int, message: pb.RenameRequest) -> Operation:
+    _refuse_keep_open(message)
+
     async def run(unit: Unit) -> None:
         old_directory, old_name = await _place(unit, base, message.source)
         new_directory, new_name = await _place(unit, base, message.target)
