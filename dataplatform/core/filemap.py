@@ -12,6 +12,7 @@ The first half of this module is pure; the second works on a unit.
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import islice
@@ -28,6 +29,9 @@ PIECES_PER_UNIT_MAX = 2000
 
 CLEAR_BYTES_MAX = 8 * MIB
 """Of what new extents are laid over, as much is read at a time: it may be bytes in the engine."""
+
+TURN_PIECES = 128
+"""Pieces laid over a file in one turn of the event loop: a few milliseconds."""
 
 PIECE_BYTES_MAX = EXTENT_BYTES_MIN
 """Pieces kept in the engine are joined up to this size."""
@@ -181,6 +185,8 @@ async def write(unit: Unit, inode: Inode, pieces: list[Piece], *, fresh: bool = 
             await _put(unit, inode, piece, fresh=fresh and place not in seen)
             seen.add(place)
             continue
+        if index % TURN_PIECES == TURN_PIECES - 1:
+            await asyncio.sleep(0)  # others have their turn
         whole = await _absorb(unit, inode, piece)
         await clear(unit, inode, whole.offset, whole.end)
         for part in split(whole, PIECE_BYTES_MAX):

@@ -17,7 +17,6 @@ from . import extents, filemap, namespace
 from .namespace import Attributes
 from .opens import Opens
 from .paths import check_new_name
-from .promises import Keeper
 from .units import Request, Unit
 from .volumes import Volume
 from .writeback import expect_size, pieces_of
@@ -262,15 +261,11 @@ async def write_parts(
 ) -> int:
     """Several writes, one after the other; the file's size afterwards. When one fails, those before
     it are done."""
-    size = 0
-    news: list[tuple[Keeper, int]] = []
-    for offset, data in parts:
-        size, told = await volume.writeback.write(request, number, offset, data, mtime_ns=mtime_ns)
-        news += told
+    size, told = await volume.writeback.write_parts(request, number, parts, mtime_ns=mtime_ns)
     if durable:
         await sync(volume, number)
-    if news:
-        await volume.promises.acknowledged(news)
+    if told:
+        await volume.promises.acknowledged(told)
     return size
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Conflict, Exhausted, Invalid, NotFound, PlatformError
 from ..base.limits import EXTENT_BYTES_MIN, FILE_BYTES_MAX, MIB
@@ -151,11 +151,57 @@ class Writeback:
             told = volume.promises.written(volume.id, number, request.caller)
         pending, size = self._pending[number], self.size_of(inode)
         pending.growth_bytes += growth_bytes
-        if len(pending.pieces) > FLUSH_PIECES_MAX or pending.memory_bytes > FLUSH_BYTES_MAX:
+        await self._make_room(number)
+        return size, told
+
+    async def write_parts(
+        self,
+        request: Request,
+        number: int,
+        parts: list[tuple[int, bytes | memoryview]],
+        *,
+        mtime_ns: int = 0,
+    ) -> tuple[int, Told]:
+        """Several writes of one file, one after the other: as `write` of each. When one is refused,
+        those before it are taken."""
+        volume = self._volume
+        is_small = all(0 < len(data) < EXTENT_BYTES_MIN for _, data in parts)
+        if not is_small or volume.settings.quota_bytes:
+            size, told = 0, list[Any]()
+            for offset, data in parts:
+                size, news = await self.write(request, number, offset, data, mtime_ns=mtime_ns)
+                told += news
+            return size, told
+        inode = await self._file(number)
+        mtime_ns = mtime_ns or volume.clock.now_ns()
+        length = 0
+        with volume.holds.append():
+            for offset, data in parts:
+                if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
+                    raise Invalid(
+                        "the offset is beyond the largest file", offset=offset, errno=errno.EFBIG
+                    )
+                self._take(request, number, Piece(offset, len(data), bytes(data)), mtime_ns)
+                length += len(data)
+        if inode.links:
+            self._growth_bytes += length
+            self._pending[number].growth_bytes += length
+        news_of_all = (
+            volume.promises.written(volume.id, number, request.caller) if volume.promises else ()
+        )
+        size = self.size_of(inode)
+        await self._make_room(number)
+        return size, news_of_all
+
+    async def _make_room(self, number: int) -> None:
+        """Flush what is too much."""
+        pending = self._pending.get(number)
+        if pending is not None and (
+            len(pending.pieces) > FLUSH_PIECES_MAX or pending.memory_bytes > FLUSH_BYTES_MAX
+        ):
             await self.flush(number)
         elif self.memory_bytes > PENDING_BYTES_MAX or self.segment_bytes > UNSYNCED_BYTES_MAX:
             await self.flush_all()
-        return size, told
 
     def _is_repeated(self, request: Request, offset: int, length: int) -> bool:
         """Whether this very write was taken before in this life of the server: then the file has no

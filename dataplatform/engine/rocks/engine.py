@@ -117,6 +117,7 @@ class RocksEngine(GroupedEngine):
     async def _let_go(self) -> None:
         for view in list(self._views):
             view.close()
+        self._scanner.moved()
         await self._checkpoints.close()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._disk, self._close_database)
@@ -137,6 +138,7 @@ class RocksEngine(GroupedEngine):
             writes = write_batch(self._gathered)  # a WriteBatch can be written once
             for view in self._views:
                 view.pin()
+            self._scanner.moved()
             self._database.write(writes, self._writing)
         except Exception as error:
             if STALLED in str(error):

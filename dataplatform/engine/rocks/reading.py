@@ -9,8 +9,12 @@ from typing import cast
 from rocksdict import Rdict, RdictIter, ReadOptions, Snapshot
 
 from ...base.errors import Unavailable
+from ...keyspace import keys
 from ..base import Pair, View
 from .errors import error_of, errors
+
+_MAP_BYTES = len(keys.pieces(0))
+"""The prefix that all pieces of a file share."""
 
 
 class Scanner:
@@ -25,16 +29,36 @@ class Scanner:
         self._path = path
         # rocksdict copies the options into each iterator: reusing them saves making them.
         self._options = ReadOptions()
+        self._kept: tuple[bytes, RdictIter] | None = None  # see `_iterator`
+
+    def moved(self) -> None:
+        """The database was written to, or is about to be closed."""
+        self._kept = None
 
     def page(
         self, database: Rdict, start: bytes, end: bytes, reverse: bool, limit: int, size_bytes: int
     ) -> list[Pair]:
         """A page of the database as it is now."""
-        # At the bound RocksDB stops, instead of walking over deleted keys beyond it.
-        self._options.set_iterate_upper_bound(end)
-        with errors(self._path):
-            rows = database.iter(self._options)
+        rows = self._iterator(database, start, end)
         return self.page_of(rows, start, end, reverse, limit, size_bytes)
+
+    def _iterator(self, database: Rdict, start: bytes, end: bytes) -> RdictIter:
+        """An iterator of the database as it is now.
+
+        A flush of a file's writes looks for each of them in the file's map, and making an iterator
+        costs several times a look. So one for the whole map is kept until the next write.
+        """
+        place = start[:_MAP_BYTES]
+        if start[:1] != keys.PIECE or end[:_MAP_BYTES] != place:
+            # At the bound RocksDB stops, instead of walking over deleted keys beyond it.
+            self._options.set_iterate_upper_bound(end)
+            with errors(self._path):
+                return database.iter(self._options)
+        if self._kept is None or self._kept[0] != place:
+            self._options.set_iterate_upper_bound(keys.prefix_range(place)[1])
+            with errors(self._path):
+                self._kept = place, database.iter(self._options)
+        return self._kept[1]
 
     def page_of(
         self, rows: RdictIter, start: bytes, end: bytes, reverse: bool, limit: int, size_bytes: int
