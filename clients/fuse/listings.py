@@ -152,9 +152,10 @@ class Listing:
         node.promised = True
         for name, number in names.items():
             mount.nodes.name(node, name, number)
-        node.complete = node.entries is not None or not names
-        if node.entries is None and node.complete:
+        if node.entries is None and not names:
             node.entries = {}
+        # There may have been no room for all of them.
+        node.complete = node.entries is not None and names.keys() <= node.entries.keys()
 
     async def _view_page(self) -> None:
         view = self.node.view

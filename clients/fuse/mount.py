@@ -36,6 +36,9 @@ UNSYNCED_BYTES = 16 * MIB
 before writes wait for it."""
 
 
+REFRESHES_MAX = 3
+
+
 class Kernel(Protocol):
     """What operations may tell the kernel of their own accord."""
 
@@ -88,26 +91,38 @@ class Mount:
         return node
 
     async def refresh(self, node: Node) -> None:
-        """Ask the server for the attributes."""
-        mark = self.calls.mark()
+        """Ask the server for the attributes: again when a write of ours overtook the answer."""
         request = pb.StatRequest(target=pb.Target(volume=node.volume, inode=node.inode))
-        try:
-            message = await self.calls.call(STAT, request)
-        except FileNotFoundError as error:
-            raise OSError(errno.ESTALE, "it is gone") from error
-        self.take(message, mark)
+        for _ in range(REFRESHES_MAX):
+            mark = self.calls.mark()
+            try:
+                message = await self.calls.call(STAT, request)
+            except FileNotFoundError as error:
+                raise OSError(errno.ESTALE, "it is gone") from error
+            self.take(message, mark)
+            if node.changed_turn <= mark:
+                return
 
     def take(self, message: pb.Node, mark: int) -> Node:
-        """Remember what the server says of a node, if it holds still: see `calls`."""
+        """Remember what the server says of a node, if it holds still: see `calls`. Answers may
+        overtake one another: an older one does not undo what is known."""
         node = self.nodes.of(message)
+        if node.known and message.version < node.version:
+            return node
         writing = node.writing
         busy = writing is not None and writing.is_busy
+        was_known = node.known
         was = node.size, node.mtime_ns, node.ctime_ns
         node.take(message)
         if busy:
             assert writing is not None
             node.size = max(node.size, writing.end)
             node.mtime_ns, node.ctime_ns = was[1], max(node.ctime_ns, was[2])
+        elif node.changed_turn > mark:  # a write of ours was answered since it was asked
+            if was_known:
+                node.size, node.mtime_ns, node.ctime_ns = was[0], was[1], max(node.ctime_ns, was[2])
+            else:
+                node.known = False
         if self.calls.told_since(node.key, mark):
             node.promised = node.known = False
         else:

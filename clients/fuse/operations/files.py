@@ -284,8 +284,8 @@ class Files:
             keep_size=keep_size,
         )
         message = await self._calls.call(ALLOCATE, request)
-        self._calls.changed(node)
         self._mount.take(message, mark)
+        self._calls.changed(node)
 
     async def seek(self, number: int, handle_number: int, offset: int, whence: int) -> int:
         """lseek(2) with SEEK_DATA and SEEK_HOLE. ENXIO."""

@@ -370,8 +370,8 @@ class Names:
         )
         message = await self._calls.call(SET_ATTRIBUTES, request)
         self._calls.channel.unsynced.cut(node.key, size)
-        self._calls.changed(node)
         self._mount.take(message, mark)
+        self._calls.changed(node)
 
 
 def _at(directory: Node, name: str) -> pb.Target:

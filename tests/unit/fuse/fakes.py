@@ -17,6 +17,7 @@ from dataplatform.api.methods import Method
 from dataplatform.client.runtime import AsyncRuntime
 from dataplatform.client.slots import Slots
 from dataplatform.client.unsynced import Unsynced
+from dataplatform.transport.addresses import parse
 from dataplatform_clients.fuse.calls import Calls
 from dataplatform_clients.fuse.handover import Handover
 from dataplatform_clients.fuse.mount import Mount
@@ -59,6 +60,7 @@ class FakeChannel:
     def __init__(self) -> None:
         self.session = SESSION
         self.store = b"store"
+        self.address = parse("dp://fake:7222")
         self.unsynced = Unsynced()
         self.slots = Slots(SESSION, AsyncRuntime().condition())
         self.handlers: dict[str, Handler] = {
