@@ -29,7 +29,7 @@ class Scanner:
         self._path = path
         # rocksdict copies the options into each iterator: reusing them saves making them.
         self._options = ReadOptions()
-        self._kept: tuple[bytes, RdictIter] | None = None  # see `_iterator`
+        self._kept: tuple[bytes, RdictIter, ReadOptions] | None = None  # see `_iterator`
 
     def moved(self) -> None:
         """The database was written to, or is about to be closed."""
@@ -55,9 +55,11 @@ class Scanner:
             with errors(self._path):
                 return database.iter(self._options)
         if self._kept is None or self._kept[0] != place:
-            self._options.set_iterate_upper_bound(keys.prefix_range(place)[1])
+            # Its bound lies in its options, so these are its own as long as it is kept.
+            options = ReadOptions()
+            options.set_iterate_upper_bound(keys.prefix_range(place)[1])
             with errors(self._path):
-                self._kept = place, database.iter(self._options)
+                self._kept = place, database.iter(options), options
         return self._kept[1]
 
     def page_of(
