@@ -203,3 +203,10 @@ async def turns(count: int = 30) -> None:
     """Let everything go as far as it can without waiting for anybody outside."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def ranges(message: pb.WriteRequest, data: bytes) -> list[tuple[int, int]]:
+    """(offset, length) of what a request writes."""
+    if message.parts:
+        return [(part.offset, part.length) for part in message.parts]
+    return [(message.offset, len(data))]

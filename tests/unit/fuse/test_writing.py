@@ -27,7 +27,7 @@ from dataplatform_clients.fuse.writing import (
     Writing,
 )
 
-from .fakes import VERIFIER, Asked, World, at_work, file_message, turns
+from .fakes import VERIFIER, Asked, World, at_work, file_message, ranges, turns
 
 
 class Disk:
@@ -78,12 +78,6 @@ class Disk:
             for offset, length in ranges(message, b""):
                 for other, size in ranges(asked.message, asked.data):
                     assert offset + length <= other or other + size <= offset or not length
-
-
-def ranges(message: pb.WriteRequest, data: bytes) -> list[tuple[int, int]]:
-    if message.parts:
-        return [(part.offset, part.length) for part in message.parts]
-    return [(message.offset, len(data))]
 
 
 def _writing(world: World, *, size: int = 0) -> tuple[Node, Writing]:
