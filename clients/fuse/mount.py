@@ -17,6 +17,7 @@ from dataplatform.client.clients import Client
 from dataplatform.client.syncing import Relief
 from dataplatform.transport.steps import Steps
 
+from .access import Access
 from .blocks import Blocks
 from .calls import CLOSE, OPEN, STAT, Calls
 from .handles import Handles
@@ -75,6 +76,7 @@ class Mount:
         self.steps = Steps(self.loop)
         self.kernel: Kernel | None = None
         self.view_tree = ViewTree(self)
+        self.access = Access(self)
 
     # ---- nodes
 
@@ -114,6 +116,7 @@ class Mount:
         was_known = node.known
         was = node.size, node.mtime_ns, node.ctime_ns
         node.take(message)
+        node.atime_ns = max(node.atime_ns, self.access.latest_ns(node.key))
         if busy:
             assert writing is not None
             node.size = max(node.size, writing.end)

@@ -21,6 +21,7 @@ from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import PlatformError, Unavailable
 from dataplatform.client import syncing
 
+from . import access
 from .calls import WATCH
 from .nodes import ROOT_NUMBER
 
@@ -80,8 +81,10 @@ class Watcher:
                 await asyncio.sleep(PAUSE_S)
 
     async def run(self) -> None:
-        lease = asyncio.create_task(self._watch_lease())
-        syncs = asyncio.create_task(self._sync_now_and_then())
+        beside = [
+            asyncio.create_task(work)
+            for work in (self._watch_lease(), self._sync_now_and_then(), self._tell_of_access())
+        ]
         try:
             while True:
                 try:
@@ -98,8 +101,8 @@ class Watcher:
                     self.lose_all()
                     await asyncio.sleep(1.0)
         finally:
-            lease.cancel()
-            syncs.cancel()
+            for task in beside:
+                task.cancel()
 
     async def _poll(self, wait_s: float) -> None:
         begins, losses = self._must_begin, self._losses
@@ -241,6 +244,11 @@ class Watcher:
             if unsynced.size_bytes and unsynced.mark() == mark:
                 await _quietly(syncing.sync(self._calls.channel))
             mark = unsynced.mark()
+
+    async def _tell_of_access(self) -> None:
+        while True:
+            await asyncio.sleep(access.EVERY_S)
+            await self._mount.access.run_once()
 
 
 async def _quietly(work: Any) -> None:

@@ -137,6 +137,7 @@ class _Worker:
         for node in self._mount.nodes:
             if node.writing is not None and node.writing.is_busy:
                 await node.writing.flush()
+        await self._mount.access.run_once()
         with contextlib.suppress(PlatformError):
             await sync(self._mount.calls.channel)
 
@@ -209,6 +210,8 @@ class _Worker:
         self._notices = Notices(self._device, minor)
         if not self._notices.has_epoch:
             self._requests.name_valid_s = OLD_NAME_VALID_S
+        if minor < kernel.SETXATTR_EXT_MINOR:
+            self._requests.setxattr_size = kernel.SETXATTR_IN_BEFORE_33.size
         self._mount.kernel = self._notices
         self._watcher = Watcher(self._mount, self._notices, resumes=resumes)
 

@@ -238,6 +238,11 @@ class Unit:
             self._packed.pop(inode.number, None)
         self.put(keys.inode(inode.number), b"")  # packed at the end, when it is final
 
+    def touch(self, inode: Inode) -> None:
+        """`save`, without a new version."""
+        self._inodes[inode.number] = inode
+        self.put(keys.inode(inode.number), b"")
+
     def forget(self, number: int) -> None:
         """Delete the inode."""
         self._inodes.pop(number, None)

@@ -188,6 +188,8 @@ async def set_attributes(call: Call, message: pb.SetAttributesRequest, data: Any
             optional["settings"] = settings
     volume, number = near
     durable = call.durable(message, customary=False)
+    if message.accessed:
+        return await _accessed(call, message, volume, number)
     if message.HasField("size"):
         if optional:
             raise Invalid("set a size alone: other attributes go in a request of their own")
@@ -202,6 +204,18 @@ async def set_attributes(call: Call, message: pb.SetAttributesRequest, data: Any
         return await call.left(unit, number)
 
     stored = await volume.run(call.request(message), work, durable=durable)
+    return await call.node_left(volume, stored)
+
+
+async def _accessed(
+    call: Call, message: pb.SetAttributesRequest, volume: Volume, number: int
+) -> pb.Node:
+
+    async def work(unit: Unit) -> bytes:
+        await namespace.accessed(unit, number, message.atime_ns)
+        return await call.left(unit, number)
+
+    stored = await volume.run(call.request(message), work, durable=False)
     return await call.node_left(volume, stored)
 
 

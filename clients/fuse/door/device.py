@@ -31,6 +31,9 @@ BUFFERS_MAX = 48
 KEPT_BYTES_MIN = 32 * KIB
 """A write of so much keeps its buffer; less is copied out of it."""
 
+PARTS_MAX = os.sysconf("SC_IOV_MAX")
+"""Of one reply, its head among them."""
+
 _ENDED = (errno.ENODEV, errno.ECONNABORTED)
 _AGAIN = (errno.EAGAIN, errno.EINTR, errno.ENOENT)
 """ENOENT: the request was interrupted before it could be read."""
@@ -100,6 +103,8 @@ class Device:
     def reply_bulk(self, unique: int, parts: Sequence[Bulk]) -> None:
         """It went well, and these are the bytes."""
         length = kernel.OUT_HEADER.size + sum(map(len, parts))
+        if len(parts) >= PARTS_MAX:
+            parts = [b"".join(parts)]
         self._writev([kernel.OUT_HEADER.pack(length, 0, unique), *parts])
 
     def refuse(self, unique: int, error: int) -> None:

@@ -136,6 +136,7 @@ WRITE_OUT = struct.Struct("<II")
 RELEASE_IN = struct.Struct("<QIIQ")  # handle flags release_flags owner
 FLUSH_IN = struct.Struct("<QIIQ")
 FSYNC_IN = struct.Struct("<QII")  # handle fsync_flags padding
+SETXATTR_IN_BEFORE_33 = struct.Struct("<II")
 SETXATTR_IN = struct.Struct("<IIII")  # size flags setxattr_flags padding
 GETXATTR_IN = struct.Struct("<II")
 GETXATTR_OUT = struct.Struct("<II")
@@ -162,4 +163,5 @@ INVAL_INODE_OUT = struct.Struct("<Qqq")  # node offset length
 INVAL_ENTRY_OUT = struct.Struct("<QII")  # directory name_length flags
 
 INC_EPOCH_MINOR = 44
+SETXATTR_EXT_MINOR = 33
 RESEND_MINOR = 40

@@ -91,6 +91,7 @@ class Requests:
         self.device: Device
         self.init: Callable[[memoryview, Request], bytes]
         self.name_valid_s = packing.VALID_S
+        self.setxattr_size = kernel.SETXATTR_IN.size
         self._under_way: dict[int, asyncio.Task[Any]] = {}
         self._callers: dict[int, int] = {}  # processes, of those under way
         self._interrupted: dict[int, int] = {}
@@ -146,12 +147,20 @@ class Requests:
     # ---- the way in and out
 
     def handle(self, view: memoryview, length: int) -> None:
-        """Begin the request in the buffer."""
+        """Begin the request in the buffer. Whatever is in there, nothing is raised."""
+        if length < HEAD:
+            logger.error("a request without a head. length=%d", length)
+            return
+        view = view[:length]
         _, opcode, unique, node, uid, gid, pid, _, _ = kernel.IN_HEADER.unpack_from(view)
         request = Request(unique, opcode, node, uid, gid, pid, length)
         handler = self._handlers.get(opcode)
         if handler is None:
-            self._special(view, request)
+            try:
+                self._special(view, request)
+            except Exception:
+                logger.exception("a request failed. opcode=%d", opcode)
+                self.device.refuse(unique, errno.EIO)
             return
         self._operations[kernel.NAMES[opcode]] += 1
         task = self._mount.steps.begin(self._serve(handler, view, request))
@@ -238,7 +247,7 @@ class Requests:
     # ---- names
 
     async def _lookup(self, view: memoryview, request: Request) -> bytes:
-        name = bytes(view[HEAD : request.end - 1])
+        name = _name(view, HEAD)
         number = request.node
         if number == kernel.ROOT_NODE and name == STATS_NAME:
             return packing.entry(self._stats_node(), 0)
@@ -269,34 +278,34 @@ class Requests:
 
     async def _mknod(self, view: memoryview, request: Request) -> bytes:
         mode, rdev, _, _ = kernel.MKNOD_IN.unpack_from(view, HEAD)
-        name = bytes(view[HEAD + kernel.MKNOD_IN.size : request.end - 1])
+        name = _name(view, HEAD + kernel.MKNOD_IN.size)
         node = await self.names.mknod(request.node, name, mode, rdev, request.caller)
         return self._entry(node, request.node, name)
 
     async def _mkdir(self, view: memoryview, request: Request) -> bytes:
         mode, _ = kernel.MKDIR_IN.unpack_from(view, HEAD)
-        name = bytes(view[HEAD + kernel.MKDIR_IN.size : request.end - 1])
+        name = _name(view, HEAD + kernel.MKDIR_IN.size)
         node = await self.names.mkdir(request.node, name, mode, request.caller)
         return self._entry(node, request.node, name)
 
     async def _symlink(self, view: memoryview, request: Request) -> bytes:
-        name, target, _ = bytes(view[HEAD : request.end]).split(b"\x00", 2)
+        name, target = _two_names(view, HEAD)
         node = await self.names.symlink(request.node, name, target, request.caller)
         return self._entry(node, request.node, name)
 
     async def _link(self, view: memoryview, request: Request) -> bytes:
         (existing,) = kernel.LINK_IN.unpack_from(view, HEAD)
-        name = bytes(view[HEAD + kernel.LINK_IN.size : request.end - 1])
+        name = _name(view, HEAD + kernel.LINK_IN.size)
         node = await self.names.link(existing, request.node, name, request.caller)
         return self._entry(node, request.node, name)
 
     async def _unlink(self, view: memoryview, request: Request) -> bytes:
-        name = bytes(view[HEAD : request.end - 1])
+        name = _name(view, HEAD)
         await self.names.unlink(request.node, name, request.caller)
         return b""
 
     async def _rmdir(self, view: memoryview, request: Request) -> bytes:
-        name = bytes(view[HEAD : request.end - 1])
+        name = _name(view, HEAD)
         await self.names.rmdir(request.node, name, request.caller)
         return b""
 
@@ -311,7 +320,7 @@ class Requests:
     async def _rename_to(
         self, view: memoryview, request: Request, skip: int, directory: int, flags: int
     ) -> bytes:
-        name, new_name, _ = bytes(view[HEAD + skip : request.end]).split(b"\x00", 2)
+        name, new_name = _two_names(view, HEAD + skip)
         await self.names.rename(request.node, name, directory, new_name, flags, request.caller)
         return b""
 
@@ -347,7 +356,7 @@ class Requests:
 
     async def _getxattr(self, view: memoryview, request: Request) -> bytes:
         size, _ = kernel.GETXATTR_IN.unpack_from(view, HEAD)
-        name = bytes(view[HEAD + kernel.GETXATTR_IN.size : request.end - 1])
+        name = _name(view, HEAD + kernel.GETXATTR_IN.size)
         if request.node == STATS_NUMBER:
             raise OSError(errno.ENODATA, "no such attribute")
         return _sized(await self.attributes.get_xattr(request.node, name), size)
@@ -360,14 +369,15 @@ class Requests:
         return _sized(b"".join(name + b"\x00" for name in names), size)
 
     async def _setxattr(self, view: memoryview, request: Request) -> bytes:
-        size, flags, _, _ = kernel.SETXATTR_IN.unpack_from(view, HEAD)
-        rest = bytes(view[HEAD + kernel.SETXATTR_IN.size : request.end])
-        name, _, rest = rest.partition(b"\x00")
-        await self.attributes.set_xattr(request.node, name, rest[:size], flags)
+        size, flags = kernel.SETXATTR_IN_BEFORE_33.unpack_from(view, HEAD)
+        name, end, value = bytes(view[HEAD + self.setxattr_size :]).partition(b"\x00")
+        if not name or not end or len(value) < size:
+            raise struct.error("no name, or too few bytes of its value")
+        await self.attributes.set_xattr(request.node, name, value[:size], flags)
         return b""
 
     async def _removexattr(self, view: memoryview, request: Request) -> bytes:
-        await self.attributes.remove_xattr(request.node, bytes(view[HEAD : request.end - 1]))
+        await self.attributes.remove_xattr(request.node, _name(view, HEAD))
         return b""
 
     async def _statfs(self, view: memoryview, request: Request) -> bytes:
@@ -399,7 +409,7 @@ class Requests:
 
     async def _create(self, view: memoryview, request: Request) -> bytes:
         flags, mode, _, _ = kernel.CREATE_IN.unpack_from(view, HEAD)
-        name = bytes(view[HEAD + kernel.CREATE_IN.size : request.end - 1])
+        name = _name(view, HEAD + kernel.CREATE_IN.size)
         node = await self.names.create(
             request.node, name, mode, request.caller, exclusive=bool(flags & os.O_EXCL)
         )
@@ -547,6 +557,21 @@ def _opened(opened: Opened, flags: int) -> bytes:
     if flags & os.O_ACCMODE == os.O_RDONLY and not opened.direct:
         kernel_flags |= kernel.OPEN_NOFLUSH
     return kernel.OPEN_OUT.pack(opened.handle.number, kernel_flags, 0)
+
+
+def _name(view: memoryview, start: int) -> bytes:
+    """What stands at the end of a request, and ends with a zero byte."""
+    name = bytes(view[start:])
+    if len(name) < 2 or name[-1]:
+        raise struct.error("no name")
+    return name[:-1]
+
+
+def _two_names(view: memoryview, start: int) -> list[bytes]:
+    names = bytes(view[start:]).split(b"\x00")
+    if len(names) != 3 or not names[0] or not names[1] or names[2]:
+        raise struct.error("no two names")
+    return names[:2]
 
 
 def _sized(value: bytes, size: int) -> bytes:

@@ -59,6 +59,7 @@ class Files:
         self._attributes = attributes
         self._calls = mount.calls
         self._handles = mount.handles
+        self._access = mount.access
 
     # ---- opening
 
@@ -144,6 +145,7 @@ class Files:
             return [await handle.view.read(offset, size)]
         node, mount = handle.node, self._mount
         await self._settle(node)
+        self._access.read(node)
         if mount.near is not None:
             found = await mount.near.read(node, offset, size)
             if found is not None:
