@@ -54,6 +54,10 @@ class Access:
         """When it was read last, as far as the server may not know it yet."""
         return self._moved.get(key, 0)
 
+    def set(self, key: Key) -> None:
+        """A program sets it: what was to be told is past."""
+        self._moved.pop(key, None)
+
     async def run_once(self) -> None:
         """Tell the server some of them."""
         for key in list(self._moved)[:SENT_MAX]:

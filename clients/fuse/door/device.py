@@ -98,35 +98,35 @@ class Device:
     def reply(self, unique: int, body: bytes) -> None:
         """It went well."""
         length = kernel.OUT_HEADER.size + len(body)
-        self._write(kernel.OUT_HEADER.pack(length, 0, unique) + body)
+        self._write(kernel.OUT_HEADER.pack(length, 0, unique) + body, unique)
 
     def reply_bulk(self, unique: int, parts: Sequence[Bulk]) -> None:
         """It went well, and these are the bytes."""
         length = kernel.OUT_HEADER.size + sum(map(len, parts))
         if len(parts) >= PARTS_MAX:
             parts = [b"".join(parts)]
-        self._writev([kernel.OUT_HEADER.pack(length, 0, unique), *parts])
+        try:
+            os.writev(self._descriptor, [kernel.OUT_HEADER.pack(length, 0, unique), *parts])
+        except OSError as error:
+            self._not_taken(error, unique)
 
     def refuse(self, unique: int, error: int) -> None:
         self._write(kernel.OUT_HEADER.pack(kernel.OUT_HEADER.size, -error, unique))
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, unique: int = 0) -> None:
         try:
             os.write(self._descriptor, data)
         except OSError as error:
-            self._not_taken(error)
+            self._not_taken(error, unique)
 
-    def _writev(self, parts: Sequence[Bulk]) -> None:
-        try:
-            os.writev(self._descriptor, parts)
-        except OSError as error:
-            self._not_taken(error)
-
-    def _not_taken(self, error: OSError) -> None:
+    def _not_taken(self, error: OSError, unique: int) -> None:
+        """`unique`: of a reply that went well here; a program waits for it, so it gets an error."""
         if error.errno in _ENDED or error.errno == errno.EPERM:
             return  # unmounted meanwhile
         if error.errno != errno.ENOENT:  # the program was killed while it waited
             logger.error("the kernel did not take a reply. reason=`%s`", error)
+            if unique:
+                self.refuse(unique, errno.EIO)
 
     def notify(self, code: int, body: bytes) -> int:
         """Tell the kernel something of our own accord; its errno, 0 if it went well. May wait for

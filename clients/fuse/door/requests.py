@@ -429,6 +429,8 @@ class Requests:
         handle, offset, size, write_flags, _, flags, _ = kernel.WRITE_IN.unpack_from(view, HEAD)
         start = HEAD + kernel.WRITE_IN.size
         data: Bulk = view[start : start + size]
+        if len(data) != size:
+            raise struct.error("too few bytes")
         if size >= KEPT_BYTES_MIN:
             self.device.keep_buffer()
         else:

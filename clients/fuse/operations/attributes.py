@@ -121,6 +121,8 @@ class Attributes:
             mtime_ns=changes.mtime_ns,
         )
         mark = self._calls.mark()
+        if changes.atime_ns is not None:
+            self._mount.access.set(node.key)
         self._mount.take(await self._calls.call(SET_ATTRIBUTES, request), mark)
 
     async def kill_set_id(self, node: Node) -> None:
