@@ -107,6 +107,7 @@ class Walk:
         self._known_at = -1
         self._open: set[tuple[int, int]] = set()  # user, number of what is held open
         trees = self._make(reference, subjects)
+        self.trees = range(len(trees))
         self.users = [stack.enter_context(Hands(trees, uid, groups, work)) for uid, groups in USERS]
         self.root = self.user = self.users[0]
         self.choices = list(SOLE) if self.is_pair else SOLE + HELD_OPEN
@@ -149,7 +150,8 @@ class Walk:
         self.log.append(f"{line} -> {_brief(expected)}")
         self.counts[f"{name} {expected[1] if expected[0] == 'error' else 'ok'}"] += 1
         if got != expected:
-            self._fail(f"expected {_brief(expected)}, got {_brief(got)}")
+            found = self._look(arguments)
+            self._fail(f"expected {_brief(expected)}, got {_brief(got)}\n{found}")
         if name in ("open", "tmpfile", "close"):
             held = user.uid, arguments[0]
             if expected[1] is True:
@@ -176,6 +178,18 @@ class Walk:
         for name in LONG_NAMES:
             said = said.replace(name, f"{name[0]}*{len(name)}")
         raise Mismatch(said)
+
+    def _look(self, arguments: tuple[Any, ...]) -> str:
+        """What root finds along the paths of a step, in every tree."""
+        paths = [a for a in arguments if isinstance(a, str) and len(a) < 2000]
+        lines = []
+        for path in paths:
+            names = path.split("/")
+            for length in range(1, len(names) + 1):
+                prefix = "/".join(names[:length])
+                found = [self.root.do(tree, "lstat", prefix)[1] for tree in self.trees]
+                lines.append(f"  {prefix!r}: {' | '.join(map(_brief, found))}")
+        return "\n".join(lines)
 
     # ---- comparing
 
