@@ -80,9 +80,10 @@ class Budget:
 class _Run:
     """Bytes that lie one behind the other; the number of the first write that is in it."""
 
-    __slots__ = ("appends", "end", "first", "offset", "parts")
+    __slots__ = ("appends", "end", "first", "is_doubtful", "offset", "parts")
 
     def __init__(self, offset: int, data: Bulk, appends: bool, first: int) -> None:
+        self.is_doubtful = False  # it was sent before, and nobody knows what became of it
         self.first = first
         self.offset = offset
         self.end = offset + len(data)
@@ -240,6 +241,8 @@ class Writing:
 
     def _send_again(self, runs: list[_Run]) -> None:
         again = list(runs)
+        for run in again:
+            run.is_doubtful = True
         self._flights.append(again)
         self._begin(self._fly(again, pb.LAZY))
 
@@ -318,7 +321,7 @@ class Writing:
             except Conflict as error:
                 size = int(error.facts["size"])
                 repeated = channel.runtime.holder().connection is not before
-                if repeated and size >= run.end and await self._is_there(run):
+                if (repeated or run.is_doubtful) and size >= run.end and await self._is_there(run):
                     # An earlier attempt was carried out, only its answer was lost.
                     request.ClearField("expected_size")
                     reply = await self._calls.write(request, run.parts)
@@ -400,7 +403,7 @@ class Writing:
             and not self._flights
             and len(self._gathered) <= PARTS_MAX
             and self._gathered_bytes < BULK_BYTES
-            and not any(run.appends for run in self._gathered)
+            and (len(self._gathered) == 1 or not any(run.appends for run in self._gathered))
         )
         if is_small:
             runs = list(self._gathered)

@@ -76,6 +76,7 @@ class FakeChannel:
         self.opened: list[tuple[int, int]] = []
         self.on_lost: Callable[[], None] = lambda: None
         self.connection: object = object()
+        self.current = None
         self.runtime = SimpleNamespace(holder=lambda: SimpleNamespace(connection=self.connection))
 
     def hold(self, *names: str) -> None:

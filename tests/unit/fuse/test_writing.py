@@ -359,6 +359,32 @@ async def test_the_end_of_who_syncs_is_not_the_end_of_what_he_wrote() -> None:
         assert not world.handover.dirty()
 
 
+async def test_the_end_of_who_syncs_an_append_does_not_append_it_twice() -> None:
+    async with at_work() as world:
+        disk = Disk(world)
+        _, writing = _writing(world)
+        writing.write(0, b"first\n", appends=True)
+        await writing.sync()
+        answered = asyncio.Event()
+
+        async def slow(message: pb.WriteRequest, data: bytes) -> pb.WriteReply:
+            reply = disk.write(message, data)  # it is done, and the answer does not come
+            await answered.wait()
+            return reply
+
+        world.channel.handlers["Files.Write"] = slow
+        writing.write(6, b"second\n", appends=True)
+        sync = asyncio.create_task(writing.sync())
+        await world.channel.asks()
+        world.channel.handlers["Files.Write"] = disk.write
+        sync.cancel()
+        answered.set()
+        await turns()
+        await writing.flush()
+        assert disk.data == b"first\nsecond\n"
+        assert not writing.failures
+
+
 # ---------------------------------------------------------------- appends
 
 
