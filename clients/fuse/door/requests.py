@@ -54,6 +54,8 @@ _QUIET = frozenset(
 INTERRUPT_LOOK_S = 1.0
 SIGKILL_BIT = 1 << 8
 
+TIME_NS_MAX = (1 << 63) - 1
+
 USAGE_BLOCK_BYTES = 4096
 UNKNOWN_CAPACITY_BYTES = 1 << 50
 """Shown where the store below does not say how much it holds (object stores)."""
@@ -343,8 +345,8 @@ class Requests:
             uid=uid if valid & kernel.SET_UID else None,
             gid=gid if valid & kernel.SET_GID else None,
             size=size if valid & kernel.SET_SIZE else None,
-            atime_ns=atime * packing.NS + atime_ns if valid & kernel.SET_ATIME else None,
-            mtime_ns=mtime * packing.NS + mtime_ns if valid & kernel.SET_MTIME else None,
+            atime_ns=_time_ns(atime, atime_ns) if valid & kernel.SET_ATIME else None,
+            mtime_ns=_time_ns(mtime, mtime_ns) if valid & kernel.SET_MTIME else None,
             kill_set_id=bool(valid & kernel.SET_KILL_SUIDGID),
         )
         if request.node == STATS_NUMBER:
@@ -559,6 +561,11 @@ def _opened(opened: Opened, flags: int) -> bytes:
     if flags & os.O_ACCMODE == os.O_RDONLY and not opened.direct:
         kernel_flags |= kernel.OPEN_NOFLUSH
     return kernel.OPEN_OUT.pack(opened.handle.number, kernel_flags, 0)
+
+
+def _time_ns(seconds: int, nanoseconds: int) -> int:
+    """Times end in 1677 and 2262: like other file systems we take the nearest that there is."""
+    return min(max(seconds * packing.NS + nanoseconds, -TIME_NS_MAX), TIME_NS_MAX)
 
 
 def _name(view: memoryview, start: int) -> bytes:

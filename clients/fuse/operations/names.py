@@ -187,8 +187,8 @@ class Names:
         directory.names_turn += 1
         if self._calls.told_since(directory.key, mark):
             directory.known = False
-        directory.size += names
-        directory.links += subdirectories
+        directory.size = max(directory.size + names, 0)
+        directory.links = max(directory.links + subdirectories, 0)
         if time_ns > directory.ctime_ns:  # not so when answers overtake one another
             directory.mtime_ns = directory.ctime_ns = time_ns
         directory.packed = None

@@ -37,6 +37,7 @@ SIZES = {
     "RELEASE_IN": 24,
     "FLUSH_IN": 24,
     "FSYNC_IN": 16,
+    "SETXATTR_IN_BEFORE_33": 8,
     "SETXATTR_IN": 16,  # with FUSE_SETXATTR_EXT
     "GETXATTR_IN": 8,
     "GETXATTR_OUT": 8,

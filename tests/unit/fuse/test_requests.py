@@ -365,6 +365,15 @@ async def test_attributes_to_set_are_those_that_are_marked() -> None:
             assert message.HasField("size") == ("size" in expected)
 
 
+async def test_a_time_that_cannot_be_had_is_the_nearest_one() -> None:
+    async with asking() as it:
+        for seconds, expected in ((1 << 40, (1 << 63) - 1), (-(1 << 40), 1 - (1 << 63))):
+            body = kernel.SETATTR_IN.pack(kernel.SET_MTIME, *[0] * 5, seconds, *[0] * 9)
+            assert isinstance(await it.ask(kernel.SETATTR, body, 7), bytes)
+            message = it.world.channel.named("Namespace.SetAttributes")[-1].message
+            assert message.mtime_ns == expected
+
+
 async def test_a_large_write_keeps_its_buffer_and_a_small_one_does_not() -> None:
     async with asking() as it:
         for size, kept in ((100, 0), (1 << 20, 1)):
