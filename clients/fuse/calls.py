@@ -65,6 +65,7 @@ class MountChannel(Channel):
             address, AsyncRuntime(), token=token, patience_s=patience_s, session=handover.session
         )
         self.on_lost: Callable[[], None] = lambda: None
+        self.current: AsyncConnection | None = None  # the one used last
         generation, half = handover.generation, SLOTS_MAX // 2
         first = half * (generation % 2)
         self.slots = self._slots = Slots(
@@ -78,6 +79,7 @@ class MountChannel(Channel):
     async def _open(self) -> Connection:
         connection = await super()._open()
         if isinstance(connection, AsyncConnection):
+            self.current = connection
             connection.lost.add_done_callback(lambda _: self.on_lost())
         return connection
 

@@ -33,11 +33,14 @@ SEQUENTIAL_BYTES_MIN = 256 * KIB
 
 
 class _Chunk:
-    __slots__ = ("task", "turn")
+    """A mebibyte that is fetched, and how many reads wait for it."""
+
+    __slots__ = ("readers", "task", "turn")
 
     def __init__(self, task: asyncio.Future[Bulk], turn: int) -> None:
         self.task = task
         self.turn = turn
+        self.readers = 0
 
 
 class Reading:
@@ -69,42 +72,46 @@ class Reading:
         end = offset + size
         first, last = offset // CHUNK_BYTES, (end - 1) // CHUNK_BYTES
         self._fetch_ahead(first, last + AHEAD_CHUNKS_MAX)
-        for index in range(first, last + 1):
-            data = await self._chunk(index)
-            start = max(offset - index * CHUNK_BYTES, 0)
-            stop = min(end - index * CHUNK_BYTES, CHUNK_BYTES)
-            parts.append(memoryview(data)[start:stop])
-            if len(data) < CHUNK_BYTES:
-                break  # the end of the file
+        chunks = [self._chunk(index) for index in range(first, last + 1)]
+        for chunk in chunks:
+            chunk.readers += 1  # the kernel's other reads, further on, must not end it
+        try:
+            for index, chunk in enumerate(chunks, first):
+                data = await asyncio.shield(chunk.task)
+                start = max(offset - index * CHUNK_BYTES, 0)
+                stop = min(end - index * CHUNK_BYTES, CHUNK_BYTES)
+                parts.append(memoryview(data)[start:stop])
+                if len(data) < CHUNK_BYTES:
+                    break  # the end of the file
+        finally:
+            for chunk in chunks:
+                chunk.readers -= 1
         return parts
 
     def _fetch_ahead(self, first: int, last: int) -> None:
         for index in [i for i in self._chunks if i < first - 1 or i > last]:
             self._drop(index)
-        turn = self._node.data_turn
         beyond = -(-self._node.size // CHUNK_BYTES)
         for index in range(first, min(last + 1, beyond)):
-            chunk = self._chunks.get(index)
-            if chunk is None or chunk.turn != turn:
-                self._begin(index, turn)
+            self._chunk(index)
 
-    def _begin(self, index: int, turn: int) -> _Chunk:
+    def _chunk(self, index: int) -> _Chunk:
+        """What is fetched of it, or begins to be."""
+        turn = self._node.data_turn
+        chunk = self._chunks.get(index)
+        if chunk is not None and chunk.turn == turn and not chunk.task.cancelled():
+            return chunk
+        if chunk is not None:
+            self._drop(index)
         fetch = self._fetch(index * CHUNK_BYTES, CHUNK_BYTES)
         task = asyncio.get_running_loop().create_task(fetch)
         task.add_done_callback(_look)
         chunk = self._chunks[index] = _Chunk(task, turn)
         return chunk
 
-    async def _chunk(self, index: int) -> Bulk:
-        turn = self._node.data_turn
-        chunk = self._chunks.get(index)
-        if chunk is None or chunk.turn != turn:
-            chunk = self._begin(index, turn)
-        return await asyncio.shield(chunk.task)
-
     def _drop(self, index: int) -> None:
         chunk = self._chunks.pop(index)
-        if not chunk.task.done():
+        if not chunk.readers and not chunk.task.done():
             chunk.task.cancel()
 
     def forget(self) -> None:

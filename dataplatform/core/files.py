@@ -240,6 +240,12 @@ async def write(
 ) -> int:
     """Write at an offset; the file's size afterwards. Repeating it changes nothing. CONFLICT, with
     the size, unless the file has the expected one. `mtime_ns`: see `Writeback.write`."""
+    if durable:
+        written = await volume.writeback.write_through(
+            request, number, [(offset, data)], expected_size=expected_size, mtime_ns=mtime_ns
+        )
+        if written is not None:
+            return written
     size, told = await volume.writeback.write(
         request, number, offset, data, expected_size=expected_size, mtime_ns=mtime_ns
     )
@@ -261,6 +267,10 @@ async def write_parts(
 ) -> int:
     """Several writes, one after the other; the file's size afterwards. When one fails, those before
     it are done."""
+    if durable:
+        written = await volume.writeback.write_through(request, number, parts, mtime_ns=mtime_ns)
+        if written is not None:
+            return written
     size, told = await volume.writeback.write_parts(request, number, parts, mtime_ns=mtime_ns)
     if durable:
         await sync(volume, number)

@@ -203,6 +203,51 @@ class Writeback:
         elif self.memory_bytes > PENDING_BYTES_MAX or self.segment_bytes > UNSYNCED_BYTES_MAX:
             await self.flush_all()
 
+    async def write_through(
+        self,
+        request: Request,
+        number: int,
+        parts: list[tuple[int, bytes | memoryview]],
+        *,
+        expected_size: int | None = None,
+        mtime_ns: int = 0,
+    ) -> int | None:
+        """Small writes that are waited for, as one durable unit: the file's size afterwards. None
+        if they have to go the ordinary way: bytes of the file are buffered, or these are bulk.
+        Raises as `write`."""
+        if number in self._pending or number in self._flushing:
+            return None
+        pieces: list[Piece] = []
+        for offset, data in parts:
+            if not 0 < len(data) < EXTENT_BYTES_MIN:
+                return None
+            if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
+                raise Invalid(
+                    "the offset is beyond the largest file", offset=offset, errno=errno.EFBIG
+                )
+            filemap.overlay(pieces, Piece(offset, len(data), bytes(data)))
+
+        async def work(unit: Unit) -> int:
+            inode = await unit.find_inode(number)
+            if inode is None or inode.kind != Kind.FILE:
+                inode = await self._file(number)  # says what is wrong
+            size = self.size_of(inode)
+            expect_size(size, expected_size)
+            await filemap.write(unit, inode, pieces)
+            written_ns = mtime_ns or unit.now_ns
+            self._written(inode, pieces[-1].end, written_ns)
+            unit.save(inode)
+            await _tell_written(unit, inode, pieces)
+            return max(size, inode.size)
+
+        return await self._volume.run(request, work, durable=True)
+
+    @staticmethod
+    def _written(inode: Inode, end: int, mtime_ns: int) -> None:
+        inode.size = max(inode.size, end)
+        inode.mtime_ns = mtime_ns  # later than what utimens(2) set, whatever that was
+        inode.ctime_ns = max(inode.ctime_ns, mtime_ns)
+
     def _is_repeated(self, request: Request, offset: int, length: int) -> bool:
         """Whether this very write was taken before in this life of the server: then the file has no
         longer the size that it expected, and only its reply was lost."""
@@ -403,17 +448,9 @@ class Writeback:
             unit.told_before = True
             unit.accepted = True  # a quota that was lowered since must not make them be lost
             await filemap.write(unit, inode, pieces)
-            inode.size = max(inode.size, pending.size)
-            inode.mtime_ns = pending.mtime_ns
-            inode.ctime_ns = max(inode.ctime_ns, pending.mtime_ns)
+            self._written(inode, pending.size, pending.mtime_ns)
             unit.save(inode)
-            unit.event(
-                "written",
-                await unit.path_of(number),
-                inode.kind,
-                offset=pieces[0].offset,
-                length=sum(p.length for p in pieces),
-            )
+            await _tell_written(unit, inode, pieces)
 
         await volume.run(pending.request, work, durable=False)
 
@@ -474,3 +511,13 @@ def pieces_of(offset: int, written: list[Extent]) -> list[Piece]:
         pieces.append(Piece(offset, extent.length, None, extent, 0))
         offset += extent.length
     return pieces
+
+
+async def _tell_written(unit: Unit, inode: Inode, pieces: list[Piece]) -> None:
+    unit.event(
+        "written",
+        await unit.path_of(inode.number),
+        inode.kind,
+        offset=pieces[0].offset,
+        length=sum(piece.length for piece in pieces),
+    )

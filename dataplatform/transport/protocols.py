@@ -64,10 +64,9 @@ class FrameProtocol(asyncio.BufferedProtocol):
             self.refuse(e)
             return
         if frames:
-            scheduled, self._flush_soon = self._flush_soon, True  # it is flushed right here
+            scheduled = self.begin_turn()
             self.frames_received(frames)
-            self._flush_soon = scheduled
-            self.flush()
+            self.end_turn(scheduled)
         if self.decoder.error is not None:
             self.refuse(self.decoder.error)
 
@@ -82,6 +81,16 @@ class FrameProtocol(asyncio.BufferedProtocol):
         elif not self._flush_soon:
             self._flush_soon = True
             self.loop.call_soon(self._flush_now)
+
+    def begin_turn(self) -> bool:
+        """Until `end_turn`, which gets what this returns, nothing is scheduled: what is sent leaves
+        then, without another turn of the loop."""
+        scheduled, self._flush_soon = self._flush_soon, True
+        return scheduled
+
+    def end_turn(self, scheduled: bool) -> None:
+        self._flush_soon = scheduled
+        self.flush()
 
     def flush(self) -> None:
         """Hand everything to the socket now."""

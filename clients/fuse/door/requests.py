@@ -99,6 +99,7 @@ class Requests:
         self._interrupted: dict[int, int] = {}
         self._watching: asyncio.TimerHandle | None = None
         self._operations = mount.stats.operations
+        self._channel = mount.calls.channel
         self._owed = mount.calls.owed
         self._handlers: dict[int, Handler] = {
             kernel.LOOKUP: self._lookup,
@@ -165,7 +166,11 @@ class Requests:
                 self.device.refuse(unique, errno.EIO)
             return
         self._operations[kernel.NAMES[opcode]] += 1
+        connection = self._channel.current
+        scheduled = connection.begin_turn() if connection is not None else False
         task = self._mount.steps.begin(self._serve(handler, view, request))
+        if connection is not None:
+            connection.end_turn(scheduled)
         if task is not None:
             self._under_way[unique] = task
             self._callers[unique] = pid
