@@ -121,6 +121,25 @@ async def test_a_jump_forgets_what_was_fetched_ahead() -> None:
         assert await jump == disk.data[30 * CHUNK_BYTES : 30 * CHUNK_BYTES + 4096]
 
 
+async def test_reads_of_the_kernel_side_by_side() -> None:
+    """It reads ahead itself: many requests at once, further than we keep chunks."""
+    async with at_work() as world:
+        size = 24 * CHUNK_BYTES
+        disk, _, reading = _reading(world, size)
+        world.channel.hold("Files.Read")
+        step = CHUNK_BYTES // 2
+        reads = [
+            asyncio.create_task(_read(reading, offset, CHUNK_BYTES))
+            for offset in range(0, size - CHUNK_BYTES, step)
+        ]
+        while not all(task.done() for task in reads):
+            await turns()
+            for asked in list(world.channel.under_way)[::-1]:
+                asked.answer()
+        for number, task in enumerate(reads):
+            assert await task == disk.data[number * step : number * step + CHUNK_BYTES]
+
+
 async def test_the_end_of_one_reader_does_not_take_the_chunk_of_another() -> None:
     async with at_work() as world:
         disk, _, reading = _reading(world, 4 * CHUNK_BYTES)
