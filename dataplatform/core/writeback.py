@@ -16,6 +16,7 @@ What a killed server loses of this is what a crashed machine loses of its page c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,9 @@ FLUSH_BYTES_MAX = 8 * MIB
 
 TAKEN_MAX = 10_000
 """Slots of clients whose last write with an expected size is remembered."""
+
+TOGETHER_MAX = 64
+"""Small files whose writes are flushed as one unit."""
 
 AGE_S = 0.5
 """Flushed when older, by `run_once` every half second: durable within a second or so."""
@@ -80,6 +84,10 @@ class Pending:
             self.memory_bytes += piece.length
         else:
             self.segment_bytes += piece.length
+
+
+Batch = list[tuple[int, Pending]]
+"""Files, by number, and what is flushed of them."""
 
 
 class Writeback:
@@ -396,63 +404,74 @@ class Writeback:
             if under_way is not None:
                 await asyncio.shield(under_way[1])
                 continue
-            pending = self._pending.pop(number, None)
-            if pending is None:
+            if number not in self._pending:
                 return
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._flushing[number] = (pending, done)
-            # A task of its own: whoever asked for the flush may give up, a commit may not.
-            flushing = asyncio.create_task(self._flush(number, pending, done))
-            flushing.add_done_callback(lambda task: task.cancelled() or task.exception())
-            await asyncio.shield(flushing)
+            await self._begin_flush([number])
 
-    async def _flush(self, number: int, pending: Pending, done: asyncio.Future[None]) -> None:
+    async def _begin_flush(self, numbers: list[int]) -> None:
+        """Flush these files, which have something buffered and are not being flushed, as one unit."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        batch = [(number, self._pending.pop(number)) for number in numbers]
+        for number, pending in batch:
+            self._flushing[number] = (pending, done)
+        # A task of its own: whoever asked for the flush may give up, a commit may not.
+        flushing = asyncio.create_task(self._flush(batch, done))
+        flushing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(flushing)
+
+    async def _flush(self, batch: Batch, done: asyncio.Future[None]) -> None:
         try:
-            await self._commit(number, pending)
+            with self._volume.holds.append():
+                await self._commit(batch)
         except BaseException:
-            # Nothing is lost by a failed flush: newer writes go over the older ones again.
-            newer = self._pending.get(number)
-            if newer is not None:
-                for piece in newer.pieces:
-                    filemap.overlay(pending.pieces, piece)
-                pending.size = max(pending.size, newer.size)
-                pending.mtime_ns = max(pending.mtime_ns, newer.mtime_ns)
-                pending.growth_bytes += newer.growth_bytes
-                pending.memory_bytes += newer.memory_bytes
-                pending.segment_bytes += newer.segment_bytes
-            self._pending[number] = pending
+            for number, pending in batch:
+                self._put_back(number, pending)
             raise
         else:
-            self._growth_bytes -= pending.growth_bytes
-            self.memory_bytes -= pending.memory_bytes
-            self.segment_bytes -= pending.segment_bytes
+            for _, pending in batch:
+                self._growth_bytes -= pending.growth_bytes
+                self.memory_bytes -= pending.memory_bytes
+                self.segment_bytes -= pending.segment_bytes
         finally:
-            del self._flushing[number]
+            for number, _ in batch:
+                del self._flushing[number]
             done.set_result(None)
 
-    async def _commit(self, number: int, pending: Pending) -> None:
-        volume = self._volume
-        with volume.holds.append():
-            await self._commit_pieces(number, pending)
+    def _put_back(self, number: int, pending: Pending) -> None:
+        """Nothing is lost by a failed flush: newer writes go over the older ones again."""
+        newer = self._pending.get(number)
+        if newer is not None:
+            for piece in newer.pieces:
+                filemap.overlay(pending.pieces, piece)
+            pending.size = max(pending.size, newer.size)
+            pending.mtime_ns = max(pending.mtime_ns, newer.mtime_ns)
+            pending.growth_bytes += newer.growth_bytes
+            pending.memory_bytes += newer.memory_bytes
+            pending.segment_bytes += newer.segment_bytes
+        self._pending[number] = pending
 
-    async def _commit_pieces(self, number: int, pending: Pending) -> None:
+    async def _commit(self, batch: Batch) -> None:
         volume = self._volume
-        pieces = await self._bulk(filemap.join(pending.pieces))
-        if any(p.extent is not None for p in pieces):
+        work_on = []
+        for number, pending in batch:
+            pieces = await self._bulk(filemap.join(pending.pieces))
+            work_on.append((number, pending, pieces))
+        if any(p.extent is not None for _, _, pieces in work_on for p in pieces):
             await volume.storage.segments.sync()
 
         async def work(unit: Unit) -> None:
-            inode = await unit.find_inode(number)
-            if inode is None:  # removed meanwhile: nobody can read it any more
-                return
             unit.told_before = True
             unit.accepted = True  # a quota that was lowered since must not make them be lost
-            await filemap.write(unit, inode, pieces)
-            self._written(inode, pending.size, pending.mtime_ns)
-            unit.save(inode)
-            await _tell_written(unit, inode, pieces)
+            for number, pending, pieces in work_on:
+                inode = await unit.find_inode(number)
+                if inode is None:  # removed meanwhile: nobody can read it any more
+                    continue
+                await filemap.write(unit, inode, pieces)
+                self._written(inode, pending.size, pending.mtime_ns)
+                unit.save(inode)
+                await _tell_written(unit, inode, pieces)
 
-        await volume.run(pending.request, work, durable=False)
+        await volume.run(batch[0][1].request, work, durable=False)
 
     async def _bulk(self, pieces: list[Piece]) -> list[Piece]:
         """Move runs of small writes that are bulk by now to a segment."""
@@ -478,12 +497,36 @@ class Writeback:
 
     async def _try_flush(self, numbers: list[int]) -> dict[int, PlatformError]:
         errors: dict[int, PlatformError] = {}
+        await self._flush_small(numbers)
         for number in numbers:
             try:
                 await self.flush(number)
             except PlatformError as error:
                 errors[number] = error
         return errors
+
+    async def _flush_small(self, numbers: list[int]) -> None:
+        """Many small files share units: a unit costs more than what is in it. Those of a unit that
+        fails are left for a flush of their own."""
+        groups: dict[str, list[int]] = {}
+        for number in numbers:
+            pending = self._pending.get(number)
+            if pending is None or number in self._flushing:
+                continue
+            if pending.segment_bytes or pending.memory_bytes > EXTENT_BYTES_MIN:
+                continue
+            group = groups.setdefault(pending.request.principal, [])
+            group.append(number)
+            if len(group) >= TOGETHER_MAX:
+                await self._flush_together(groups.pop(pending.request.principal))
+        for group in groups.values():
+            await self._flush_together(group)
+
+    async def _flush_together(self, numbers: list[int]) -> None:
+        there = [n for n in numbers if n in self._pending and n not in self._flushing]
+        if len(there) > 1:
+            with contextlib.suppress(PlatformError):
+                await self._begin_flush(there)
 
     async def run_once(self) -> None:
         """Flush what is older than half a second."""
