@@ -50,9 +50,9 @@ class Access:
         if self._mount.kernel is not None:
             self._mount.kernel.attributes_changed(node.number)
 
-    def latest_ns(self, key: Key) -> int:
-        """When it was read last, as far as the server may not know it yet."""
-        return self._moved.get(key, 0)
+    def latest_ns(self, key: Key, known_ns: int) -> int:
+        """When it was read last: the server knows of this, but perhaps not of a later time."""
+        return max(self._moved.get(key, known_ns), known_ns)
 
     def set(self, key: Key) -> None:
         """A program sets it: what was to be told is past."""

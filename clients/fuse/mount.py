@@ -116,7 +116,7 @@ class Mount:
         was_known = node.known
         was = node.size, node.mtime_ns, node.ctime_ns
         node.take(message)
-        node.atime_ns = max(node.atime_ns, self.access.latest_ns(node.key))
+        node.atime_ns = self.access.latest_ns(node.key, node.atime_ns)
         if busy:
             assert writing is not None
             node.size = max(node.size, writing.end)

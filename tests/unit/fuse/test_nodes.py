@@ -274,6 +274,16 @@ def test_what_was_told_is_remembered_for_all_who_asked_before(
     assert not calls.told_since((1, 1), calls.mark())
 
 
+async def test_times_before_1970_stay_as_they_are() -> None:
+    async with at_work() as world:
+        node = world.file(7, atime_ns=-5, mtime_ns=-6, ctime_ns=-7)
+        assert (node.atime_ns, node.mtime_ns, node.ctime_ns) == (-5, -6, -7)
+        world.mount.access.read(node)
+        read_ns = node.atime_ns
+        assert read_ns > 0
+        assert world.file(7, atime_ns=-5).atime_ns == read_ns
+
+
 async def test_a_held_file_is_closed_once() -> None:
     async with at_work() as world:
         node = world.file(7)
