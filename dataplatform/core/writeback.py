@@ -409,7 +409,7 @@ class Writeback:
             await self._begin_flush([number])
 
     async def _begin_flush(self, numbers: list[int]) -> None:
-        """Flush these files, which have something buffered and are not being flushed, as one unit."""
+        """Flush files as one unit: they have something buffered, and are not being flushed."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         batch = [(number, self._pending.pop(number)) for number in numbers]
         for number, pending in batch:
@@ -497,7 +497,6 @@ class Writeback:
 
     async def _try_flush(self, numbers: list[int]) -> dict[int, PlatformError]:
         errors: dict[int, PlatformError] = {}
-        await self._flush_small(numbers)
         for number in numbers:
             try:
                 await self.flush(number)
@@ -533,6 +532,7 @@ class Writeback:
         now_s = self._volume.clock.monotonic()
         old = [n for n, p in self._pending.items() if now_s - p.since_s >= AGE_S]
         try:
+            await self._flush_small(old)
             await self._flush_each(old)
         except PlatformError as error:
             if self._complaint != error.message:  # once, not twice a second
