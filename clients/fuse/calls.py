@@ -142,11 +142,11 @@ class Calls:
         finally:
             self.stats.answered(time.perf_counter() - started_s)
 
-    def done(self, key: int) -> None:
-        """The kernel has its answer."""
+    def done(self, key: int, *, is_answered: bool = True) -> None:
+        """The kernel has its answer; the server gave one, too, unless its request was given up."""
         slot = self.owed.pop(key, None)
         if slot is not None:
-            self.channel.slots.let_go(slot, is_answered=True)
+            self.channel.slots.let_go(slot, is_answered=is_answered)
 
     async def write(self, message: Any, data: Data) -> Any:
         """A write at offsets: repeating it changes nothing, so it needs no number."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PAGE_ENTRIES = 4000
 DOTS = 2
 
-COMPLETE_NAMES_MAX = 50_000
+COMPLETE_NAMES_MAX = 30_000
 """Directories with more names are not kept in memory whole."""
 
 

@@ -43,13 +43,19 @@ AHEAD_BYTES = 4 * MIB
 LARGE_BYTES = 64 * KIB
 """A read of so much is one of a sequence, most likely."""
 
-KEPT_BYTES_MAX = 24 * MIB
+KEPT_BYTES_MAX = 12 * MIB
 """What located windows hold, all together: mostly bytes that stand in no segment."""
 
 PIECE_BYTES = 200
 """What remembering a piece costs."""
 
 FILES_MAX = 64
+
+SCATTERED_BYTES = WINDOW_BYTES // 8
+SCATTERED_S = 2.0
+"""Where so much of a window is in no segment (a file that was written in small pieces), locating it
+would bring many times what is read: for a while small reads of that file ask the server."""
+
 WRITTEN_S = 1.0
 """A file that is being written is located anew all the time: small reads of it ask the server."""
 
@@ -125,13 +131,18 @@ class Near:
         server for them."""
         if self._is_off or not (node.known and node.promised):
             return None
-        if size < LARGE_BYTES and asyncio.get_running_loop().time() - node.written_s < WRITTEN_S:
+        now_s = asyncio.get_running_loop().time()
+        if size < LARGE_BYTES and now_s - node.written_s < WRITTEN_S:
             return None
         end = min(offset + size, node.size)
         if end <= offset:
             return []
         try:
-            windows = self._find(node, offset, end) or await self._locate(node, offset, end)
+            windows = self._find(node, offset, end)
+            if windows is None:
+                if size < LARGE_BYTES and now_s < node.scattered_s:
+                    return None
+                windows = await self._locate(node, offset, end)
             return await self._assemble(node, windows, offset, end)
         except _Elsewhere:
             return None
@@ -186,6 +197,8 @@ class Near:
                 found = memoryview(data)[at : at + piece.length]
                 at += piece.length
             self._place(windows, start, _Piece(piece, found))
+        if at > SCATTERED_BYTES * len(windows):
+            node.scattered_s = asyncio.get_running_loop().time() + SCATTERED_S
         if self._calls.are_bytes_as_of(node, mark):
             for index, window in enumerate(windows, first):
                 self._keep((node.number, index), window)

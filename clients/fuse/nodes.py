@@ -30,10 +30,10 @@ INODE_MASK = (1 << INODE_BITS) - 1
 VIEW_BIT = 1 << 62
 """Numbers stay below 2^63: some programs take them for signed."""
 
-NODES_MAX = 60_000
+NODES_MAX = 40_000
 """Nodes in memory, some 600 bytes each; those in use are kept whatever their number."""
 
-NAMES_MAX = 200_000
+NAMES_MAX = 100_000
 """Names in the directories' maps, all together: some 120 bytes each."""
 
 Key = tuple[int, int]
@@ -101,6 +101,7 @@ class Node:
         "pages_kept",
         "promised",
         "rdev",
+        "scattered_s",
         "size",
         "symlink",
         "trust_turn",
@@ -138,6 +139,7 @@ class Node:
         self.changed_turn = 0  # of `calls`, at which a change of ours was last answered
         self._content: tuple[int, Content] | None = None  # and the data_turn that it is of
         self.trust_turn = self.data_turn  # the same, but for writes of ours
+        self.scattered_s = 0.0  # until then small reads ask the server (the loop's time)
         self.written_s = 0.0  # when we wrote last (the loop's time)
         self.xattrs: dict[str, bytes] | None = None  # all of them, if that is known
         self.packed: bytes | None = None  # the attributes as the door packs them

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import struct
 from collections.abc import AsyncIterator
@@ -146,10 +147,13 @@ class _Worker:
         (minor,) = GREETING.unpack(self._handover.greeting)
         self._mount.handles.start_behind(self._handover.generation << 40)
         self._take_losses()
+        unanswered = self._handover.take_unanswered()
         self._agree(minor, resumes=True)
         await self._begin_watching()
         if minor >= kernel.RESEND_MINOR:
             self._device.notify(kernel.NOTIFY_RESEND, b"")
+        for unique in unanswered:
+            self._device.refuse(unique, errno.EIO)  # nobody will ask again
         self._handover.link.ready()
 
     def _take_losses(self) -> None:
@@ -212,6 +216,8 @@ class _Worker:
             self._requests.name_valid_s = OLD_NAME_VALID_S
         if minor < kernel.SETXATTR_EXT_MINOR:
             self._requests.setxattr_size = kernel.SETXATTR_IN_BEFORE_33.size
+        if minor < kernel.RESEND_MINOR:
+            self._requests.unrepeated = self._handover
         self._mount.kernel = self._notices
         self._watcher = Watcher(self._mount, self._notices, resumes=resumes)
 

@@ -25,7 +25,7 @@ WRITE_BYTES_MAX = 1 * MIB
 """Of one request. The kernel takes up to 256 pages unless root allowed it more."""
 
 BUFFER_BYTES = WRITE_BYTES_MAX + 64 * KIB
-BUFFERS_MAX = 48
+BUFFERS_MAX = 40
 """Kept by the process: what may be unsynced (see `unsynced`), and a few under way."""
 
 KEPT_BYTES_MIN = 32 * KIB

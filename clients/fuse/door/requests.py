@@ -27,6 +27,7 @@ from . import kernel, packing
 from .device import KEPT_BYTES_MIN, Device
 
 if TYPE_CHECKING:
+    from ..handover import Handover
     from ..mount import Mount
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,8 @@ class Requests:
         self._callers: dict[int, int] = {}  # processes, of those under way
         self._interrupted: dict[int, int] = {}
         self._watching: asyncio.TimerHandle | None = None
+        self.unrepeated: Handover | None = None
+        """Remembers what is under way, for a kernel that cannot ask a successor again."""
         self._operations = mount.stats.operations
         self._channel = mount.calls.channel
         self._owed = mount.calls.owed
@@ -174,6 +177,8 @@ class Requests:
         if task is not None:
             self._under_way[unique] = task
             self._callers[unique] = pid
+            if self.unrepeated is not None:
+                self.unrepeated.begin_request(unique)
 
     def _special(self, view: memoryview, request: Request) -> None:
         opcode = request.opcode
@@ -197,11 +202,13 @@ class Requests:
 
     async def _serve(self, handler: Handler, view: memoryview, request: Request) -> None:
         unique = request.unique
+        is_answered = True
         try:
             body = await handler(view, request)
         except (PlatformError, OSError) as error:
             self._refuse(request, error)
         except asyncio.CancelledError:
+            is_answered = False
             self.device.refuse(unique, errno.EINTR)
         except struct.error:
             logger.error("a request is too short. request=`%s`", kernel.NAMES[request.opcode])
@@ -218,8 +225,10 @@ class Requests:
         finally:
             if self._under_way.pop(unique, None) is not None:
                 self._callers.pop(unique, None)
+                if self.unrepeated is not None:
+                    self.unrepeated.end_request(unique)
             if self._owed:
-                self._mount.calls.done(unique & ~kernel.UNIQUE_RESEND)
+                self._mount.calls.done(unique & ~kernel.UNIQUE_RESEND, is_answered=is_answered)
 
     def _refuse(self, request: Request, error: PlatformError | OSError) -> None:
         if isinstance(error, PlatformError) and error.kind not in _QUIET:
