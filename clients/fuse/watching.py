@@ -160,6 +160,8 @@ class Watcher:
                     mount.nodes.doubt(node, [name.encode() for name in broken.names])
                 else:
                     mount.nodes.distrust(node)
+                    if broken.unlinked and node.is_directory:
+                        node.links = 0  # whoever has it open sees it as it was, but for this
             notices.attributes_changed(number)
             if broken.entries or not broken.kept:
                 # Pages are kept under a promise only, whatever it was that ended it.
