@@ -26,9 +26,11 @@ check: install  ## format, lint, types and import rules
 	.venv/bin/lint-imports --no-cache --no-logo --config setup.cfg
 
 test: install  ## all tests except the system tests
+	@tools/test-packages.sh
 	@$(PYTHON) -m pytest -m "not system" $(ARGS)
 
 test-system: install  ## long campaigns: real processes and real kills
+	@tools/test-packages.sh
 	@$(PYTHON) -m pytest -m system $(ARGS)
 
 bench: install  ## measure, against the disk and the peers that can be installed here
