@@ -11,6 +11,7 @@ from ..processes import Failed, Running
 from .places import Durability, Place, family, mounted, unmount
 
 START_S = 90.0
+STOP_S = 5.0
 GRPC = 10_000
 """Its gRPC ports are those of HTTP, and so many more."""
 
@@ -73,7 +74,7 @@ class SeaweedFS(Place):
         if self._mount is not None:
             self._unmount()
         if self._server is not None:
-            self._server.stop()
+            self._server.stop(STOP_S)  # what it waits for is of no use here
 
     @property
     def point(self) -> Path:
