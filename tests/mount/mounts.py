@@ -10,6 +10,7 @@ need no faults then run against that one, a local disk or another product's moun
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -90,8 +91,8 @@ class Mount:
 
     def start(self) -> Mount:
         """Start it, and wait until the kernel lists it and it answers."""
-        with contextlib.suppress(FileExistsError):
-            self.mountpoint.mkdir(parents=True)
+        if not is_mounted(self.mountpoint):  # else over a dead mount
+            self.mountpoint.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "DP_SERVER": self.address}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -121,7 +122,12 @@ class Mount:
             raise AssertionError(f"dp mount ended with {code}:\n{self.last_log()}")
         if not is_mounted(self.mountpoint):
             return False
-        os.statvfs(self.mountpoint)
+        try:
+            os.statvfs(self.mountpoint)
+        except OSError as error:
+            if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+                return False  # the dead mount is there still
+            raise
         return True
 
     def last_log(self) -> str:
