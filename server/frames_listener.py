@@ -90,7 +90,9 @@ class FramesListener:
     async def _welcome(self, connection: ServerConnection, hello: pb.Hello) -> pb.HelloReply:
         uid = connection.peer_uid
         principal = ANONYMOUS if uid is None else principal_of_uid(uid)
-        connection.session = self._sessions.attach(hello.session, principal, hello.program)
+        connection.session = self._sessions.attach(
+            hello.session, principal, hello.program, connection.peer_pid
+        )
         return pb.HelloReply(
             server=self._facts.program,
             cluster=self._cluster,

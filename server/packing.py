@@ -6,12 +6,14 @@ from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid
-from dataplatform.base.limits import PARTITIONS_MAX
+from dataplatform.base.limits import IO_BYTES_MAX, PARTITIONS_MAX
 from dataplatform.core.catalog import Description
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import Node
 from dataplatform.core.streams import Part
 from dataplatform.keyspace.records import Inode, Kind, Piece, VolumeSettings
+
+from .areas import Area
 
 KINDS = frozenset(Kind)
 _DEFAULT_MODES = {int(Kind.DIRECTORY): 0o755}
@@ -140,13 +142,32 @@ def append_parts(message: pb.AppendRequest, data: bytes | memoryview) -> list[Pa
     return parts
 
 
+def shared_bytes(
+    area: Area, message: pb.WriteRequest, data: bytes | memoryview
+) -> bytes | memoryview:
+    """The bytes of a single write that are in a shared area."""
+    if data:
+        raise Invalid("the bytes of a write are in the request or in a shared area, not in both")
+    _check_length(message.length)
+    return area.part(message.at, message.length)
+
+
+def _check_length(length: int) -> None:
+    """What a frame's size sees to when the bytes are in it."""
+    if length > IO_BYTES_MAX:
+        raise Invalid("too much for one write", length=length, length_max=IO_BYTES_MAX)
+
+
 def write_parts(
-    message: pb.WriteRequest, data: bytes | memoryview
+    message: pb.WriteRequest, data: bytes | memoryview, area: Area | None = None
 ) -> list[tuple[int, bytes | memoryview]]:
     """(offset, bytes) of each write in a request of several. INVALID if lengths and bytes do not
     agree."""
     if message.append or message.HasField("expected_size"):
         raise Invalid("several writes at once are neither appended nor conditional")
+    if area is not None:
+        _check_length(sum(part.length for part in message.parts))
+        return [(part.offset, area.part(part.at, part.length)) for part in message.parts]
     view = memoryview(data)
     parts: list[tuple[int, bytes | memoryview]] = []
     at = 0

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from dataplatform.base.clock import Clock, Entropy
 from dataplatform.base.errors import Denied, Exhausted, Invalid
 
+from .areas import Area
+
 LEASE_S = 60.0
 """Long enough for a client to find its server again, short enough to free what a dead one held."""
 
@@ -25,6 +27,10 @@ class Session:
     id: bytes
     principal: str
     program: str = ""
+    pid: int = 0
+    """The process behind its newest connection, if that is a Unix socket; else 0."""
+    area: Area | None = None
+    """Memory that it shares; while there are connections."""
     connections: int = 0
     left_s: float = 0.0
     """When the last connection left, or the last request without one came (monotonic)."""
@@ -50,10 +56,11 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def attach(self, session_id: bytes, principal: str, program: str = "") -> Session:
+    def attach(self, session_id: bytes, principal: str, program: str = "", pid: int = 0) -> Session:
         """A connection joins the session, which begins if it is new; without an id, a fresh one."""
         session = self._enter(session_id or self._entropy.token(SESSION_BYTES), principal, program)
         session.connections += 1
+        session.pid = pid
         return session
 
     def detach(self, session: Session, *, by_client: bool = False) -> None:
@@ -61,6 +68,8 @@ class Sessions:
         the client knows that, or there is none any more."""
         assert session.connections > 0
         session.connections -= 1
+        if not session.connections:
+            session.area = None
         session.left_s = self._clock.monotonic()
         if by_client and not session.connections and self._left is not None:
             self._left(session.id)

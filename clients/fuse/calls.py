@@ -7,12 +7,15 @@ reply is there: if it was told meanwhile, the reply may be used once and must no
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
+from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS, Method
+from dataplatform.base.errors import Stale, Unavailable
 from dataplatform.base.limits import SLOTS_MAX
 from dataplatform.client.connection import Channel
 from dataplatform.client.runtime import AsyncRuntime
@@ -20,6 +23,7 @@ from dataplatform.client.slots import Slots
 from dataplatform.transport.addresses import Address
 from dataplatform.transport.connections import AsyncConnection, Connection, Data, Reply
 
+from .areas import Areas
 from .handover import Handover
 from .nodes import Key, Node
 from .stats import Stats
@@ -59,12 +63,19 @@ class MountChannel(Channel):
     before left unanswered stay untouched."""
 
     def __init__(
-        self, address: Address, *, token: str | None, patience_s: float, handover: Handover
+        self,
+        address: Address,
+        *,
+        token: str | None,
+        patience_s: float,
+        handover: Handover,
+        areas: Areas,
     ) -> None:
         super().__init__(
             address, AsyncRuntime(), token=token, patience_s=patience_s, session=handover.session
         )
         self.on_lost: Callable[[], None] = lambda: None
+        self._areas = areas
         self.current: AsyncConnection | None = None  # the one used last
         generation, half = handover.generation, SLOTS_MAX // 2
         first = half * (generation % 2)
@@ -81,6 +92,10 @@ class MountChannel(Channel):
         if isinstance(connection, AsyncConnection):
             self.current = connection
             connection.lost.add_done_callback(lambda _: self.on_lost())
+            area = await self._areas.share(connection)
+            if area is not None:
+                shared = area
+                connection.lost.add_done_callback(lambda _: self._areas.abandon(shared))
         return connection
 
     @property
@@ -99,8 +114,11 @@ class MountChannel(Channel):
 class Calls:
     """Requests to the server, counted and timed."""
 
-    def __init__(self, channel: MountChannel, stats: Stats, handover: Handover) -> None:
+    def __init__(
+        self, channel: MountChannel, stats: Stats, handover: Handover, areas: Areas
+    ) -> None:
         self.channel = channel
+        self.areas = areas
         self.stats = stats
         self._handover = handover
         self._resent = handover.journal() if handover.generation else {}
@@ -151,7 +169,17 @@ class Calls:
     async def write(self, message: Any, data: Data) -> Any:
         """A write at offsets: repeating it changes nothing, so it needs no number."""
         started_s = time.perf_counter()
+        # Who waits for a durable one may give up, and then it would have to be waited for here.
+        area = self.areas.name(message, data) if message.durability == pb.LAZY else None
         try:
+            if area is not None:
+                try:
+                    return (await self.channel.call(WRITE, message, is_numbered=False))[0]
+                except Stale:
+                    message.ClearField("area")  # taken by the connection that is lost
+                except (Unavailable, asyncio.CancelledError):
+                    self.areas.abandon(area)  # the server may be reading it
+                    raise
             return (await self.channel.call(WRITE, message, data, is_numbered=False))[0]
         finally:
             self.stats.answered(time.perf_counter() - started_s)

@@ -32,7 +32,7 @@ from .writing import Budget, Writing
 logger = logging.getLogger(__name__)
 
 
-UNSYNCED_BYTES = 16 * MIB
+UNSYNCED_BYTES = 8 * MIB
 """Answered by the server and kept until they are durable, before a sync is run beside; twice that
 before writes wait for it."""
 

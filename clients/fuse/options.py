@@ -25,7 +25,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 PATIENCE_S = 300.0
 CACHE_BYTES = 10 << 30
-DIRTY_BYTES_MAX = 32 << 20
+DIRTY_BYTES_MAX = 16 << 20
 FILE_SYSTEM = "fuse.dp"
 """The type that `mount`, `findmnt` and `df` show."""
 
@@ -161,7 +161,7 @@ VALUES: Mapping[str, tuple[str, str, Callable[[str], Any]]] = {  # field, what t
     "patience": ("patience_s", "5m", lambda text: duration_of(text).total_seconds()),
     "cache_dir": ("cache_dir", "DIR", _absolute),
     "cache_size": ("cache_size_bytes", "10GiB", size_of),
-    "max_dirty": ("dirty_bytes_max", "64MiB", size_of),
+    "max_dirty": ("dirty_bytes_max", "16MiB", size_of),
     "fsname": ("source", "NAME", str),
     "log_file": ("log_file", "FILE", _absolute),
     "log_level": ("log_level", "info", _choice("debug", "info", "warning", "error")),

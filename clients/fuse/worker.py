@@ -18,11 +18,12 @@ from dataplatform.base.errors import Invalid, PlatformError, Unavailable
 from dataplatform.client.syncing import sync
 from dataplatform.transport.addresses import Address, default_address, parse
 
+from .areas import WRITE_BYTES_MAX, Areas
 from .blockfiles import BlockFiles
 from .blocks import Blocks
 from .calls import STAT, Calls, MountChannel
 from .door import kernel
-from .door.device import WRITE_BYTES_MAX, Device
+from .door.device import Device
 from .door.notices import Notices
 from .door.requests import HEAD, Request, Requests
 from .handover import Handover
@@ -48,15 +49,17 @@ async def serve(options: MountOptions, descriptor: int, handover: Handover) -> N
     """Serve until the file system is unmounted or the keeper wants it drained. PlatformError if
     there is nothing to mount."""
     stats = Stats(options, handover.session, handover.generation)
+    areas = Areas(may_share=options.near)
     channel = MountChannel(
         _address(options),
         token=options.read_token() or None,
         patience_s=options.patience_s,
         handover=handover,
+        areas=areas,
     )
     try:
         await channel.connect(FIRST_PATIENCE_S if not handover.generation else options.patience_s)
-        calls = Calls(channel, stats, handover)
+        calls = Calls(channel, stats, handover, areas)
         root, _ = await channel.call(
             STAT, pb.StatRequest(target=pb.Target(path=options.path), follow=True)
         )
@@ -103,7 +106,7 @@ class _Worker:
         self._mount = mount
         self._handover = handover
         self._requests = Requests(mount)
-        self._device = Device(descriptor, self._requests.handle)
+        self._device = Device(descriptor, self._requests.handle, mount.calls.areas)
         self._requests.device = self._device
         self._requests.init = self._init
         self._notices: Notices | None = None

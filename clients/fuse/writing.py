@@ -260,6 +260,9 @@ class Writing:
             for run in runs:
                 unsynced.add(self._node.key, run.offset, run.parts, reply.verifier)
             mark = unsynced.mark()
+            if durability == pb.LAZY:
+                # While it waits here it is under way, and what it wrote is held against the budget.
+                await self._relief.after_write()
         except asyncio.CancelledError:
             if durability == pb.DURABLE:
                 # Whoever waited for the sync is gone, but the bytes are the file's: once more.
@@ -279,13 +282,7 @@ class Writing:
             if not self.is_busy:
                 self._handover.clear_dirty(self._node.key)
             self._wake()
-        if reply is None:
-            return None
-        try:
-            await self._relief.after_write()
-        except PlatformError as error:
-            self._fail(error)
-        return reply, mark
+        return None if reply is None else (reply, mark)
 
     async def _request(self, runs: list[_Run], durability: pb.Durability) -> pb.WriteReply:
         node = self._node

@@ -13,9 +13,13 @@ at most `count_max` buffers, however many are taken.
 from __future__ import annotations
 
 import collections
+import mmap
 import sys
+from collections.abc import Callable
 
 from .limits import KIB, MIB
+
+Buffer = bytearray | mmap.mmap
 
 BUFFER_BYTES = 1 * MIB + 64 * KIB
 """Of one buffer: a mebibyte of bulk bytes and the frame around it."""
@@ -27,7 +31,7 @@ TAKEN_BYTES_MIN = 128 * KIB
 """Smaller ones come from the allocator's own reserves, without faults."""
 
 
-def _look(buffers: collections.deque[bytearray]) -> tuple[bytearray, int]:
+def _look(buffers: collections.deque[Buffer]) -> tuple[Buffer, int]:
     """Take a buffer out, and count the references to it here."""
     buffer = buffers.pop()
     references = sys.getrefcount(buffer)
@@ -40,12 +44,18 @@ business: two up to Python 3.13, one from 3.14 on, which lends arguments."""
 
 
 class Buffers:
-    """A pool of buffers of one size."""
+    """A pool of buffers of one size; `make` makes one."""
 
-    def __init__(self, size_bytes: int = BUFFER_BYTES, count_max: int = BUFFERS_MAX) -> None:
+    def __init__(
+        self,
+        size_bytes: int = BUFFER_BYTES,
+        count_max: int = BUFFERS_MAX,
+        make: Callable[[int], Buffer] = bytearray,
+    ) -> None:
         self._size_bytes = size_bytes
         self._count_max = count_max
-        self._buffers: collections.deque[bytearray] = collections.deque()
+        self._make = make
+        self._buffers: collections.deque[Buffer] = collections.deque()
 
     def take(self, length: int) -> memoryview:
         """Writable memory of that many bytes; what is in it is arbitrary."""
@@ -65,7 +75,7 @@ class Buffers:
             del buffer
         if len(buffers) >= self._count_max:
             return memoryview(bytearray(length))
-        buffer = bytearray(self._size_bytes)
+        buffer = self._make(self._size_bytes)
         view = memoryview(buffer)[:length]
         buffers.append(buffer)
         return view

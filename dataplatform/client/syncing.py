@@ -54,27 +54,41 @@ class Relief:
         self._channel = channel
         self._kept_bytes_max = kept_bytes_max
         self._under_way: tuple[int, Pending] | None = None
+        self._lock = channel.runtime.lock()
 
     async def after_write(self) -> None:
-        unsynced = self._channel.unsynced
-        if unsynced.size_bytes <= self._kept_bytes_max:
+        """Returns when no more than twice `kept_bytes_max` is kept."""
+        if not self._is_due():
             return
-        if self._under_way is not None:
-            if unsynced.size_bytes <= 2 * self._kept_bytes_max:
+        async with self._lock:
+            if not self._is_due():
                 return
             await self._finish()
-        mark = unsynced.mark()
-        self._under_way = mark, await self._channel.start(SYNC, _request(None))
+            unsynced = self._channel.unsynced
+            if unsynced.size_bytes > self._kept_bytes_max:
+                mark = unsynced.mark()
+                self._under_way = mark, await self._channel.start(SYNC, _request(None))
+
+    def _is_due(self) -> bool:
+        """Whether a sync is to be begun, or the one under way to be waited for."""
+        kept_bytes, kept_bytes_max = self._channel.unsynced.size_bytes, self._kept_bytes_max
+        if self._under_way is None:
+            return kept_bytes > kept_bytes_max
+        return kept_bytes > 2 * kept_bytes_max or self._under_way[1].done()
 
     async def _finish(self) -> None:
-        assert self._under_way is not None
-        (mark, pending), self._under_way = self._under_way, None
-        reply, _ = await pending
-        await confirm(self._channel, None, mark, reply.verifier)
+        if self._under_way is None:
+            return
+        mark, pending = self._under_way
+        try:
+            reply, _ = await pending
+            await confirm(self._channel, None, mark, reply.verifier)
+        finally:
+            self._under_way = None
 
     async def end(self) -> None:
         """The file is closed."""
-        if self._under_way is not None:
+        async with self._lock:
             await self._finish()
 
 

@@ -62,6 +62,7 @@ class ServerConnection(FrameProtocol):
         self.session: Any = None
         self.peer = ""
         self.peer_uid: int | None = None
+        self.peer_pid = 0
         self.is_closed_by_peer = False
         """It was the peer that ended the connection, not we, and not the silence of the network."""
         self._limits = server.limits
@@ -90,7 +91,7 @@ class ServerConnection(FrameProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.peer, self.peer_uid = sockets.peer_of(transport)
+        self.peer, self.peer_uid, self.peer_pid = sockets.peer_of(transport)
         stream = transport.get_extra_info("socket")
         if stream is not None:
             sockets.notice_silence(stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dataplatform.base.limits import KIB
 
@@ -50,12 +50,20 @@ def notice_silence(stream: socket.socket) -> None:
             stream.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def peer_of(transport: asyncio.BaseTransport) -> tuple[str, int | None]:
-    """The other side in words, and its uid on a Unix socket (SO_PEERCRED, unix(7))."""
+class Peer(NamedTuple):
+    """The other side in words; its uid and pid on a Unix socket (SO_PEERCRED, unix(7)), as they are
+    seen from here: pid 0 for a process that is not."""
+
+    name: str
+    uid: int | None = None
+    pid: int = 0
+
+
+def peer_of(transport: asyncio.BaseTransport) -> Peer:
     raw = transport.get_extra_info("socket")
     if raw is not None and raw.family == socket.AF_UNIX:
         credentials = raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid, uid, _ = struct.unpack("3i", credentials)
-        return f"unix:pid={pid},uid={uid}", uid
+        return Peer(f"unix:pid={pid},uid={uid}", uid, pid)
     name = transport.get_extra_info("peername")
-    return (f"{name[0]}:{name[1]}" if name else "unknown"), None
+    return Peer(f"{name[0]}:{name[1]}" if name else "unknown")

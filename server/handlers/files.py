@@ -11,8 +11,9 @@ from dataplatform.core.platform import Node
 from dataplatform.core.units import Unit
 from dataplatform.core.volumes import Volume
 
+from ..areas import area_of, open_area
 from ..dispatch import Call, rpc
-from ..packing import attributes_of, located, node_message, write_parts
+from ..packing import attributes_of, located, node_message, shared_bytes, write_parts
 from .namespace import node_left
 
 
@@ -70,6 +71,9 @@ async def write(call: Call, message: pb.WriteRequest, data: Any) -> pb.WriteRepl
     durable = call.durable(message, customary=False)
     request = call.request(message)
     expected_size = message.expected_size if message.HasField("expected_size") else None
+    area = area_of(call.session.area, message.area) if message.area else None
+    if area is not None and not message.parts:
+        data = shared_bytes(area, message, data)
     if message.append:
         stored = await files.append(
             volume, request, number, data, durable=durable, expected_size=expected_size
@@ -80,7 +84,7 @@ async def write(call: Call, message: pb.WriteRequest, data: Any) -> pb.WriteRepl
             volume,
             request,
             number,
-            write_parts(message, data),
+            write_parts(message, data, area),
             durable=durable,
             mtime_ns=message.mtime_ns,
         )
@@ -114,6 +118,12 @@ async def sync(call: Call, message: pb.SyncRequest, data: Any) -> pb.SyncReply:
         if failed is not None:
             raise failed
     return pb.SyncReply(verifier=call.server.instance)
+
+
+@rpc("Files.Share")
+async def share(call: Call, message: pb.ShareRequest, data: Any) -> pb.Empty:
+    call.session.area = open_area(call.session.pid, message)
+    return pb.Empty()
 
 
 @rpc("Files.Allocate", answer=node_left)

@@ -6,6 +6,7 @@ calls get deep; in the wild ones most are extremes of their type. A seed gives t
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from google.protobuf.message import Message
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS, Method
 from dataplatform.base.limits import FRAME_BYTES_MAX, SLOTS_MAX
+from tests.sharing import memfd
 from tests.streaming import build_batch
 
 _F = FieldDescriptor
@@ -47,6 +49,10 @@ STRINGS = [
     "", ".", "..", "/", "//", "\x00", "a\x00b", "é" * 127, "x" * 255, "x" * 256, "/a" * 300,
     "\u202e", "\ufffd", "\U0001f680", "../..", "*", "%s", "{}", "a" * 70_000,
 ]  # fmt: skip
+
+AREAS = [1, 2]
+AREA_BYTES = 100_000
+"""More than `at` and `length` come to together, if they are tame."""
 
 KEYS = [b"k", b"old", b"\x00", b"\xff" * 8]
 BYTES = [b"", b"\xff\xfe\xfd", b"k" * 4096, b"k" * 4097]
@@ -115,6 +121,16 @@ class Requests:
             message.ClearField("data")  # it is beside the message
         if isinstance(message, pb.AppendRequest) and not self._wild():
             self._share_out(message, data)
+        if isinstance(message, pb.ShareRequest) and not self._wild():
+            message.area, message.descriptor, message.size = (
+                self.rng.choice(AREAS),
+                _area(),
+                AREA_BYTES,
+            )
+        if isinstance(message, pb.WriteRequest) and self.rng.random() < 0.7:
+            message.ClearField("area")
+        elif isinstance(message, pb.WriteRequest) and not self._wild():
+            message.area, data = self.rng.choice(AREAS), b""
         return method, message, data
 
     def _wild(self) -> bool:
@@ -284,6 +300,12 @@ class Requests:
         if rng.random() < 0.05:
             values = [b"z" * 100_000]
         return build_batch(values, producer=producer, compression=rng.choice([0, 3]))
+
+
+@functools.cache
+def _area() -> int:
+    """A descriptor of memory that a server may map."""
+    return memfd(AREA_BYTES)
 
 
 def damaged(rng: random.Random, raw: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """The descriptor of `/dev/fuse`: requests out of it, replies and notices into it.
 
-One request is read per turn of the loop; large writes keep the buffer that they were read into, so
-their bytes are copied once, by the kernel. Whatever a handler raises becomes an errno: nothing but
-the end of the file system ends the reading.
+One request is read per turn of the loop; large writes keep the memory that they were read to, so
+their bytes are copied once, by the kernel (see `areas`). Whatever a handler raises becomes an
+errno: nothing but the end of the file system ends the reading.
 """
 
 from __future__ import annotations
@@ -13,20 +13,13 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 
-from dataplatform.base.buffers import Buffers
-from dataplatform.base.limits import KIB, MIB
+from dataplatform.base.limits import KIB
 from dataplatform.transport.connections import Bulk
 
+from ..areas import Areas
 from . import kernel
 
 logger = logging.getLogger(__name__)
-
-WRITE_BYTES_MAX = 1 * MIB
-"""Of one request. The kernel takes up to 256 pages unless root allowed it more."""
-
-BUFFER_BYTES = WRITE_BYTES_MAX + 64 * KIB
-BUFFERS_MAX = 40
-"""Kept by the process: what may be unsynced (see `unsynced`), and a few under way."""
 
 KEPT_BYTES_MIN = 32 * KIB
 """A write of so much keeps its buffer; less is copied out of it."""
@@ -43,12 +36,13 @@ class Device:
     """`handle(view, length)` gets each request; its view is valid until it returns, unless it calls
     `keep_buffer`. `ended` is done when the file system was unmounted."""
 
-    def __init__(self, descriptor: int, handle: Callable[[memoryview, int], None]) -> None:
+    def __init__(
+        self, descriptor: int, handle: Callable[[memoryview, int], None], areas: Areas
+    ) -> None:
         self._descriptor = descriptor
         self._handle = handle
         self._loop = asyncio.get_running_loop()
-        self._buffers = Buffers(BUFFER_BYTES, BUFFERS_MAX)
-        self._view = self._buffers.take(BUFFER_BYTES)
+        self._areas = areas
         self._is_kept = False
         self._is_reading = False
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -70,7 +64,8 @@ class Device:
 
     def _readable(self) -> None:
         try:
-            length = os.readv(self._descriptor, (self._view,))
+            view = self._areas.view
+            length = os.readv(self._descriptor, (view,))
         except OSError as error:
             if error.errno not in _AGAIN:
                 self._end(error)
@@ -79,12 +74,12 @@ class Device:
             self._end(OSError(errno.ENODEV, "end of file"))
             return
         try:
-            self._handle(self._view, length)
+            self._handle(view, length)
         except Exception:
             logger.exception("a request could not be begun")
         if self._is_kept:
             self._is_kept = False
-            self._view = self._buffers.take(BUFFER_BYTES)
+            self._areas.keep(length)
 
     def _end(self, error: OSError) -> None:
         self.stop()

@@ -18,6 +18,7 @@ from dataplatform.client.runtime import AsyncRuntime
 from dataplatform.client.slots import Slots
 from dataplatform.client.unsynced import Unsynced
 from dataplatform.transport.addresses import parse
+from dataplatform_clients.fuse.areas import Areas
 from dataplatform_clients.fuse.calls import Calls
 from dataplatform_clients.fuse.handover import Handover
 from dataplatform_clients.fuse.mount import Mount
@@ -77,7 +78,9 @@ class FakeChannel:
         self.on_lost: Callable[[], None] = lambda: None
         self.connection: object = object()
         self.current = None
-        self.runtime = SimpleNamespace(holder=lambda: SimpleNamespace(connection=self.connection))
+        self.runtime = SimpleNamespace(
+            holder=lambda: SimpleNamespace(connection=self.connection), lock=asyncio.Lock
+        )
 
     def hold(self, *names: str) -> None:
         """From now on these wait for `Asked.answer`."""
@@ -164,7 +167,8 @@ class World:
         settings = MountOptions("/mnt", address="fake", **{"near": False, **options})
         self.stats = Stats(settings)
         self.handover = handover
-        self.calls = Calls(self.channel, self.stats, handover)  # type: ignore[arg-type]
+        areas = Areas(may_share=False)
+        self.calls = Calls(self.channel, self.stats, handover, areas)  # type: ignore[arg-type]
         self.calls.watch_began()
         self.mount = Mount(ROOT, self.calls, settings, None, handover)
         self.kernel = FakeKernel()

@@ -96,7 +96,7 @@ def test_defaults() -> None:
     assert (made.allow_other, made.suid, made.dev, made.exec) == (is_root, is_root, is_root, True)
     assert made.patience_s == 300
     assert made.atime == "relatime"
-    assert made.dirty_bytes_max == 32 << 20
+    assert made.dirty_bytes_max == 16 << 20
     assert made.source == "dp:/"
 
 

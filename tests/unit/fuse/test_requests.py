@@ -22,10 +22,11 @@ from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Exhausted, NotFound, Unavailable
 from dataplatform.transport.connections import Bulk
 from dataplatform_clients.fuse import mount as mount_module
+from dataplatform_clients.fuse.areas import REQUEST_BYTES, Areas
 from dataplatform_clients.fuse.door import device as device_module
 from dataplatform_clients.fuse.door import kernel
 from dataplatform_clients.fuse.door import requests as requests_module
-from dataplatform_clients.fuse.door.device import BUFFER_BYTES, Device
+from dataplatform_clients.fuse.door.device import Device
 from dataplatform_clients.fuse.door.requests import HEAD, STATS_NUMBER, Request, Requests
 from dataplatform_clients.fuse.nodes import VIEW_BIT
 
@@ -114,7 +115,7 @@ class Kernel:
         self.requests.device = self.device  # type: ignore[assignment]
         self.requests.init = self._init
         self._unique = 0
-        self._buffer = bytearray(b"\xee" * BUFFER_BYTES)  # what was in it before
+        self._buffer = bytearray(b"\xee" * REQUEST_BYTES)  # what was in it before
 
     def _init(self, view: memoryview, request: Request) -> bytes:
         kernel.INIT_IN.unpack_from(view, HEAD)
@@ -452,7 +453,7 @@ class Descriptor:
 @contextlib.asynccontextmanager
 async def opened(handle: Any) -> AsyncIterator[tuple[Device, Descriptor]]:
     pair = Descriptor()
-    device = Device(pair.theirs.fileno(), handle)
+    device = Device(pair.theirs.fileno(), handle, Areas(may_share=False))
     device.start()
     try:
         yield device, pair
