@@ -353,7 +353,7 @@ class Channel:
             except Unavailable:
                 raise
             except PlatformError:
-                return  # a sync meets it again, and says so
+                continue  # a sync meets it again, and says so; the other files are as before
             else:
                 self.unsynced.resent(write, reply.verifier)
 

@@ -411,8 +411,8 @@ class FileHandle:
         self._before_write(b"")
         await self.flush()
         request = build(pb.SetAttributesRequest, target=self._target, size=size)
-        node, _ = await self._channel.call(SET_ATTRIBUTES, request)
-        self._channel.unsynced.cut(self._file, size)
+        with self._channel.unsynced.cutting(self._file, size):
+            node, _ = await self._channel.call(SET_ATTRIBUTES, request)
         self._size = node.size
         return size
 

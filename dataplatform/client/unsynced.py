@@ -11,8 +11,10 @@ then. Shared by all files of a client, and safe among threads.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..base.limits import MIB
@@ -43,6 +45,7 @@ class Unsynced:
 
     size_bytes: int = 0
     _writes: deque[Write] = field(default_factory=deque)
+    _cuts: list[tuple[File, int, int | None]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _last: int = 0
 
@@ -58,25 +61,43 @@ class Unsynced:
         """Stands for everything kept so far: take it before a sync is sent."""
         return self._last
 
+    @property
+    def oldest(self) -> int | None:
+        """The mark that the oldest of what is kept was added with; None if there is nothing."""
+        with self._lock:
+            return self._writes[0].number if self._writes else None
+
+    def files(self) -> set[File]:
+        """Those of which something is kept."""
+        with self._lock:
+            return {write.file for write in self._writes}
+
     def confirm(self, file: File | None, mark: int, verifier: bytes) -> list[Write]:
         """A sync of the file (None: of all) that was sent after `mark` was answered: forget what
-        it covers. Returns what the server may have lost, to be sent again."""
+        it covers. Returns what the server may have lost, to be sent again, and what was written to
+        the same files after that: an older write must not come to lie over a newer one."""
         lost: list[Write] = []
+        files: set[File] = set()
         with self._lock:
             kept: deque[Write] = deque()
             for write in self._writes:
                 covered = write.number <= mark and file in (None, write.file)
-                if covered and write.verifier == verifier:
+                if covered and write.verifier != verifier:
+                    files.add(write.file)
+                if write.file in files:
+                    lost.append(write)
+                elif covered:
                     self.size_bytes -= write.length
                     continue
                 kept.append(write)
-                if covered:
-                    lost.append(write)
             self._writes = kept
         return lost
 
     def written_before(self, verifier: bytes) -> list[Write]:
-        """What was answered under another verifier: the server may have lost it."""
+        """What was answered under another verifier: the server may have lost it. Without what is
+        being cut off: that may be done already, and is not done again."""
+        for file, start, end in list(self._cuts):
+            self.cut(file, start, end)
         with self._lock:
             return [write for write in self._writes if write.verifier != verifier]
 
@@ -84,21 +105,39 @@ class Unsynced:
         """It was sent again, and answered."""
         write.verifier = verifier
 
-    def cut(self, file: File, size: int) -> None:
-        """The file was truncated: what lay beyond must not come back."""
+    def cut(self, file: File, start: int, end: int | None = None) -> None:
+        """The bytes of [start, end), or all from `start` on, were cut off, zeroed or replaced by
+        other means than a write: they must not come back."""
         with self._lock:
             kept: deque[Write] = deque()
             for write in self._writes:
-                if write.file == file and write.offset + write.length > size:
-                    self.size_bytes -= write.length
-                    if write.offset >= size:
-                        continue
-                    whole = b"".join(write.parts)
-                    write.parts = [whole[: size - write.offset]]
-                    write.length = size - write.offset
-                    self.size_bytes += write.length
-                kept.append(write)
+                write_end = write.offset + write.length
+                stop = write_end if end is None else end
+                if write.file != file or write_end <= start or write.offset >= stop:
+                    kept.append(write)
+                    continue
+                self.size_bytes -= write.length
+                whole = b"".join(write.parts)
+                for first, last in ((write.offset, start), (stop, write_end)):
+                    if first < last:
+                        part = whole[first - write.offset : last - write.offset]
+                        left = Write(
+                            write.number, file, first, [part], len(part), write.verifier
+                        )
+                        kept.append(left)
+                        self.size_bytes += left.length
             self._writes = kept
+
+    @contextlib.contextmanager
+    def cutting(self, file: File, start: int, end: int | None = None) -> Iterator[None]:
+        """Around the request that does what `cut` says."""
+        about = file, start, end
+        self._cuts.append(about)
+        try:
+            yield
+        finally:
+            self._cuts.remove(about)
+        self.cut(file, start, end)
 
     def forget(self, file: File) -> None:
         """The file is gone."""

@@ -12,7 +12,8 @@ from .units import SYSTEM, Unit
 from .volumes import Volume
 
 LEASE_S = 60.0
-"""After opening a volume, orphans of before wait so long for clients that still have them open."""
+"""After a volume was opened, what was there before, and is an orphan by now, waits so long for
+clients that still have it open."""
 
 ROWS_PER_UNIT = 2000
 
@@ -21,17 +22,14 @@ async def run_once(volume: Volume) -> int:
     """Sweep what can go; how many orphans went. CORRUPT, after all others, if one is damaged."""
     swept = 0
     damage = Contained()
-    opened_ns = int(
-        volume.clock.now_ns() - (volume.clock.monotonic() - volume.opened_monotonic_s) * 1e9
-    )
     lease_over = volume.clock.monotonic() - volume.opened_monotonic_s >= LEASE_S
     orphans = [
         pair async for pair in scan_all(volume.storage.engine, *keys.prefix_range(keys.ORPHAN))
     ]
-    for key, since in orphans:
+    for key, _ in orphans:
         number = keys.number_of(key)
-        ours = int.from_bytes(since, "big") >= opened_ns
-        if _is_held(volume, number) or not (ours or lease_over):
+        is_new = number >= volume.inodes_before
+        if _is_held(volume, number) or not (is_new or lease_over):
             continue
         with damage:
             await sweep(volume, number)

@@ -78,6 +78,7 @@ class Volume:
         self.state = state
         self.settings = settings
         self.opened_monotonic_s = clock.monotonic()
+        self.inodes_before = state.next_inode  # those below were there when it was opened
         self.paths = Paths()
         self.statistics: dict[int, Statistics] = {}  # as committed, of what was written to lately
         self.changed = Signal()  # a commit became durable

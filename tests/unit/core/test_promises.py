@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dataplatform.base.errors import Conflict, NotFound, Unavailable
-from dataplatform.core import files, namespace, orphans, promises
+from dataplatform.core import compaction, files, namespace, orphans, promises
 from dataplatform.core.platform import Node
 from dataplatform.core.promises import LEASE_S, Broken, Keeper, News
 from dataplatform.core.units import Unit
@@ -178,6 +178,19 @@ async def test_a_flush_tells_nobody(tmp_path: Path) -> None:
         await volume.writeback.flush_all()
         assert not await cache.hear()
         assert (await cache.stat("/f")).inode.size == 100_000
+
+
+async def test_bytes_that_move_tell_nobody(tmp_path: Path) -> None:
+    async with caching(tmp_path) as (driver, volume, cache):
+        part = 256 << 10
+        await driver.write_file("/f", bytes(4 * part))
+        await volume.storage.segments.seal()
+        before = await volume.storage.segments.sizes()
+        await driver.punch("/f", part, 3 * part)
+        await cache.stat("/f")
+        assert await compaction.run_once(volume) == 1
+        assert before.keys().isdisjoint(await volume.storage.segments.sizes())
+        assert not await cache.hear()
 
 
 async def test_what_was_not_acknowledged_is_told_again(tmp_path: Path) -> None:
