@@ -39,17 +39,12 @@ async def append_many(
     """Write bytes as consecutive extents of at most `size_max`."""
     if compression == "none" and len(data) > size_max:
         # One append, several extents: each has a checksum of its own.
-        location = await segments.append(data)
+        location, checksums = await segments.append_summed(data, size_max)
+        segment, offset, end = location.segment, location.offset, len(data)
         return [
-            Extent(
-                location.segment,
-                location.offset + start,
-                len(part),
-                len(part),
-                crc32c(part),
-            )
-            for start in range(0, len(data), size_max)
-            if (part := data[start : start + size_max]) is not None
+            Extent(segment, offset + start, length, length, checksum)
+            for start, checksum in zip(range(0, end, size_max), checksums, strict=True)
+            if (length := min(size_max, end - start))
         ]
     return [
         await append(segments, data[start : start + size_max], compression=compression)

@@ -27,6 +27,8 @@ import abc
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
+from .checksums import sums
+
 Pair = tuple[bytes, bytes]
 Batch = Mapping[bytes, bytes | None]
 """What to write: a value to put, None to delete. Keys are distinct by construction."""
@@ -154,6 +156,10 @@ class SegmentStore(abc.ABC):
     @abc.abstractmethod
     async def append(self, data: bytes | memoryview) -> Location:
         """Append to the open segment. Readable at once, durable only after `sync`."""
+
+    async def append_summed(self, data: memoryview, part_bytes: int) -> tuple[Location, list[int]]:
+        """`append`, and the checksum of each `part_bytes` of it (the last part may be shorter)."""
+        return await self.append(data), sums(data, part_bytes)
 
     @abc.abstractmethod
     async def sync(self) -> None:

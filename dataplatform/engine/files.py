@@ -25,6 +25,7 @@ from ..base.buffers import BUFFERS, TAKEN_BYTES_MIN
 from ..base.errors import Corrupt, Invalid, PlatformError
 from ..base.limits import KIB, MIB
 from .base import Location, SegmentStore
+from .checksums import sums
 from .directories import os_errors, sync_directory, write_whole
 from .groups import Blocking, Group, Load
 from .oserrors import from_os_error
@@ -145,8 +146,25 @@ class LocalSegments(SegmentStore):
         The memory may be reused when this returns. It must not be changed before, not even when
         the call is cancelled: a thread may still be writing from it.
         """
+        return await self._append(memoryview(data).cast("B"), lambda: None)
+
+    async def append_summed(self, data: memoryview, part_bytes: int) -> tuple[Location, list[int]]:
+        checksums: list[int] = []
+
+        def sum_up() -> None:
+            checksums.extend(sums(data, part_bytes))
+
+        return await self._append(data, sum_up), checksums
+
+    async def _append(self, view: memoryview, before: Callable[[], None]) -> Location:
+        """`before` is called right before the write, by the same thread: what it reads is in the
+        processor's cache then."""
         self._group.check()
-        view = memoryview(data).cast("B")
+
+        def write() -> None:
+            before()
+            _write(file, view, offset)
+
         length = len(view)
         self._space.check(length)
         number, file = self._segment(length)
@@ -154,9 +172,9 @@ class LocalSegments(SegmentStore):
         self._sizes[number] += length
         try:
             if length <= APPEND_INLINE_BYTES_MAX:
-                _write(file, view, offset)
+                write()
             else:
-                await self._writer.submit(lambda: _write(file, view, offset))
+                await self._writer.submit(write)
         except OSError as error:
             raise from_os_error(error, "append failed", path=file.path) from error
         self._unsynced.add(file)

@@ -500,6 +500,12 @@ class CountingSegments(SegmentStore):
             tally.size_bytes += where.length
             return where
 
+    async def append_summed(self, data: memoryview, part_bytes: int) -> tuple[Location, list[int]]:
+        with self._tallies.timed("append") as tally:
+            where, checksums = await self._segments.append_summed(data, part_bytes)
+            tally.size_bytes += where.length
+            return where, checksums
+
     async def sync(self) -> None:
         with self._tallies.timed("segment_sync"):
             await self._segments.sync()
