@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.servers import ServerProcess
+
 from . import plants
+from .conftest import assert_clean
 from .hands import Work
+from .mounts import TREE, mounted
 from .walk import Mismatch, run
 
 log = logging.getLogger(__name__)
@@ -51,6 +55,18 @@ def test_two_mounts_equal_one_local_directory(
     places: tuple[Path, Path], local: Path, seed: int, number: int
 ) -> None:
     _walks(seed + number, 1, local, *places)
+
+
+@pytest.mark.skipif(bool(TREE), reason="a plain directory has no options")
+def test_mounts_where_the_kernel_keeps_writes(
+    server: ServerProcess, local: Path, seed: int
+) -> None:
+    options = ("-o", "writeback")
+    with mounted(server, "/", *options) as a, mounted(server, "/", *options) as b:
+        a.mountpoint.chmod(0o777)
+        for subjects in ([a], [a, b]):
+            _walks(seed, 1, local, *(mount.mountpoint for mount in subjects))
+    assert_clean(server)
 
 
 @pytest.mark.system
