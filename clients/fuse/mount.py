@@ -77,6 +77,7 @@ class Mount:
         self.kernel: Kernel | None = None
         self.view_tree = ViewTree(self)
         self.access = Access(self)
+        self._being_held: set[Node] = set()
 
     # ---- nodes
 
@@ -156,17 +157,25 @@ class Mount:
             self.kernel.pages_changed(node.number)
 
     async def hold(self, node: Node) -> None:
-        """The file has lost its last name, or is about to: keep it for those who have it open."""
-        if not node.held:
-            node.held = True
-            request = pb.OpenRequest(target=pb.Target(volume=node.volume, inode=node.inode))
+        """The file may lose its last name without a word to us: keep it for those who have it
+        open."""
+        if node.held or node in self._being_held:
+            return
+        self._being_held.add(node)
+        request = pb.OpenRequest(target=pb.Target(volume=node.volume, inode=node.inode))
+        try:
             await self.calls.call(OPEN, request)
-            self.calls.channel.file_opened(*node.key)
+        finally:
+            self._being_held.discard(node)
+        self.kept(node)
+        if not node.opens:  # closed meanwhile
+            self.let_go(node)
 
     def kept(self, node: Node) -> None:
-        """The server has opened it for us, as a part of taking its name away."""
-        node.held = True
-        self.calls.channel.file_opened(*node.key)
+        """The server has it open for us."""
+        if not node.held:
+            node.held = True
+            self.calls.channel.file_opened(*node.key)
 
     def let_go(self, node: Node) -> None:
         """The last handle is closed."""

@@ -5,9 +5,11 @@ acknowledged; whoever made the change waits for that, so nobody sees an old answ
 that the change is done. When the server cannot be reached, or has not answered for most of the
 lease, everything is dropped: the server no longer waits for us.
 
-Invariant: attributes and names are dropped before the acknowledgement, in the kernel too (by having
-all names looked up again, if one cannot be dropped soon); a file's pages are dropped before it can
-be opened with them.
+Invariants: attributes and names are dropped before the acknowledgement, in the kernel too (by
+having all names looked up again, if one cannot be dropped soon); a file's pages are dropped before
+it can be opened with them. A file that is open here is promised, or held at the server: its last
+name does not go unheard. What we wrote to a file is durable before a change of it by somebody else
+is acknowledged: it is not sent again over what is newer when the server was restarted.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from .nodes import ROOT_NUMBER
 if TYPE_CHECKING:
     from .door.notices import Notices
     from .mount import Mount
-    from .nodes import Node
+    from .nodes import Key, Node
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,8 @@ class Watcher:
 
     async def _poll(self, wait_s: float) -> None:
         begins, losses = self._must_begin, self._losses
+        if begins:
+            await self._prepare()
         request = pb.WatchRequest(
             begin=begins,
             acknowledged=self._acknowledged,
@@ -143,18 +147,27 @@ class Watcher:
             logger.warning("the server is silent: its connection is given up")
             self._calls.channel.cut()
 
+    async def _prepare(self) -> None:
+        """Before the server forgets what it promised: what depends on being told."""
+        for node in self._mount.nodes:
+            if node.opens and not node.held and node.kind == pb.FILE:
+                await self._hold(node)
+        if self._calls.channel.unsynced.size_bytes:
+            await _quietly(syncing.sync(self._calls.channel))
+
     # ---- what is told
 
     async def _take_in(self, reply: pb.WatchReply) -> None:
         mount, notices = self._mount, self._notices
         names = is_owner = False
+        await self._sync_ours([(b.volume, b.inode) for b in reply.broken if b.data])
         for broken in reply.broken:
             key = broken.volume, broken.inode
             self._calls.told(key)
             number = mount.nodes.number_of(key)
             node = mount.nodes.find(number)
             if node is not None:
-                if broken.unlinked and node.opens:
+                if node.opens and not broken.kept:
                     await self._hold(node)
                 if broken.kept:
                     mount.nodes.doubt(node, [name.encode() for name in broken.names])
@@ -178,6 +191,13 @@ class Watcher:
                 notices.epoch()
             else:
                 await notices.settled(self._lease_s / 4)
+
+    async def _sync_ours(self, changed: list[Key]) -> None:
+        """Others wrote to these files: what we wrote before is with the server for good."""
+        unsynced = self._calls.channel.unsynced
+        if changed and unsynced.size_bytes:
+            for key in unsynced.files().intersection(changed):
+                await _quietly(syncing.sync(self._calls.channel, key))
 
     async def _hold(self, node: Node) -> None:
         try:
@@ -243,7 +263,8 @@ class Watcher:
         mark = 0
         while True:
             await asyncio.sleep(UNSYNCED_AGE_S)
-            if unsynced.size_bytes and unsynced.mark() == mark:
+            oldest = unsynced.oldest
+            if oldest is not None and oldest <= mark:
                 await _quietly(syncing.sync(self._calls.channel))
             mark = unsynced.mark()
 

@@ -121,9 +121,7 @@ class Unsynced:
                 for first, last in ((write.offset, start), (stop, write_end)):
                     if first < last:
                         part = whole[first - write.offset : last - write.offset]
-                        left = Write(
-                            write.number, file, first, [part], len(part), write.verifier
-                        )
+                        left = Write(write.number, file, first, [part], len(part), write.verifier)
                         kept.append(left)
                         self.size_bytes += left.length
             self._writes = kept

@@ -337,15 +337,15 @@ async def _dispose(unit: Unit, inode: Inode, *, keep_open: bool) -> None:
 
 def _is_held(unit: Unit, inode: Inode) -> bool:
     """Whether somebody has the inode open, or may have: a file of which others keep a copy, until
-    they have acknowledged that it lost its name."""
+    they have acknowledged that it lost its name; one that was there before a restart."""
     volume = unit.volume
     if inode.number in volume.opens:
         return True
+    if inode.kind != Kind.FILE:
+        return False
     promises = volume.promises
-    return (
-        bool(promises)
-        and inode.kind == Kind.FILE
-        and promises.is_kept(volume.id, inode.number, unit.request.caller)
+    return volume.may_be_missed(inode.number) or (
+        bool(promises) and promises.is_kept(volume.id, inode.number, unit.request.caller)
     )
 
 

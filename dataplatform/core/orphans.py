@@ -11,10 +11,6 @@ from .retention import remove_stream_data
 from .units import SYSTEM, Unit
 from .volumes import Volume
 
-LEASE_S = 60.0
-"""After a volume was opened, what was there before, and is an orphan by now, waits so long for
-clients that still have it open."""
-
 ROWS_PER_UNIT = 2000
 
 
@@ -22,14 +18,12 @@ async def run_once(volume: Volume) -> int:
     """Sweep what can go; how many orphans went. CORRUPT, after all others, if one is damaged."""
     swept = 0
     damage = Contained()
-    lease_over = volume.clock.monotonic() - volume.opened_monotonic_s >= LEASE_S
     orphans = [
         pair async for pair in scan_all(volume.storage.engine, *keys.prefix_range(keys.ORPHAN))
     ]
     for key, _ in orphans:
         number = keys.number_of(key)
-        is_new = number >= volume.inodes_before
-        if _is_held(volume, number) or not (is_new or lease_over):
+        if _is_held(volume, number) or volume.may_be_missed(number):
             continue
         with damage:
             await sweep(volume, number)

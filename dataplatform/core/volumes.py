@@ -58,6 +58,11 @@ class Paths:
         self._paths = {ROOT_INODE: "/"}
 
 
+LEASE_S = 60.0
+"""After a volume was opened, what was there before is kept so long for clients that still have it
+open."""
+
+
 class Volume:
     """One open volume. Made by `open_volume`."""
 
@@ -78,7 +83,7 @@ class Volume:
         self.state = state
         self.settings = settings
         self.opened_monotonic_s = clock.monotonic()
-        self.inodes_before = state.next_inode  # those below were there when it was opened
+        self._inodes_before = state.next_inode  # those below were there when it was opened
         self.paths = Paths()
         self.statistics: dict[int, Statistics] = {}  # as committed, of what was written to lately
         self.changed = Signal()  # a commit became durable
@@ -93,6 +98,12 @@ class Volume:
         self.groups = Coordinator(self)
         self.users = 0  # calls under way; see Platform.acquire
         self.used_monotonic_s = self.opened_monotonic_s
+
+    def may_be_missed(self, number: int) -> bool:
+        """Whether a client that had the inode open before the server was restarted may yet come
+        back for it."""
+        age_s = self.clock.monotonic() - self.opened_monotonic_s
+        return number < self._inodes_before and age_s < LEASE_S
 
     async def run(
         self, request: Request, work: Callable[[Unit], Awaitable[T]], *, durable: bool

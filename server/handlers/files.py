@@ -68,6 +68,9 @@ def _appended(
 @rpc("Files.Write", answer=_appended)
 async def write(call: Call, message: pb.WriteRequest, data: Any) -> pb.WriteReply:
     volume, number = await call.reference(message.target)
+    if call.keeper is not None:
+        # Until it is durable it is kept, to be sent again: not over what others wrote since.
+        await call.keeper.keep(volume, number)
     durable = call.durable(message, customary=False)
     request = call.request(message)
     expected_size = message.expected_size if message.HasField("expected_size") else None

@@ -20,6 +20,8 @@ from .test_posix import refused
 SOON_S = 0.05
 """A change that is not yet closed or synced is seen on another mount within this, in practice."""
 WAIT_S = 10.0
+SWEPT_S = 6.0
+"""What nobody has open is gone after this."""
 
 Places = tuple[Path, Path]
 
@@ -224,6 +226,17 @@ def test_what_is_open_here_lives_when_it_is_unlinked_there(places: Places) -> No
     assert (a / "f").read_bytes() == b"another"
 
 
+def test_what_is_open_here_lives_when_it_was_written_and_is_unlinked_there(places: Places) -> None:
+    """What is promised of it ended with the write."""
+    a, b = places
+    (a / "f").write_bytes(b"before")
+    with open(a / "f", "r+b", buffering=0) as held:
+        (b / "f").write_bytes(b"written")
+        (b / "f").unlink()
+        time.sleep(SWEPT_S)
+        assert held.read() == b"written"
+
+
 def test_what_is_open_here_lives_when_it_is_replaced_there(places: Places) -> None:
     a, b = places
     (a / "f").write_bytes(b"old" * 50_000)
@@ -308,3 +321,44 @@ def test_a_mount_of_a_directory_shows_its_part(server: ServerProcess, places: Pl
         assert (a / "part" / "g").read_text() == "y"
         (a / "part" / "f").unlink()
         wait_until(lambda: os.listdir(part.mountpoint) == ["g"], WAIT_S, "seen there")
+
+
+# ---------------------------------------------------------------- the server restarts
+
+# What is open is open in another process: see `test_faults`.
+
+
+def _restart(server: ServerProcess) -> None:
+    server.kill()
+    server.start()
+
+
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_TRUNC])
+def test_what_is_sent_again_does_not_lie_over_what_the_other_wrote(
+    own: ServerProcess, flags: int
+) -> None:
+    with mounted(own) as a, mounted(own) as b, Hands([a.mountpoint, b.mountpoint]) as hands:
+        assert hands.do(0, "open", 0, "f", os.O_CREAT | os.O_RDWR, 0o644, 0) == ("ok", True)
+        assert hands.do(0, "write", 0, b"not synced") == ("ok", 10)
+        assert hands.do(0, "close", 0) == ("ok", None)
+        assert hands.do(1, "open", 0, "f", flags, 0, 0) == ("ok", True)
+        assert hands.do(1, "write", 0, b"BUT") == ("ok", 3)
+        assert hands.do(1, "fsync", 0) == ("ok", None)
+        _restart(own)
+        wait_until(lambda: os.listdir(a.mountpoint) == ["f"], WAIT_S, "the first mount is back")
+        expected = b"BUT" if flags & os.O_TRUNC else b"BUT synced"
+        assert hands.do(1, "pread", 0, 99, 0) == ("ok", expected)
+        assert (a.mountpoint / "f").read_bytes() == expected
+
+
+def test_what_is_open_here_lives_when_it_is_unlinked_there_after_a_restart(
+    own: ServerProcess,
+) -> None:
+    with mounted(own) as a, mounted(own) as b, Hands([a.mountpoint, b.mountpoint]) as hands:
+        assert hands.do(0, "open", 0, "f", os.O_CREAT | os.O_RDWR, 0o644, 0) == ("ok", True)
+        assert hands.do(0, "write", 0, b"synced") == ("ok", 6)
+        assert hands.do(0, "fsync", 0) == ("ok", None)
+        _restart(own)
+        assert hands.do(1, "unlink", "f") == ("ok", None)
+        time.sleep(SWEPT_S)
+        assert hands.do(0, "pread", 0, 99, 0) == ("ok", b"synced")

@@ -285,7 +285,11 @@ class Files:
             mode=mode,
             keep_size=keep_size,
         )
-        message = await self._calls.call(ALLOCATE, request)
+        if mode == pb.AllocateRequest.RESERVE:
+            message = await self._calls.call(ALLOCATE, request)
+        else:
+            with self._calls.channel.unsynced.cutting(node.key, offset, offset + length):
+                message = await self._calls.call(ALLOCATE, request)
         self._mount.take(message, mark)
         self._calls.changed(node)
 
@@ -346,6 +350,8 @@ class Files:
             length=min(length, COPY_BYTES_MAX),
         )
         reply = await self._calls.call(COPY_RANGE, request)
+        end = target_offset + int(reply.length)
+        self._calls.channel.unsynced.cut(target.key, target_offset, end)
         self._calls.changed(target)
         target.known = False
         target.packed = None

@@ -368,8 +368,8 @@ class Names:
         request = pb.SetAttributesRequest(
             target=pb.Target(volume=node.volume, inode=node.inode), size=size
         )
-        message = await self._calls.call(SET_ATTRIBUTES, request)
-        self._calls.channel.unsynced.cut(node.key, size)
+        with self._calls.channel.unsynced.cutting(node.key, size):
+            message = await self._calls.call(SET_ATTRIBUTES, request)
         self._mount.take(message, mark)
         self._calls.changed(node)
 

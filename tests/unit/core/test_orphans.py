@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dataplatform.base.errors import NotFound
-from dataplatform.core import orphans, tables
+from dataplatform.core import orphans, tables, volumes
 from dataplatform.core.namespace import DISPOSE_PIECES_MAX
 from dataplatform.core.units import SYSTEM, Unit
 from dataplatform.core.volumes import Volume
@@ -126,11 +126,24 @@ async def test_after_a_restart_orphans_wait_for_their_clients(tmp_path: Path) ->
         await driver.close(fresh)
         assert await orphans.run_once(volume) == 1  # of this life: nobody can come back for it
         await driver.open(kept)
-        place.clock.advance(orphans.LEASE_S + 1)
+        place.clock.advance(volumes.LEASE_S + 1)
         assert await orphans.run_once(volume) == 1
         assert await driver.read(kept) == b"kept"
         assert not await remains(volume, left.inode)
         await driver.close(kept)
+        assert await orphans.run_once(volume) == 1
+
+
+async def test_what_was_there_before_a_restart_waits_for_its_clients_too(tmp_path: Path) -> None:
+    """Somebody may have it open who has not come back yet, and somebody else removes it now."""
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, _):
+        node = await driver.write_file("/f", b"kept")
+    async with at_work(place) as (driver, volume):
+        await driver.unlink("/f")
+        assert await orphans.run_once(volume) == 0
+        assert await driver.read(node) == b"kept"
+        place.clock.advance(volumes.LEASE_S + 1)
         assert await orphans.run_once(volume) == 1
 
 
@@ -149,7 +162,7 @@ async def test_a_sweep_that_is_cut_short_goes_on_after_the_crash(tmp_path: Path)
     await place.crash()
     async with at_work(place) as (_, volume):
         assert await remains(volume, handle.inode)
-        place.clock.advance(orphans.LEASE_S + 1)
+        place.clock.advance(volumes.LEASE_S + 1)
         assert await orphans.run_once(volume) == 1
         assert not await remains(volume, handle.inode)
 

@@ -93,6 +93,15 @@ class FakeChannel:
             await self._news.wait()
         return self.under_way[0]
 
+    async def asks_for(self, name: str) -> Asked:
+        """The next of these that waits for an answer."""
+        while True:
+            for asked in self.under_way:
+                if asked.name == name:
+                    return asked
+            self._news.clear()
+            await self._news.wait()
+
     def named(self, name: str) -> list[Asked]:
         return [asked for asked in self.asked if asked.name == name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
@@ -287,12 +288,32 @@ async def test_times_before_1970_stay_as_they_are() -> None:
 async def test_a_held_file_is_closed_once() -> None:
     async with at_work() as world:
         node = world.file(7)
+        node.opens = 1
         await world.mount.hold(node)
         await world.mount.hold(node)
+        world.mount.kept(node)  # its last name went through us as well
+        assert world.channel.opened == [(1, 7)]
         world.mount.let_go(node)
         world.mount.let_go(node)
         await turns()
         assert _names(world) == ["Files.Open", "Files.Close"]
+        assert world.channel.opened == []
+
+
+async def test_a_file_that_is_closed_while_it_is_to_be_held_is_let_go() -> None:
+    async with at_work() as world:
+        node = world.file(7)
+        node.opens = 1
+        world.channel.hold("Files.Open")
+        holding = asyncio.create_task(world.mount.hold(node))
+        opening = await world.channel.asks()
+        node.opens = 0
+        assert not node.held
+        opening.answer()
+        await holding
+        await turns()
+        assert _names(world) == ["Files.Open", "Files.Close"]
+        assert world.channel.opened == []
 
 
 @pytest.mark.allow_warnings("background work failed")

@@ -18,7 +18,7 @@ from dataplatform_clients.fuse.operations.files import Files
 from dataplatform_clients.fuse.operations.names import Names
 from dataplatform_clients.fuse.watching import Watcher
 
-from .fakes import FakeKernel, World, at_work, file_message, turns
+from .fakes import VERIFIER, FakeKernel, World, at_work, file_message, turns
 
 LEASE_MS = 30_000
 Broken = pb.WatchReply.Broken
@@ -31,14 +31,14 @@ class Teller:
         self.polls: list[pb.WatchRequest] = []
         self.sequence = 0
         self._world = world
-        self._replies: asyncio.Queue[pb.WatchReply | Exception] = asyncio.Queue()
+        self.replies: asyncio.Queue[pb.WatchReply | Exception] = asyncio.Queue()
         world.channel.handlers["Namespace.Watch"] = self._watch
 
     async def _watch(self, message: pb.WatchRequest, _: bytes) -> pb.WatchReply:
         self.polls.append(message)
         if message.begin:
             return pb.WatchReply(sequence=self.sequence, lease_ms=LEASE_MS)
-        reply = await self._replies.get()
+        reply = await self.replies.get()
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -53,7 +53,7 @@ class Teller:
 
     async def say(self, reply: pb.WatchReply | Exception) -> None:
         polls = len(self.polls)
-        await self._replies.put(reply)
+        await self.replies.put(reply)
         await until(lambda: len(self.polls) > polls)
 
 
@@ -220,6 +220,66 @@ async def test_an_open_file_that_loses_its_name_is_held_before_that_is_acknowled
         assert len(world.channel.named("Files.Close")) == 1
 
 
+async def test_an_open_file_whose_promise_ends_is_held() -> None:
+    """Nobody would tell us that it loses its last name."""
+    async with watched() as (world, teller, _):
+        node, closed = world.file(7), world.file(8)
+        node.opens = 1
+        await teller.tell(Broken(volume=1, inode=7, data=True), Broken(volume=1, inode=8))
+        assert node.held
+        assert not closed.held
+        await teller.tell(Broken(volume=1, inode=7, unlinked=True))
+        assert len(world.channel.named("Files.Open")) == 1
+
+
+async def test_open_files_are_held_before_watching_begins_anew() -> None:
+    async with watched() as (world, teller, _):
+        node = world.file(7)
+        node.opens = 1
+        world.channel.hold("Files.Open")
+        polls = len(teller.polls)
+        world.channel.on_lost()
+        await teller.replies.put(Unavailable("lost"))
+        opening = await world.channel.asks_for("Files.Open")
+        assert len(teller.polls) == polls
+        opening.answer()
+        await until(lambda: len(teller.polls) > polls)
+        assert teller.polls[polls].begin
+        assert node.held
+
+
+# ---------------------------------------------------------------- written here, changed there
+
+
+async def test_what_was_written_here_is_durable_before_a_change_is_acknowledged() -> None:
+    async with watched() as (world, teller, _):
+        unsynced = world.channel.unsynced
+        unsynced.add((1, 7), 0, [b"ours"], VERIFIER)
+        unsynced.add((1, 8), 0, [b"other"], VERIFIER)
+        world.channel.hold("Files.Sync")
+        polls = len(teller.polls)
+        telling = asyncio.create_task(teller.tell(Broken(volume=1, inode=7, data=True)))
+        syncing = await world.channel.asks_for("Files.Sync")
+        assert syncing.message.target.inode == 7
+        await turns()
+        assert len(teller.polls) == polls
+        syncing.answer()
+        assert await telling == teller.sequence
+        assert unsynced.files() == {(1, 8)}
+        await teller.tell(Broken(volume=1, inode=8))  # its mode, say
+        assert unsynced.files() == {(1, 8)}
+
+
+async def test_what_is_kept_is_synced_though_writes_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "UNSYNCED_AGE_S", 0.01)
+    async with watched() as (world, _, _):
+        unsynced = world.channel.unsynced
+        async with asyncio.timeout(5):
+            while not world.channel.named("Files.Sync"):
+                unsynced.add((1, 7), 0, [b"x"], VERIFIER)
+                await asyncio.sleep(0.001)
+
+
 async def test_a_closed_file_is_let_go() -> None:
     async with watched() as (world, teller, _):
         world.file(7)
@@ -284,7 +344,7 @@ async def test_a_poll_that_was_answered_before_the_loss_does_not_end_it() -> Non
     async with watched() as (_, teller, watcher):
         reply = pb.WatchReply(sequence=1, lease_ms=LEASE_MS)
         polls = len(teller.polls)
-        await teller._replies.put(reply)
+        await teller.replies.put(reply)
         watcher.lose_all()  # after the server had answered, before that was read
         await until(lambda: len(teller.polls) > polls)
         assert teller.polls[polls].begin

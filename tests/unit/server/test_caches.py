@@ -285,6 +285,23 @@ async def test_more_changes_than_a_connection_may_have_under_way(tmp_path: Path)
             task.cancel()
 
 
+async def test_whoever_writes_is_told_of_what_others_write(tmp_path: Path) -> None:
+    """It keeps what it wrote until that is durable, to send it again: not over what is newer."""
+    async with two(tmp_path) as (_, one, other):
+        node = await one.create("f")
+        writing = asyncio.create_task(other.write(node, b"theirs"))
+        assert [broken.inode for broken in await one.hear()] == [node.inode]
+        await one.watch()
+        await writing
+        await one.write(node, b"ours")
+        writing = asyncio.create_task(other.write(node, b"theirs"))
+        (broken,) = await one.hear()
+        assert broken.inode == node.inode
+        assert broken.data
+        await one.watch()
+        await writing
+
+
 async def test_a_write_that_expects_a_size(tmp_path: Path) -> None:
     async with two(tmp_path) as (_, one, other):
         node = await one.create("f")
