@@ -132,6 +132,8 @@ class _Worker:
                 with contextlib.suppress(asyncio.CancelledError):
                     await self._watching
             mount.steps.close()
+            if mount.near is not None:
+                mount.near.close()
             if self._notices is not None:
                 self._notices.close()
 
@@ -180,6 +182,8 @@ class _Worker:
         minor = min(minor, kernel.MINOR)
         if minor < kernel.MINOR_MIN:
             raise Unavailable("the kernel is too old: Linux 5.4 is needed", fuse=f"7.{minor}")
+        # Without EXPLICIT_INVAL_DATA: the kernel drops a file's pages itself when it hears of another
+        # size, or its last page would show zeros behind the old end until a notice has dropped it.
         wanted = (
             kernel.INIT_ASYNC_READ
             | kernel.INIT_ATOMIC_O_TRUNC
@@ -190,7 +194,6 @@ class _Worker:
             | kernel.INIT_PARALLEL_DIROPS
             | kernel.INIT_MAX_PAGES
             | kernel.INIT_CACHE_SYMLINKS
-            | kernel.INIT_EXPLICIT_INVAL_DATA
             | kernel.INIT_HANDLE_KILLPRIV_V2
             | kernel.INIT_SETXATTR_EXT
             | kernel.INIT_EXT
