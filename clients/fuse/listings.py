@@ -127,6 +127,11 @@ class Listing:
         items = self._items
         for message in reply.nodes:
             child = mount.nodes.of(message)
+            if message.volume_root:  # the directory that a volume covers: a look finds that
+                self._names = None
+                name = message.name.encode()
+                items.append(Item(name, child.number, type_bits(message.kind), None))
+                continue
             if child.writing is None or not child.writing.is_busy:
                 child = mount.take(message, mark)
             items.append(Item(message.name.encode(), child.number, type_bits(message.kind), child))

@@ -17,6 +17,7 @@ import errno
 import logging
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,20 @@ class _Window:
         self.size_bytes = PIECE_BYTES
 
 
+class _File:
+    """An open segment. It closes when nobody refers to it, so no thread ever reads from another."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if self.descriptor >= 0:
+            close(self.descriptor)
+
+
 class _Elsewhere(Exception):
     """The server has to be asked for the bytes."""
 
@@ -109,15 +124,15 @@ class Near:
         self._calls = calls
         self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
         self._kept_bytes = 0
-        self._files: OrderedDict[tuple[int, int], int] = OrderedDict()
+        self._files: OrderedDict[tuple[int, int], _File] = OrderedDict()
+        self._has_read = False
         self._directories: dict[int, str] = {}
         self._is_off = False
         self._disk = ThreadPoolExecutor(4, thread_name_prefix="near")
 
     def close(self) -> None:
         self._disk.shutdown(wait=False)
-        while self._files:
-            os.close(self._files.popitem()[1])
+        self._files.clear()
 
     def written(self, node: Node, offset: int, length: int) -> None:
         """We wrote there: what was located does not hold any more."""
@@ -148,7 +163,9 @@ class Near:
             return None
         except OSError as error:
             if error.errno == errno.ENOENT:
-                self._forget(node)  # moved by compaction; or these are not our files
+                self._forget(node)  # moved by compaction
+                if not self._has_read:
+                    self._turn_off("the server's files are not on this machine")
             else:
                 self._turn_off(error)
             return None
@@ -267,7 +284,7 @@ class Near:
 
     def _checked_bytes(self, volume: int, piece: _Piece, start: int, stop: int) -> bytes:
         at = piece.at + piece.skip + start - piece.offset
-        data = os.pread(self._file(volume, piece.segment), stop - start, at)
+        data = os.pread(self._file(volume, piece.segment).descriptor, stop - start, at)
         if len(data) != stop - start:
             raise _Elsewhere
         return data
@@ -276,11 +293,11 @@ class Near:
         """Extents that lie one behind the other, in one read; each is checked as a whole."""
         first = run[0]
         length = sum(piece.stored for piece in run)
-        descriptor = self._file(volume, first.segment)
+        file = self._file(volume, first.segment)
         view = BUFFERS.take(length)
-        if not _read_cached(descriptor, view, first.at):
+        if not _read_cached(file.descriptor, view, first.at):
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._disk, _read_whole, descriptor, view, first.at)
+            await loop.run_in_executor(self._disk, _read_whole, file, view, first.at)
         parts: list[Bulk] = []
         at = 0
         for piece in run:
@@ -289,30 +306,29 @@ class Near:
                 if crc32c(stored) != piece.checksum:
                     self._turn_off("what is there is not what the server stored")
                     raise _Elsewhere
-                piece.is_checked = True
+                piece.is_checked = self._has_read = True
             skip = piece.skip + max(start - piece.offset, 0)
             parts.append(stored[skip : piece.skip + min(stop, piece.end) - piece.offset])
             at += piece.stored
         return parts
 
-    def _file(self, volume: int, segment: int) -> int:
+    def _file(self, volume: int, segment: int) -> _File:
         key = volume, segment
-        descriptor = self._files.get(key)
-        if descriptor is None:
-            path = f"{self._directories[volume]}/{segment:016x}.seg"
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._files[key] = descriptor
+        file = self._files.get(key)
+        if file is None:
+            file = _File(f"{self._directories[volume]}/{segment:016x}.seg")
+            self._files[key] = file
             if len(self._files) > FILES_MAX:
-                os.close(self._files.popitem(last=False)[1])
+                self._files.popitem(last=False)
         else:
             self._files.move_to_end(key)
-        return descriptor
+        return file
 
     def let_go(self) -> None:
         """Close files that the server has removed: their space is free only then."""
-        for key, descriptor in list(self._files.items()):
-            if not os.fstat(descriptor).st_nlink:
-                os.close(self._files.pop(key))
+        for key, file in list(self._files.items()):
+            if not os.fstat(file.descriptor).st_nlink:
+                del self._files[key]
 
 
 def _follows(piece: _Piece, last: _Piece, end: int) -> bool:
@@ -337,11 +353,11 @@ def _read_cached(descriptor: int, view: memoryview, offset: int) -> bool:
         raise
 
 
-def _read_whole(descriptor: int, view: memoryview, offset: int) -> None:
+def _read_whole(file: _File, view: memoryview, offset: int) -> None:
     """In a thread."""
     done = 0
     while done < len(view):
-        count = os.preadv(descriptor, [view[done:]], offset + done)
+        count = os.preadv(file.descriptor, [view[done:]], offset + done)
         if not count:
             raise OSError(errno.ENOENT, "the segment ends too early")
         done += count

@@ -85,7 +85,7 @@ class Watcher:
     async def run(self) -> None:
         beside = [
             asyncio.create_task(work)
-            for work in (self._watch_lease(), self._sync_now_and_then(), self._tell_of_access())
+            for work in (self._watch_lease(), self._sync_now_and_then(), self._tidy_up())
         ]
         try:
             while True:
@@ -268,10 +268,12 @@ class Watcher:
                 await _quietly(syncing.sync(self._calls.channel))
             mark = unsynced.mark()
 
-    async def _tell_of_access(self) -> None:
+    async def _tidy_up(self) -> None:
         while True:
             await asyncio.sleep(access.EVERY_S)
             await self._mount.access.run_once()
+            if self._mount.near is not None:
+                self._mount.near.let_go()
 
 
 async def _quietly(work: Any) -> None:

@@ -182,8 +182,8 @@ class _Worker:
         minor = min(minor, kernel.MINOR)
         if minor < kernel.MINOR_MIN:
             raise Unavailable("the kernel is too old: Linux 5.4 is needed", fuse=f"7.{minor}")
-        # Without EXPLICIT_INVAL_DATA: the kernel drops a file's pages itself when it hears of another
-        # size, or its last page would show zeros behind the old end until a notice has dropped it.
+        # Without EXPLICIT_INVAL_DATA: the kernel drops a file's pages itself when it hears of
+        # another size, or its last page would show zeros behind the old end for a while.
         wanted = (
             kernel.INIT_ASYNC_READ
             | kernel.INIT_ATOMIC_O_TRUNC

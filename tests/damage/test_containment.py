@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataplatform.base.errors import Corrupt, Exhausted
-from dataplatform.core.writeback import Writeback
+from dataplatform.core.writeback import Batch, Writeback
 from dataplatform.keyspace.records import VolumePhase
 from tests.model.platform_driver import Driver, Place, assert_clean, at_work
 
@@ -21,10 +21,10 @@ async def test_a_file_that_cannot_be_flushed_stops_no_transaction(
         await driver.write(bad, 0, b"kept")
         commit = Writeback._commit
 
-        async def failing(self: Writeback, number: int, pending: object) -> None:
-            if number == bad.inode:
+        async def failing(self: Writeback, batch: Batch) -> None:
+            if any(number == bad.inode for number, _ in batch):
                 raise Corrupt("database is damaged")
-            await commit(self, number, pending)  # type: ignore[arg-type]
+            await commit(self, batch)
 
         with monkeypatch.context() as patch:
             patch.setattr(Writeback, "_commit", failing)

@@ -397,7 +397,7 @@ class Requests:
         return b""
 
     async def _statfs(self, view: memoryview, request: Request) -> bytes:
-        usage = await self.attributes.usage()
+        usage = await self.attributes.usage(request.node)
         capacity = usage.capacity_bytes or UNKNOWN_CAPACITY_BYTES
         free = min(usage.available_bytes if usage.capacity_bytes else capacity, capacity)
         free_blocks = free // USAGE_BLOCK_BYTES

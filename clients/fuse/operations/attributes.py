@@ -71,7 +71,7 @@ class Attributes:
         self._mount = mount
         self._names = names
         self._calls = mount.calls
-        self._usage: tuple[float, pb.UsageReply] | None = None
+        self._usages: dict[int, tuple[float, pb.UsageReply]] = {}  # by volume
 
     async def get(self, number: int) -> Node:
         node = self._mount.nodes.get(number)
@@ -216,14 +216,15 @@ class Attributes:
 
     # ---- the whole
 
-    async def usage(self) -> pb.UsageReply:
-        """Of the volume that is mounted, at most a second old."""
+    async def usage(self, number: int) -> pb.UsageReply:
+        """Of the volume that the node is in, at most a second old."""
         now_s = time.monotonic()
-        if self._usage is None or now_s - self._usage[0] > USAGE_AGE_S:
-            volume, inode = self._mount.nodes.root
-            request = pb.StatRequest(target=pb.Target(volume=volume, inode=inode))
-            self._usage = now_s, await self._calls.call(USAGE, request)
-        return self._usage[1]
+        node = self._mount.nodes.get(number)
+        known = self._usages.get(node.volume)
+        if known is None or now_s - known[0] > USAGE_AGE_S:
+            known = now_s, await self._calls.call(USAGE, pb.StatRequest(target=_target(node)))
+            self._usages[node.volume] = known
+        return known[1]
 
 
 def _target(node: Node) -> pb.Target:

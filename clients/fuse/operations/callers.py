@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 from typing import NamedTuple
 
-from dataplatform.base.errors import PlatformError
+from dataplatform.base.errors import ErrorKind, PlatformError
+
+_FAILED = (ErrorKind.UNAVAILABLE, ErrorKind.CONFLICT)
+"""When these reach a program, patience is over: a local disk would have failed."""
 
 
 class Caller(NamedTuple):
@@ -18,6 +21,8 @@ class Caller(NamedTuple):
 def errno_of(error: PlatformError | OSError) -> int:
     """The errno that the program sees: the one table's, or the call's own. Never 0."""
     if isinstance(error, PlatformError):
+        if error.kind in _FAILED and "errno" not in error.facts:
+            return errno.EIO  # EAGAIN would have programs try again at once, for ever
         return error.os_errno
     return error.errno or errno.EIO
 

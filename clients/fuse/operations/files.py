@@ -217,7 +217,11 @@ class Files:
             return
         writing = handle.node.writing
         if writing is not None:
-            await writing.sync()
+            try:
+                await writing.sync()
+            except PlatformError:
+                handle.seen_failures = writing.failures  # told once, not again by close
+                raise
             handle.raise_failure()
         else:
             await syncing.sync(self._calls.channel, handle.node.key)

@@ -89,6 +89,9 @@ class Names:
             if error.os_errno != errno.ENOENT:
                 raise
             return Named(None, self._keep(directory, name, 0, mark))
+        if message.volume_root:  # what is mounted there, not the directory that it covers
+            request = pb.StatRequest(target=_at(directory, text), follow=True)
+            message = await self._calls.call(STAT, request)
         node = self._mount.take(message, mark)
         return Named(node, self._keep(directory, name, node.number, mark))
 
