@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -321,6 +322,29 @@ def test_a_mount_of_a_directory_shows_its_part(server: ServerProcess, places: Pl
         assert (a / "part" / "g").read_text() == "y"
         (a / "part" / "f").unlink()
         wait_until(lambda: os.listdir(part.mountpoint) == ["g"], WAIT_S, "seen there")
+
+
+# ---------------------------------------------------------------- another worker serves
+
+
+@pytest.mark.parametrize("by", [0, 1])
+def test_what_was_open_before_an_upgrade_lives_when_it_is_unlinked(
+    own: ServerProcess, by: int
+) -> None:
+    """The worker that serves now was never told that it is open."""
+    with mounted(own) as a, mounted(own) as b, Hands([a.mountpoint, b.mountpoint]) as hands:
+        assert isinstance(a, Mount)
+        assert hands.do(0, "open", 0, "f", os.O_CREAT | os.O_RDWR, 0o644, 0) == ("ok", True)
+        assert hands.do(0, "write", 0, b"synced") == ("ok", 6)
+        assert hands.do(0, "fsync", 0) == ("ok", None)
+        before = a.processes()[-1].pid
+        os.kill(a.pid, signal.SIGHUP)
+        wait_until(lambda: a.processes()[-1].pid != before, WAIT_S, "another worker")
+        assert hands.do(0, "listdir", ".") == ("ok", [("f", "f")])
+        assert hands.do(by, "unlink", "f") == ("ok", None)
+        time.sleep(SWEPT_S)
+        assert hands.do(0, "pread", 0, 99, 0) == ("ok", b"synced")
+        assert hands.do(0, "close", 0) == ("ok", None)
 
 
 # ---------------------------------------------------------------- the server restarts
