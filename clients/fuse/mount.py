@@ -67,6 +67,8 @@ class Mount:
         self.stats = calls.stats
         self.client = Client(calls.channel)
         self.nodes = Nodes((root.volume, root.inode))
+        self.nodes.let_go = self.let_go
+        self.is_successor = handover.generation > 0
         self.handles = Handles()
         self.blocks = blocks
         self.near: Near | None = Near(calls) if options.near else None
@@ -156,6 +158,18 @@ class Mount:
             self.kernel.attributes_changed(node.number)
             self.kernel.pages_changed(node.number)
 
+    def may_be_open(self, node: Node) -> bool:
+        """Whether somebody may have the file open. What was opened before this process came is not
+        known here until it is used: until the kernel forgets it, it may be."""
+        if node.opens or node.is_ours or not self.is_successor:
+            return node.opens > 0
+        return node.view is None and node.kind in (0, pb.FILE)
+
+    def closed(self, node: Node) -> None:
+        """One of the handles on it is closed."""
+        if node.held and not self.may_be_open(node):
+            self.let_go(node)
+
     async def hold(self, node: Node) -> None:
         """The file may lose its last name without a word to us: keep it for those who have it
         open."""
@@ -168,8 +182,9 @@ class Mount:
         finally:
             self._being_held.discard(node)
         self.kept(node)
-        if not node.opens:  # closed meanwhile
-            self.let_go(node)
+        if self.nodes.find(node.number) is not node:
+            self.let_go(node)  # forgotten meanwhile
+        self.closed(node)
 
     def kept(self, node: Node) -> None:
         """The server has it open for us."""
@@ -178,7 +193,7 @@ class Mount:
             self.calls.channel.file_opened(*node.key)
 
     def let_go(self, node: Node) -> None:
-        """The last handle is closed."""
+        """Nobody has it open any more."""
         if node.held:
             node.held = False
             self.calls.channel.file_closed(*node.key)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from dataplatform.api import platform_pb2 as pb
@@ -88,6 +88,7 @@ class Node:
         "held",
         "inode",
         "invalidating",
+        "is_ours",
         "key",
         "kind",
         "known",
@@ -147,7 +148,8 @@ class Node:
         self.complete = False
         self.names_turn = 0  # moves whenever names come or go through this mount
         self.opens = 0  # open handles here
-        self.held = False  # opened for our session at the server: it has no name any more
+        self.held = False  # opened for our session at the server: its last name may go
+        self.is_ours = False  # created by this process: who has it open is known here
         self.invalidating = 0  # the kernel's pages of it are being dropped
         self.pages_kept = False  # what the kernel has of its pages came under this promise
         self.writing: Writing | None = None
@@ -224,6 +226,8 @@ class Nodes:
         self._nodes: dict[int, Node] = {}
         self._names = 0
         self._view_numbers = 0
+        self.let_go: Callable[[Node], None] = lambda node: None
+        """Of what is held, once the kernel has forgotten it."""
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -287,7 +291,11 @@ class Nodes:
         """The kernel has let go of it. What the server promised to tell of may be asked for again
         soon: it stays until there is no room."""
         node = self._nodes.get(number)
-        if node is None or number == ROOT_NUMBER or node.is_used:
+        if node is None or number == ROOT_NUMBER:
+            return
+        if node.held and not node.opens:
+            self.let_go(node)
+        if node.is_used:
             return
         if number & VIEW_BIT or not (node.promised and node.known):
             self.forget_names(node)

@@ -166,8 +166,10 @@ class Watcher:
             self._calls.told(key)
             number = mount.nodes.number_of(key)
             node = mount.nodes.find(number)
+            if node is None and mount.is_successor and not broken.kept:
+                node = mount.nodes.get(number)  # it may have been opened before we came
             if node is not None:
-                if node.opens and not broken.kept:
+                if not broken.kept and mount.may_be_open(node):
                     await self._hold(node)
                 if broken.kept:
                     mount.nodes.doubt(node, [name.encode() for name in broken.names])
@@ -203,7 +205,8 @@ class Watcher:
         try:
             await self._mount.hold(node)
         except PlatformError as error:
-            logger.warning("an open file is gone. reason=`%s`", error)
+            if node.opens:
+                logger.warning("an open file is gone. reason=`%s`", error)
 
     # ---- when nothing is told any more
 

@@ -134,8 +134,7 @@ class Files:
             return
         if handle.reading is not None:
             handle.reading.forget()
-        if not node.opens and node.held:
-            self._mount.let_go(node)
+        self._mount.closed(node)
 
     # ---- reading and writing
 

@@ -172,6 +172,7 @@ class Names:
         self._added(directory, name, node, mark)
         if node.links == (2 if node.is_directory else 1) and node.xattrs is None and node.promised:
             node.xattrs = {}  # new: nobody can have set any
+        node.is_ours = not request.exist_ok
         return node
 
     def _added(self, directory: Node, name: bytes, node: Node, mark: int) -> None:
@@ -239,7 +240,7 @@ class Names:
         request = pb.RemoveRequest(
             target=_at(directory, name_text(name)),
             expect=expect,
-            keep_open=node is not None and node.opens > 0,
+            keep_open=node is not None and self._mount.may_be_open(node),
         )
         reply = await self._calls.once(REMOVE, request, caller.key)
         is_directory = expect == pb.RemoveRequest.EMPTY_DIRECTORY
@@ -252,7 +253,7 @@ class Names:
         child = directory.entries.get(name) if directory.entries is not None else None
         if child:
             return self._nodes.find(child)
-        if not self._mount.handles.files:
+        if not (self._mount.handles.files or self._mount.is_successor):
             return None
         return (await self.lookup(directory.number, name)).node
 
@@ -299,7 +300,7 @@ class Names:
         moved = source.entries.get(name, 0) if source.entries is not None else 0
         exchange, no_replace = bool(flags & RENAME_EXCHANGE), bool(flags & RENAME_NOREPLACE)
         replaced = None if no_replace else await self._target(target, new_name)
-        keep = not exchange and replaced is not None and replaced.opens > 0
+        keep = not exchange and replaced is not None and self._mount.may_be_open(replaced)
         moved_node = self._nodes.find(moved) if moved else None
         if moved_node is not None and moved_node.writing is not None:
             await moved_node.writing.flush()

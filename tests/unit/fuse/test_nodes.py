@@ -300,6 +300,43 @@ async def test_a_held_file_is_closed_once() -> None:
         assert world.channel.opened == []
 
 
+async def test_a_successor_holds_files_until_the_kernel_forgets_them() -> None:
+    """It does not know what was opened before it came."""
+    async with at_work() as world:
+        mount = world.mount
+        mount.is_successor = True
+        node, ours, directory = world.file(7), world.file(8), world.directory(3)
+        ours.is_ours = True
+        assert mount.may_be_open(node)
+        assert not mount.may_be_open(ours)
+        assert not mount.may_be_open(directory)
+        await mount.hold(node)
+        node.opens = 1
+        mount.nodes.forget(7)
+        node.opens = 0
+        mount.closed(node)
+        await turns()
+        assert node.held
+        mount.nodes.forget(7)
+        await turns()
+        assert _names(world) == ["Files.Open", "Files.Close"]
+        assert world.channel.opened == []
+
+
+async def test_a_file_that_is_forgotten_while_it_is_to_be_held_is_let_go() -> None:
+    async with at_work() as world:
+        world.mount.is_successor = True
+        node = world.mount.nodes.get(7)
+        world.channel.hold("Files.Open")
+        holding = asyncio.create_task(world.mount.hold(node))
+        opening = await world.channel.asks()
+        world.mount.nodes.forget(7)
+        opening.answer()
+        await holding
+        await turns()
+        assert world.channel.opened == []
+
+
 async def test_a_file_that_is_closed_while_it_is_to_be_held_is_let_go() -> None:
     async with at_work() as world:
         node = world.file(7)

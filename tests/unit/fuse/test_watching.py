@@ -232,6 +232,15 @@ async def test_an_open_file_whose_promise_ends_is_held() -> None:
         assert len(world.channel.named("Files.Open")) == 1
 
 
+async def test_a_successor_holds_what_may_have_been_opened_before_it_came() -> None:
+    async with watched() as (world, teller, _):
+        world.mount.is_successor = True
+        await teller.tell(Broken(volume=1, inode=7, unlinked=True))
+        assert world.mount.nodes.get(7).held
+        await teller.tell(Broken(volume=1, inode=3, entries=True, names=["x"], kept=True))
+        assert len(world.channel.named("Files.Open")) == 1
+
+
 async def test_open_files_are_held_before_watching_begins_anew() -> None:
     async with watched() as (world, teller, _):
         node = world.file(7)
