@@ -9,6 +9,7 @@ the file system was unmounted, HANDED_OVER when it was drained, or as the error'
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -31,6 +32,10 @@ logger = logging.getLogger("dataplatform_clients.fuse.process")
 
 MOUNTABLE = ("directory", "table", "stream")
 
+PRIORITY = -10
+"""Of the worker, if root mounts (nice(2)): every program that uses the mount waits for it, so it
+must not wait behind them."""
+
 ANSWER_S_MAX = 2.0
 """How long the first worker waits for a server: an address typed wrong should be noticed soon."""
 
@@ -46,6 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     message, (options_descriptor, handover_descriptor) = keeper.receive(link.BEGIN)
     options = MountOptions.from_json(os.pread(options_descriptor, 1 << 20, 0))
     start_logging(options.log_level)
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):  # a container may not
+            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     try:
         if message == link.BEGIN_FIRST:
             uvloop.run(look(options))
