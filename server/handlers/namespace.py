@@ -92,22 +92,29 @@ async def link(call: Call, message: pb.LinkRequest, data: Any) -> pb.Node:
 
 
 def _names_changed(
-    call: Call, message: Any, volume: Volume, stored: tuple[int, int, int, int]
+    call: Call, message: Any, volume: Volume, stored: tuple[int, int, int, int, bool]
 ) -> pb.NamesReply:
     """Answers what changed names; see `_changed_names` for what is stored."""
-    number, time_ns, lost, renamed = stored
+    number, time_ns, lost, renamed, is_last = stored
     if number:
         call.platform.opens.ensure(call.session.id, volume, number)
-    return pb.NamesReply(time_ns=time_ns, kept_open=bool(number), lost=lost, renamed=renamed)
+    return pb.NamesReply(
+        time_ns=time_ns,
+        kept_open=bool(number),
+        lost=lost,
+        renamed=renamed,
+        is_last=is_last,
+    )
 
 
-def _changed_names(call: Call, unit: Unit, number: int) -> tuple[int, int, int, int]:
+def _changed_names(call: Call, unit: Unit, number: int) -> tuple[int, int, int, int, bool]:
     """The inode that the session keeps open (0: none), from the moment at which it has no name any
-    more; the time; the inodes that lost a name and that have another."""
+    more; the time; the inodes that lost a name and that have another; whether it was the last."""
     if number:
         opens, session = call.platform.opens, call.session.id
         unit.on_commit(lambda _: opens.ensure(session, unit.volume, number))
-    return number, unit.now_ns, unit.lost_name, unit.renamed
+    is_last = unit.lost_name in unit.unlinked
+    return number, unit.now_ns, unit.lost_name, unit.renamed, is_last
 
 
 @rpc("Namespace.Remove", answer=_names_changed)
@@ -115,9 +122,9 @@ async def remove(call: Call, message: pb.RemoveRequest, data: Any) -> pb.NamesRe
     at = await call.new_name(message.target, parents=message.missing_ok)
     expect = message.expect
 
-    async def work(unit: Unit) -> tuple[int, int, int, int]:
+    async def work(unit: Unit) -> tuple[int, int, int, int, bool]:
         if at.missing:
-            return 0, 0, 0, 0  # missing_ok: not even its directory is there
+            return 0, 0, 0, 0, False  # missing_ok: not even its directory is there
         number = await namespace.remove(
             unit,
             at.directory,
@@ -142,7 +149,7 @@ async def rename(call: Call, message: pb.RenameRequest, data: Any) -> pb.NamesRe
     call.same_volume(source.volume, target.volume)
     await _flush(source)
 
-    async def work(unit: Unit) -> tuple[int, int, int, int]:
+    async def work(unit: Unit) -> tuple[int, int, int, int, bool]:
         number = await namespace.rename(
             unit,
             source.directory,

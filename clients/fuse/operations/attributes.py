@@ -75,8 +75,8 @@ class Attributes:
 
     async def get(self, number: int) -> Node:
         node = self._mount.nodes.get(number)
-        if not node.known and node.links == 0 and node.is_directory and node.kind:
-            return node  # removed while it is open
+        if not node.known and node.links == 0 and node.kind not in (0, pb.FILE):
+            return node  # removed while it is open: of files the server knows
         return await self._mount.node(number)
 
     async def set(self, number: int, changes: Changes) -> Node:

@@ -267,6 +267,8 @@ class Names:
             self._nodes.forget_names(node)
         elif reply.kept_open:
             self._mount.kept(node)
+        elif reply.is_last and node.kind != pb.FILE:
+            node.links = 0  # a FIFO, say, that a program has open: the server knows nothing of that
 
     def _doubt(self, directory: Node, inode: int) -> Node | None:
         """The inode of the same volume changed: its attributes are to be asked for."""
