@@ -52,7 +52,7 @@ PIECE_BYTES = 200
 
 FILES_MAX = 64
 
-SCATTERED_BYTES = WINDOW_BYTES // 8
+SCATTERED_BYTES = WINDOW_BYTES // 2
 SCATTERED_S = 2.0
 """Where so much of a window is in no segment (a file that was written in small pieces), locating it
 would bring many times what is read: for a while small reads of that file ask the server."""
