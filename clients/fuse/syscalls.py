@@ -17,7 +17,6 @@ MS_REMOUNT: Final = 32
 MS_NOATIME: Final = 1024
 MS_RELATIME: Final = 1 << 21
 
-MNT_FORCE: Final = 1
 MNT_DETACH: Final = 2
 
 
