@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import functools
+import os
 import pwd
 
-ANONYMOUS = "anonymous"
+from dataplatform.core.principals import Principal
+
+ANONYMOUS = Principal("anonymous", is_admin=True)
 
 
 @functools.lru_cache(maxsize=1024)
-def principal_of_uid(uid: int) -> str:
-    """The user's name, or `uid:N` if it has none."""
+def principal_of_uid(uid: int) -> Principal:
+    """The user of this machine, or `uid:N` if it has no name."""
     try:
-        return pwd.getpwuid(uid).pw_name
+        user = pwd.getpwuid(uid)
     except KeyError:
-        return f"uid:{uid}"
+        return Principal(f"uid:{uid}", uid=uid, is_admin=True)
+    return Principal(
+        user.pw_name,
+        uid=uid,
+        gids=frozenset(os.getgrouplist(user.pw_name, user.pw_gid)),
+        is_admin=True,
+    )

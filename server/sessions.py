@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dataplatform.base.clock import Clock, Entropy
 from dataplatform.base.errors import Denied, Exhausted, Invalid
+from dataplatform.core.principals import Principal
 
 from .areas import Area
 
@@ -25,7 +26,7 @@ SESSIONS_MAX = 100_000
 @dataclass(slots=True, eq=False)
 class Session:
     id: bytes
-    principal: str
+    principal: Principal
     program: str = ""
     pid: int = 0
     """The process behind its newest connection, if that is a Unix socket; else 0."""
@@ -56,7 +57,9 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def attach(self, session_id: bytes, principal: str, program: str = "", pid: int = 0) -> Session:
+    def attach(
+        self, session_id: bytes, principal: Principal, program: str = "", pid: int = 0
+    ) -> Session:
         """A connection joins the session, which begins if it is new; without an id, a fresh one."""
         session = self._enter(session_id or self._entropy.token(SESSION_BYTES), principal, program)
         session.connections += 1
@@ -74,7 +77,7 @@ class Sessions:
         if by_client and not session.connections and self._left is not None:
             self._left(session.id)
 
-    def touch(self, session_id: bytes, principal: str) -> Session:
+    def touch(self, session_id: bytes, principal: Principal) -> Session:
         """A request came without a connection that could be attached: the lease starts again."""
         session = self._enter(session_id, principal, "")
         session.left_s = self._clock.monotonic()
@@ -89,7 +92,7 @@ class Sessions:
             self._expired(session.id)
         return len(over)
 
-    def _enter(self, session_id: bytes, principal: str, program: str) -> Session:
+    def _enter(self, session_id: bytes, principal: Principal, program: str) -> Session:
         session = self._sessions.get(session_id)
         if session is None:
             if len(session_id) != SESSION_BYTES:
@@ -98,7 +101,7 @@ class Sessions:
                 raise Exhausted("too many sessions", limit_sessions=SESSIONS_MAX)
             session = Session(session_id, principal, left_s=self._clock.monotonic())
             self._sessions[session_id] = session
-        elif session.principal != principal:
+        elif session.principal.name != principal.name:
             raise Denied("session belongs to somebody else", principal=principal)
         session.program = program or session.program
         return session

@@ -26,6 +26,7 @@ from ..keyspace.records import (
 )
 from . import namespace
 from .namespace import Attributes
+from .principals import Principal
 from .units import SYSTEM, Request, Unit
 from .volumes import Volume, create_volume
 
@@ -307,7 +308,7 @@ class Catalog:
         else:
             self._platform.readmit(volume_id)
 
-    async def _unmount(self, principal: str, volume_id: int) -> None:
+    async def _unmount(self, principal: Principal, volume_id: int) -> None:
         record = await self.find(volume_id)
         if record is None:
             return

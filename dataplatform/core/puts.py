@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..base.gathering import Gatherer
 from . import tables
+from .principals import Principal
 from .units import Request, Unit
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Puts:
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
-        self._gatherers: dict[tuple[int, str], Gatherer[Put, int]] = {}
+        self._gatherers: dict[tuple[int, Principal], Gatherer[Put, int]] = {}
 
     def put(self, request: Request, table: int, key: bytes, columns: bytes) -> asyncio.Future[int]:
         """As `tables.put`; the row's version once it is durable."""
@@ -43,7 +44,7 @@ class Puts:
             gatherer = self._make(table, request.principal)
         return gatherer.start((request, key, columns))
 
-    def _make(self, table: int, principal: str) -> Gatherer[Put, int]:
+    def _make(self, table: int, principal: Principal) -> Gatherer[Put, int]:
         if len(self._gatherers) >= GATHERERS_MAX:
             self._gatherers = {k: g for k, g in self._gatherers.items() if not g.idle}
 

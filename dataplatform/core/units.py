@@ -30,6 +30,7 @@ from ..keyspace.records import (
     Segment,
     Statistics,
 )
+from .principals import SYSTEM_PRINCIPAL, Principal
 
 if TYPE_CHECKING:
     from .volumes import Volume
@@ -39,17 +40,18 @@ if TYPE_CHECKING:
 class Request:
     """Who asks, and by which id (RFC 8881 §2.10.6) a retry is known. Without a session: no id."""
 
-    principal: str = "system"
+    principal: Principal = SYSTEM_PRINCIPAL
     session: bytes | None = None
     slot: int = 0
     sequence: int = 0
     method: int = 0  # what is asked for: an id stands for one request only
     caller: bytes | None = None  # the session that it came from: its caches know of the change
+    origin: str = ""  # from where, for the audit: "unix pid 4711", "tcp 10.1.2.3"
 
     @property
     def step(self) -> Request:
         """Of a unit that is only a part of the work: no id."""
-        return Request(self.principal, caller=self.caller)
+        return Request(self.principal, caller=self.caller, origin=self.origin)
 
 
 SYSTEM = Request()
@@ -396,7 +398,7 @@ class Unit:
                 raise Corrupt("a segment's account is wrong: run dp check", segment=number)
             writes[keys.segment(number)] = segment.pack()
         touched = [] if self.quiet else list(writes)
-        row = ChangeRow(self.now_ns, self.request.principal, self.events, touched)
+        row = ChangeRow(self.now_ns, self.request.principal.name, self.events, touched)
         writes[keys.change(self.commit)] = row.pack()
         return writes
 

@@ -25,6 +25,7 @@ from ..base.errors import Conflict, Exhausted, Invalid, NotFound, PlatformError
 from ..base.limits import EXTENT_BYTES_MIN, FILE_BYTES_MAX, MIB
 from ..keyspace.records import Extent, Inode, Kind, Piece
 from . import extents, filemap
+from .principals import Principal
 from .promises import Told
 from .units import Request, Unit
 
@@ -507,7 +508,7 @@ class Writeback:
     async def _flush_small(self, numbers: list[int]) -> None:
         """Many small files share units: a unit costs more than what is in it. Those of a unit that
         fails are left for a flush of their own."""
-        groups: dict[str, list[int]] = {}
+        groups: dict[Principal, list[int]] = {}
         for number in numbers:
             pending = self._pending.get(number)
             if pending is None or number in self._flushing:

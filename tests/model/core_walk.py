@@ -35,6 +35,7 @@ from dataplatform.engine.memory import MemoryDisk, MemoryStorages
 from dataplatform.engine.wrappers import FaultyStorages
 from dataplatform.keyspace import keys
 from dataplatform.keyspace.records import ROOT_VOLUME, ChangeRow, Event, Inode, Kind
+from tests.principals import admin
 from tests.sim.power import Power, PowerCut
 
 from .core_comparison import Comparison
@@ -350,7 +351,7 @@ class Walk:
         requests = []
         for slot in range(len(rows)):
             self.slots[slot] = self.slots.get(slot, 0) + 1
-            request = Request("tester", b"puts together   ", slot, self.slots[slot], PUT)
+            request = Request(admin("tester"), b"puts together   ", slot, self.slots[slot], PUT)
             requests.append(request)
         self.last = None, None, None
         self.puts = [(number, key, columns) for key, columns in rows]

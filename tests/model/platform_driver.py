@@ -31,6 +31,7 @@ from dataplatform.engine.base import Storages
 from dataplatform.engine.memory import MemoryDisk, MemoryStorages
 from dataplatform.engine.wrappers import Faults, FaultyStorages
 from dataplatform.keyspace.records import ROOT_VOLUME, Inode, Kind, VolumeSettings
+from tests.principals import admin
 
 from .accounts import assert_accounts
 
@@ -151,7 +152,7 @@ class Driver:
         self._busy.add(slot)
         self.sequence += 1
         try:
-            yield Request("tester", self.session, slot, self.sequence, caller=self.session)
+            yield Request(admin("tester"), self.session, slot, self.sequence, caller=self.session)
         finally:
             self._busy.remove(slot)
 

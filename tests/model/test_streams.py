@@ -25,6 +25,7 @@ from dataplatform.engine.base import Storages
 from dataplatform.engine.memory import MemoryStorages
 from dataplatform.engine.rocks import RocksStorages
 from dataplatform.engine.slate import SlateStorages
+from tests.principals import admin
 from tests.streaming import (
     append,
     build_batch,
@@ -149,7 +150,7 @@ class Walk:
     async def write(self, work: Callable[[Unit], Awaitable[Any]], *, durable: bool = True) -> Any:
         """One write with a request id, sometimes twice, as after a lost reply."""
         self.sequence += 1
-        request = Request("walk", self.session, self.sequence % 3, self.sequence)
+        request = Request(admin("walk"), self.session, self.sequence % 3, self.sequence)
         result = await self.volume.run(request, work, durable=durable)
         if self.rng.random() < 0.1:
             assert await self.volume.run(request, work, durable=durable) == result
@@ -263,9 +264,9 @@ class Walk:
         minimum = 1 if self.rng.random() < 0.1 else 20_000
         durable = self.rng.random() < 0.7
         self.sequence += 1
-        request = Request("walk", self.session, self.sequence % 3, self.sequence)
+        request = Request(admin("walk"), self.session, self.sequence % 3, self.sequence)
         if self.rng.random() < 0.3:
-            request = Request("walk")
+            request = Request(admin("walk"))
         results = await append(
             self.volume,
             self.stream,
@@ -594,7 +595,11 @@ class World:
         for number in range(1, count + 1):
             values = [b"%d/%d" % (producer, sequence + i) for i in range(rng.randrange(1, 4))]
             batch = build_batch(values, producer=(producer, 0, sequence))
-            request = Request("p", session, 0, number) if rng.random() < 0.5 else Request("p")
+            request = (
+                Request(admin("p"), session, 0, number)
+                if rng.random() < 0.5
+                else Request(admin("p"))
+            )
             base = await self.send(rng, partition, batch, request)
             sequence += len(values)
             sent += values

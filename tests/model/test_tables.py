@@ -21,6 +21,7 @@ from dataplatform.core.volumes import Volume, create_volume, open_volume
 from dataplatform.engine.base import Storages, scan_all
 from dataplatform.keyspace import keys
 from dataplatform.keyspace.records import ROOT_INODE, Entry, Inode, Kind, VolumeSettings
+from tests.principals import admin
 
 Row = tuple[int, int, dict[str, Any]]
 VOLUME = 1
@@ -93,7 +94,7 @@ class Walk:
     async def run(self, work: Callable[[Unit], Awaitable[Any]]) -> Any:
         """One unit; now and then the request is repeated, as after a lost reply."""
         self.sequence += 1
-        request = Request("ana", self.session, 0, self.sequence)
+        request = Request(admin("ana"), self.session, 0, self.sequence)
         result = await self.volume.run(request, work, durable=self.rng.random() < 0.1)
         if self.rng.random() < 0.1:
             commit = self.volume.state.commit

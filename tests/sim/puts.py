@@ -12,6 +12,7 @@ from dataplatform.core.namespace import Attributes
 from dataplatform.core.replies import SESSION_AGE_NS
 from dataplatform.core.units import Request
 from dataplatform.keyspace.records import Kind
+from tests.principals import admin
 
 from .clients import Client
 
@@ -55,7 +56,7 @@ class PutClient(Client):
     async def put(self, slot: int) -> int:
         """The slot's last put, for the first time or again; the row's version."""
         number = self.attempted[slot]
-        request = Request("tester", self.putting, slot, number, PUT)
+        request = Request(admin("tester"), self.putting, slot, number, PUT)
         async with self.driver.node(self.PATH) as node:
             return await node.volume.puts.put(
                 request, node.inode.number, self.key(slot), msgpack.packb({"n": number})

@@ -29,6 +29,7 @@ from dataplatform.keyspace.records import (
     VolumeState,
 )
 from tests.model.platform_driver import Place
+from tests.principals import admin
 from tests.streaming import LZ4, build_batch
 
 LARGE = 300 * KIB
@@ -69,7 +70,7 @@ class World:
 
     def request(self) -> Request:
         self._requests += 1
-        return Request("ana", SESSION, 0, self._requests)
+        return Request(admin("ana"), SESSION, 0, self._requests)
 
     async def create(self, path: str, kind: int = Kind.FILE, **attributes: Any) -> int:
         parent, _, name = path.rpartition("/")

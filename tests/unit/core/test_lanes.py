@@ -14,8 +14,9 @@ from dataplatform.engine.memory import MemoryStorages
 from dataplatform.engine.wrappers import Faults, FaultyStorages
 from dataplatform.keyspace.records import ROOT_VOLUME, Kind
 from tests.checking import assert_clean
+from tests.principals import admin
 
-REQUEST = Request("ana", b"s" * 16, slot=1, sequence=1, method=12)
+REQUEST = Request(admin("ana"), b"s" * 16, slot=1, sequence=1, method=12)
 
 
 async def make(volume: Volume, name: str, request: Request = SYSTEM) -> int:

@@ -17,6 +17,7 @@ from dataplatform.core.volumes import Volume
 from dataplatform.engine.memory import MemoryStorages
 from dataplatform.keyspace.records import ROOT_VOLUME, Kind
 from tests.checking import assert_clean
+from tests.principals import admin
 
 PUT = 50
 
@@ -39,7 +40,7 @@ class World:
     def request(self, slot: int, sequence: int | None = None, who: str = "ana") -> Request:
         if sequence is None:
             sequence = self.sequences[slot] = self.sequences.get(slot, 0) + 1
-        return Request(who, b"s" * 16, slot, sequence, PUT)
+        return Request(admin(who), b"s" * 16, slot, sequence, PUT)
 
     def put(
         self, request: Request, key: bytes, columns: object, table: int | None = None

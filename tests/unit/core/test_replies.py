@@ -16,6 +16,7 @@ from dataplatform.core.units import Request, Unit
 from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import ROOT_INODE, ROOT_VOLUME, Kind
 from tests.model.platform_driver import Place, at_work
+from tests.principals import admin
 
 SESSION = b"0123456789abcdef"
 
@@ -28,7 +29,7 @@ async def create(volume: Volume, request: Request, name: str) -> int:
 
 
 def request(sequence: int, slot: int = 0, session: bytes = SESSION) -> Request:
-    return Request("ana", session, slot, sequence)
+    return Request(admin("ana"), session, slot, sequence)
 
 
 async def test_a_retry_gets_the_old_reply(tmp_path: Path) -> None:
@@ -60,14 +61,16 @@ async def test_slots_and_sessions_are_apart(tmp_path: Path) -> None:
         assert len(made) == 3
 
 
-@pytest.mark.parametrize("bad", [Request("x", b"short", 0, 1), Request("x", SESSION, SLOTS_MAX, 1)])
+@pytest.mark.parametrize(
+    "bad", [Request(admin("x"), b"short", 0, 1), Request(admin("x"), SESSION, SLOTS_MAX, 1)]
+)
 async def test_a_bad_request_id_is_refused(bad: Request, tmp_path: Path) -> None:
     async with at_work(Place("memory", tmp_path)) as (driver, volume):
         with pytest.raises(Invalid):
             await create(volume, bad, "a")
         await create(volume, request(1), "b")
         with pytest.raises(Invalid):
-            await create(volume, Request("x", SESSION, SLOTS_MAX, 1), "c")
+            await create(volume, Request(admin("x"), SESSION, SLOTS_MAX, 1), "c")
         assert await driver.names("/") == ["b"]
 
 

@@ -36,6 +36,7 @@ from dataplatform.keyspace.records import (
     Producer,
     StoredBatch,
 )
+from tests.principals import admin
 from tests.streaming import (
     append,
     build_batch,
@@ -274,7 +275,7 @@ async def test_the_quota_holds() -> None:
 
 async def test_a_request_repeated_changes_nothing() -> None:
     async with opened() as (volume, stream):
-        request = Request("ana", b"s" * 16, 0, 1)
+        request = Request(admin("ana"), b"s" * 16, 0, 1)
         batch = build_batch([b"x"])
         first = await append(volume, stream, ("a", 0, batch), request=request)
         assert await append(volume, stream, ("a", 0, batch), request=request) == first

@@ -15,8 +15,9 @@ from dataplatform_server import handlers as _handlers  # noqa: F401  registers t
 from dataplatform_server.dispatch import HANDLERS, Call, Dispatcher
 from dataplatform_server.facts import ServerFacts
 from dataplatform_server.sessions import Session
+from tests.principals import admin
 
-SESSION = Session(b"s" * 16, "ana")
+SESSION = Session(b"s" * 16, admin("ana"))
 STAT = METHODS["Namespace.Stat"]
 
 
@@ -97,7 +98,7 @@ async def test_request_ids_and_durability() -> None:
     call = Call(platform, SESSION, ServerFacts(engine="memory", data=""))
     message = pb.PutRequest()
     assert call.request(message).session is None
-    assert call.request(message).principal == "ana"
+    assert call.request(message).principal.name == "ana"
     message.request.CopyFrom(pb.RequestId(session=b"r" * 16, slot=2, sequence=3))
     request = call.request(message)
     assert (request.session, request.slot, request.sequence) == (b"r" * 16, 2, 3)

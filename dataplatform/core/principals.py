@@ -1,0 +1,39 @@
+"""Principals: who a request acts for, once it is known (by a token, a certificate or a socket).
+
+Doors find out who calls (`server/identity.py`) and hand in one of these; what it may do is decided
+in `core/access/`. Equality is identity: whoever makes principals makes one for the same caller, so
+that verdicts and gatherers can be kept by principal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+NOBODY = 65534
+"""The uid and gid of callers that have none: they get what others get (POSIX)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Principal:
+    """One caller: a user, an anonymous caller, or the platform itself.
+
+    `groups` are names, for access expressions; `uid` and `gids` are numbers, for POSIX modes.
+    """
+
+    name: str
+    uid: int = NOBODY
+    gids: frozenset[int] = frozenset()
+    groups: frozenset[str] = frozenset()
+    is_admin: bool = False  # acts by an administrator's right, which the audit shows
+    may_speak: bool = False  # for others: for the caller that a request names (`Target.caller`)
+    is_read_only: bool = False  # of a token that allows no change
+    roots: tuple[tuple[int, int], ...] = ()
+    """(volume, inode) of the subtrees that a token is good for; empty: everything."""
+    token: str = field(default="", repr=False)  # the id of the token it came with, for the audit
+
+    def __str__(self) -> str:
+        return self.name
+
+
+SYSTEM_PRINCIPAL = Principal("system", uid=0, gids=frozenset((0,)), is_admin=True)
+"""The platform itself: background tasks."""
