@@ -112,6 +112,7 @@ class Inode(Record):
     symlink: bytes = b""  # target of a symbolic link
     volume: int = 0  # not 0: a junction, where this volume is mounted
     settings: dict[str, Any] = field(default_factory=dict)  # of a table or stream
+    access: dict[str, str] = field(default_factory=dict)  # expressions, by verb: see core/access
     buffered: bool = field(default=False, metadata=UNSTORED)
     """There are bytes that no commit has yet: size and times are theirs, `version` is not."""
 
@@ -159,6 +160,13 @@ class VolumeSettings(Record):
     compression: str = "none"  # of file extents: lz4 or none
     created_ns: int = 0
     identity: bytes = b""  # of the root: what tells this store from every other one
+    quota_entries: int = 0  # 0: none
+    advisory_bytes: int = 0  # over it one is warned; 0: none
+    advisory_entries: int = 0
+    iops: int = 0  # operations per second; 0: no limit
+    bandwidth: int = 0  # bytes per second; 0: no limit
+    encryption: dict[str, Any] = field(default_factory=dict)  # wrapped keys; empty: not encrypted
+    audit: str = ""  # what the audit stream is told: "" nothing, "changes", "all"
 
 
 class VolumePhase(enum.IntEnum):
@@ -391,3 +399,5 @@ class ChangeRow(Record):
     principal: str
     events: list[Any]  # of Event, as arrays
     keys: list[bytes]
+    origin: str = ""  # from where: "unix pid 4711", "tcp 10.1.2.3"
+    right: str = ""  # by which special right: "admin"; empty: by a rule or the mode
