@@ -116,6 +116,8 @@ async def add(unit: Unit, directory: int, name: bytes, new: Attributes) -> tuple
     """A new inode under a name that is known to be free, and its path."""
     parent = await directory_of(unit, directory)
     inode = _new_inode(unit, parent, name, new)
+    if new.volume:
+        unit.move_rules()
     unit.put(keys.entry(directory, name), Entry(inode.number, inode.kind, inode.volume).pack())
     unit.save(inode)
     _grow(unit, parent, 1, 1 if inode.is_directory else 0)
@@ -504,6 +506,8 @@ async def _rename_link(
 ) -> None:
     """The inode's record of its own name follows."""
     inode = await unit.inode(number)
+    if inode.is_directory and old[0] != new[0]:
+        unit.move_rules()
     if (inode.parent, inode.name) == old:
         inode.parent, inode.name = new
     else:
@@ -530,6 +534,8 @@ async def set_attributes(
     """chmod(2), chown(2), utimensat(2), and the settings of tables and streams."""
     inode = await unit.inode(number)
     facts: dict[str, Any] = {}
+    if inode.is_directory and (mode, uid, gid) != (None, None, None):
+        unit.move_rules()
     if mode is not None:
         inode.mode = mode & 0o7777
         facts["mode"] = f"{inode.mode:04o}"

@@ -2,6 +2,9 @@
 
 Opens belong to a client's session, which outlives a connection by a lease. After a restart of the
 server clients open again what they had; until the lease has passed, orphans of before are kept.
+
+An open keeps the verbs with which it was opened: what they allowed then by the mode they go on
+allowing, whatever becomes of the mode (POSIX.1-2017 §2.14, open file descriptions).
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..base.errors import Invalid
+from .access.verbs import Verb
 
 if TYPE_CHECKING:
     from .platform import Platform
@@ -18,18 +22,41 @@ OPENS_PER_SESSION_MAX = 100_000
 """Files one client may have open, as a large `fs.file-max`."""
 
 
+_NONE = Verb(0)
+
+
+class Open:
+    """How often a session has an inode open, and for what."""
+
+    __slots__ = ("count", "verbs")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.verbs = Verb(0)
+
+
+Held = dict[tuple[int, int], Open]
+"""By volume and inode."""
+
+
 class Opens:
     """Open inodes by session."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._sessions: dict[bytes, dict[tuple[int, int], int]] = {}
+        self._sessions: dict[bytes, Held] = {}
 
-    def open(self, session: bytes, volume: Volume, inode: int) -> None:
+    def open(self, session: bytes, volume: Volume, inode: int, verbs: Verb = _NONE) -> None:
         held = self._sessions.setdefault(session, {})
         if len(held) >= OPENS_PER_SESSION_MAX:
             raise Invalid("too many open files", errno=24)
-        _take(held, volume, inode)
+        _take(held, volume, inode).verbs |= verbs
+
+    def verbs_of(self, session: bytes, volume: Volume, inode: int) -> Verb | None:
+        """With which verbs the session opened it; None: it has not."""
+        held = self._sessions.get(session)
+        found = held.get((volume.id, inode)) if held else None
+        return found.verbs if found is not None else None
 
     def ensure(self, session: bytes, volume: Volume, inode: int) -> None:
         """Open it, unless the session has it open. No limit: it has lost its name already."""
@@ -43,9 +70,8 @@ class Opens:
         key = (volume.id, inode)
         if not held or key not in held:
             return
-        if held[key] > 1:
-            held[key] -= 1
-        else:
+        held[key].count -= 1
+        if not held[key].count:
             del held[key]
             _let_go(volume, inode)
 
@@ -57,11 +83,14 @@ class Opens:
                 _let_go(volumes[volume_id], inode)
 
 
-def _take(held: dict[tuple[int, int], int], volume: Volume, inode: int) -> None:
+def _take(held: Held, volume: Volume, inode: int) -> Open:
     key = (volume.id, inode)
-    count = held[key] = held.get(key, 0) + 1
-    if count == 1:
+    taken = held.get(key)
+    if taken is None:
+        taken = held[key] = Open()
         volume.opens[inode] = volume.opens.get(inode, 0) + 1
+    taken.count += 1
+    return taken
 
 
 def _let_go(volume: Volume, inode: int) -> None:

@@ -24,6 +24,7 @@ from ..keyspace.records import (
     VolumeSettings,
 )
 from . import damages, paths
+from .access.guard import Guard
 from .catalog import Catalog
 from .opens import Opens
 from .promises import Keeper, Promises
@@ -80,6 +81,7 @@ class Platform:
         self.catalog = Catalog(self)
         self.opens = Opens(self)
         self.promises = Promises(clock)
+        self.guard = Guard(self)
         self._volumes: dict[int, Volume] = {}
         self._opening: dict[int, asyncio.Future[None]] = {}
         self._discarded: set[int] = set()  # removed since the start: ids are never used again
@@ -167,7 +169,7 @@ class Platform:
                 if is_root:
                     await self._make_root(storage)
                 volume = await open_volume(
-                    volume_id, storage, self.clock, self.entropy, self.promises
+                    volume_id, storage, self.clock, self.entropy, self.promises, self.guard
                 )
             except BaseException:
                 await _let_go(storage)
@@ -204,6 +206,7 @@ class Platform:
         if volume is not None and (volume.users or volume.opens):
             raise Unavailable("the volume is in use", volume=volume_id)
         self._discarded.add(volume_id)
+        self.guard.changed()
         self.promises.forget_volume(volume_id)
         if volume is not None:
             await self._close(volume)

@@ -30,10 +30,16 @@ class Principal:
     roots: tuple[tuple[int, int], ...] = ()
     """(volume, inode) of the subtrees that a token is good for; empty: everything."""
     token: str = field(default="", repr=False)  # the id of the token it came with, for the audit
+    gid: int = NOBODY  # the group of what it creates
+
+    @property
+    def is_free(self) -> bool:
+        """An administrator whom no token limits: there is nothing to ask."""
+        return self.is_admin and not self.is_read_only and not self.roots
 
     def __str__(self) -> str:
         return self.name
 
 
-SYSTEM_PRINCIPAL = Principal("system", uid=0, gids=frozenset((0,)), is_admin=True)
+SYSTEM_PRINCIPAL = Principal("system", uid=0, gids=frozenset((0,)), is_admin=True, gid=0)
 """The platform itself: background tasks."""

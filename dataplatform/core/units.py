@@ -11,6 +11,7 @@ times, what refers to which segment, and the change row.
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from ..keyspace.records import (
     Segment,
     Statistics,
 )
+from .access.verbs import Verb
 from .principals import SYSTEM_PRINCIPAL, Principal
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class Unit:
         "entries_delta",
         "events",
         "lost_name",
+        "moves_rules",
         "now_ns",
         "oldest_change",
         "quiet",
@@ -117,6 +120,7 @@ class Unit:
         self.oldest_change: int | None = None  # set by the trim of the change log
         self.quiet = False  # housekeeping: the keys it touches mean nothing to a mirror
         self.accepted = False  # the quota was asked before, when its bytes were taken
+        self.moves_rules = False  # a directory gets another place, mode, owner or expression
         self.renames = False  # a name of something that exists changed or went
         self.resized: list[int] = []  # files that changed beyond what their pieces tell
         self.unlinked: list[int] = []  # inodes whose last name goes
@@ -312,6 +316,33 @@ class Unit:
                     used_bytes=self.volume.state.used_bytes,
                     errno=_EDQUOT,
                 )
+
+    # ---- who may do it
+
+    async def allow(
+        self,
+        thing: Inode | int,
+        verb: Verb,
+        *,
+        opened: bool = False,
+        code: int = errno.EACCES,
+    ) -> None:
+        """DENIED, with this errno, unless the unit's principal may: see `Guard.allow`. With
+        `opened`, what its session has open counts."""
+        request = self.request
+        if request.principal.is_free:
+            return
+        session = request.caller if opened else None
+        await self.volume.guard.allow(
+            request.principal, self.volume, thing, verb, session=session, unit=self, code=code
+        )
+
+    def move_rules(self) -> None:
+        """What verdicts are made of changes in this unit: see `Guard.changed`."""
+        if not self.moves_rules:
+            self.moves_rules = True
+            guard = self.volume.guard
+            self.on_commit(lambda _: guard.changed())
 
     # ---- segments: who refers to what
 

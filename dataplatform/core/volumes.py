@@ -6,6 +6,7 @@ Whatever lives here is either exact (changed only by commits) or can be thrown a
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -22,9 +23,12 @@ from ..keyspace.records import (
     VolumeSettings,
     VolumeState,
 )
+from .access.guard import Guard
+from .access.verbs import Verb
 from .groups import Coordinator
 from .lanes import Lane
 from .partitions import Partitions
+from .principals import Principal
 from .promises import Promises
 from .puts import Puts
 from .replies import Replies
@@ -75,6 +79,7 @@ class Volume:
         state: VolumeState,
         settings: VolumeSettings,
         promises: Promises | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.id = volume_id
         self.storage = storage
@@ -88,6 +93,7 @@ class Volume:
         self.statistics: dict[int, Statistics] = {}  # as committed, of what was written to lately
         self.changed = Signal()  # a commit became durable
         self.promises = promises if promises is not None else Promises(clock)  # of the whole server
+        self.guard = guard if guard is not None else Guard()  # of the whole server
         self.replies = Replies(storage.engine)
         self.lane = Lane(self)
         self.puts = Puts(self)
@@ -110,6 +116,26 @@ class Volume:
     ) -> T:
         """One unit of work; see `Lane.run`."""
         return await self.lane.run(request, work, durable=durable)
+
+    async def allow(
+        self,
+        principal: Principal,
+        thing: Inode | int,
+        verb: Verb,
+        *,
+        session: bytes | None = None,
+        code: int = errno.EACCES,
+        origin: str = "",
+    ) -> None:
+        """DENIED unless the principal may; for what is no unit. What the session has open counts.
+        See `Guard.allow`."""
+        if principal.is_free:
+            return
+        if isinstance(thing, Inode) and self.guard.allows_now(principal, self, thing, verb):
+            return
+        await self.guard.allow(
+            principal, self, thing, verb, session=session, code=code, origin=origin
+        )
 
     async def find_inode(self, number: int) -> Inode | None:
         """As committed; `writeback` may hold newer times and size of a file."""
@@ -201,6 +227,7 @@ async def open_volume(
     clock: Clock,
     entropy: Entropy,
     promises: Promises | None = None,
+    guard: Guard | None = None,
 ) -> Volume:
     """CORRUPT if the storage does not hold a volume."""
     state, settings = await storage.engine.get_many([keys.STATE_KEY, keys.SETTINGS_KEY])
@@ -211,5 +238,12 @@ async def open_volume(
         raise Corrupt("the volume's state is damaged: restore it from a copy", volume=volume_id)
     await drop_unknown(storage)
     return Volume(
-        volume_id, storage, clock, entropy, counters, VolumeSettings.unpack(settings), promises
+        volume_id,
+        storage,
+        clock,
+        entropy,
+        counters,
+        VolumeSettings.unpack(settings),
+        promises,
+        guard,
     )
