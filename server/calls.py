@@ -15,8 +15,9 @@ from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import ROOT_VOLUME, Inode
 
 from .facts import ServerFacts
+from .identity import Attachment
 from .packing import node_message
-from .sessions import SESSION_BYTES, Session
+from .sessions import SESSION_BYTES
 
 _TARGETS: dict[type[Any], tuple[str, ...]] = {
     method.request: tuple(
@@ -38,14 +39,20 @@ class Call:
         "_left_behind",
         "keeper",
         "method",
+        "origin",
         "platform",
+        "principal",
         "server",
         "session",
     )
 
     def __init__(
-        self, platform: Platform, session: Session, server: ServerFacts, method: int = 0
+        self, platform: Platform, attachment: Attachment, server: ServerFacts, method: int = 0
     ) -> None:
+        """DENIED if the caller's credential is not good any more."""
+        session = attachment.session
+        self.principal = attachment.credential.now()
+        self.origin = attachment.origin
         self.method = method
         self.platform = platform
         self.session = session
@@ -76,17 +83,18 @@ class Call:
     def request(self, message: Any) -> Request:
         """Who asks, and the id by which a retry is known."""
         if not message.HasField("request"):
-            return Request(self.session.principal, caller=self.session.id)
+            return Request(self.principal, caller=self.session.id, origin=self.origin)
         given = message.request
         if len(given.session) != SESSION_BYTES:
             raise Invalid("the session of a request id is not 16 bytes", length=len(given.session))
         return Request(
-            self.session.principal,
+            self.principal,
             given.session,
             given.slot,
             given.sequence,
             self.method,
             self.session.id,
+            self.origin,
         )
 
     def durable(self, message: Any, *, customary: bool) -> bool:

@@ -28,8 +28,8 @@ from dataplatform.transport.frames import Data
 
 from .calls import Call
 from .facts import ServerFacts
+from .identity import Attachment
 from .metrics import RequestMetrics
-from .sessions import Session
 
 logger = logging.getLogger(__name__)
 
@@ -104,10 +104,14 @@ class Dispatcher:
         self._answers = {METHODS[name].number: answer for name, answer in ANSWERS.items()}
 
     async def handle(
-        self, session: Session, method: Method, message: Any, data: bytes | memoryview
+        self, attachment: Attachment, method: Method, message: Any, data: bytes | memoryview
     ) -> tuple[Any, Data]:
         """The reply and its bulk bytes. Raises nothing but PlatformError (and CancelledError)."""
-        call = Call(self._platform, session, self._server, method.number)
+        try:
+            call = Call(self._platform, attachment, self._server, method.number)
+        except PlatformError as e:
+            self.metrics.count_error(method, e.kind)
+            raise
         started_s = time.perf_counter()
         try:
             try:
@@ -118,7 +122,7 @@ class Dispatcher:
             self.metrics.count_error(method, e.kind)
             raise await call.named(e, message) from e.__cause__
         except Exception as e:
-            error = _incident(method, session, e)
+            error = _incident(method, call, e)
             self.metrics.count_error(method, error.kind)
             raise error from e
         finally:
@@ -127,7 +131,7 @@ class Dispatcher:
         return outcome if type(outcome) is tuple else (outcome, b"")
 
     def gather(
-        self, session: Session, method: Method, message: Any, data: bytes
+        self, attachment: Attachment, method: Method, message: Any, data: bytes
     ) -> tuple[asyncio.Future[Any], Callable[[asyncio.Future[Any]], Any]] | None:
         """The result to come of a request that is carried out together with others, and what
         makes the reply of it. None, or an exception of either: `handle` it instead."""
@@ -135,7 +139,7 @@ class Dispatcher:
         if begin is None:
             return None
         started_s = time.perf_counter()
-        call = Call(self._platform, session, self._server, method.number)
+        call = Call(self._platform, attachment, self._server, method.number)
         begun = None
         try:
             begun = begin(call, message, data)
@@ -169,13 +173,13 @@ class Dispatcher:
         return await outcome if isinstance(outcome, Awaitable) else outcome
 
 
-def _incident(method: Method, session: Session, error: Exception) -> Internal:
+def _incident(method: Method, call: Call, error: Exception) -> Internal:
     incident = secrets.token_hex(4)
     logger.error(
         "request failed. incident=`%s`, method=`%s`, principal=`%s`",
         incident,
         method.name,
-        session.principal,
+        call.principal,
         exc_info=error,
     )
     return Internal("the server failed, its log says why", incident=incident, method=method.name)

@@ -20,8 +20,8 @@ from dataplatform.transport.serving import FrameServer, ServerConnection, Servin
 
 from .dispatch import Dispatcher
 from .facts import ServerFacts
-from .identity import ANONYMOUS, principal_of_uid
-from .sessions import Session, Sessions
+from .identity import ANONYMOUS, Attachment, Credential, principal_of_uid
+from .sessions import Sessions
 
 PROBE_TIMEOUT_S = 1.0
 
@@ -89,10 +89,11 @@ class FramesListener:
 
     async def _welcome(self, connection: ServerConnection, hello: pb.Hello) -> pb.HelloReply:
         uid = connection.peer_uid
-        principal = ANONYMOUS if uid is None else principal_of_uid(uid)
-        connection.session = self._sessions.attach(
-            hello.session, principal, hello.program, connection.peer_pid
+        credential = Credential(ANONYMOUS if uid is None else principal_of_uid(uid))
+        session = self._sessions.attach(
+            hello.session, credential.now(), hello.program, connection.peer_pid
         )
+        connection.session = Attachment(session, credential, _origin(connection))
         return pb.HelloReply(
             server=self._facts.program,
             cluster=self._cluster,
@@ -101,8 +102,14 @@ class FramesListener:
         )
 
     def _farewell(self, connection: ServerConnection) -> None:
-        session: Session = connection.session
-        self._sessions.detach(session, by_client=connection.is_closed_by_peer)
+        attachment: Attachment = connection.session
+        self._sessions.detach(attachment.session, by_client=connection.is_closed_by_peer)
+
+
+def _origin(connection: ServerConnection) -> str:
+    if connection.peer_uid is None:
+        return f"tcp {connection.peer}"
+    return f"unix pid {connection.peer_pid} uid {connection.peer_uid}"
 
 
 def cannot_listen(where: str, option: str, error: Exception) -> PlatformError:

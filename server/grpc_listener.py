@@ -23,14 +23,15 @@ from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS, Method
 from dataplatform.base.errors import KINDS, Exhausted, Invalid, PlatformError, Unavailable
 from dataplatform.base.limits import FRAME_BYTES_MAX
+from dataplatform.core.principals import Principal
 from dataplatform.transport.addresses import Address, join_host_port
 from dataplatform.transport.errors import to_info
 from dataplatform.transport.frames import Data
 
 from .dispatch import Dispatcher
 from .frames_listener import cannot_listen
-from .identity import ANONYMOUS
-from .sessions import SESSION_BYTES, Session, Sessions
+from .identity import ANONYMOUS, Attachment, Credential
+from .sessions import SESSION_BYTES, Sessions
 
 SESSION_METADATA = "dp-session-bin"
 ERROR_METADATA = "dp-error-bin"
@@ -98,13 +99,13 @@ class GrpcListener:
         return behave
 
     async def _answer(self, method: Method, request: bytes, context: Context) -> bytes:
-        session = self._session(context)
+        attachment = self._attachment(context)
         try:
             message = method.request.FromString(request)
         except DecodeError:
             raise Invalid("message cannot be decoded", method=method.name) from None
         data = message.data if method.request_bulk else b""
-        handling = self._dispatcher.handle(session, method, message, data)
+        handling = self._dispatcher.handle(attachment, method, message, data)
         reply, bulk = await (handling if method.read_only else _to_the_end(handling))
         if method.reply_bulk and bulk:
             reply.data = _joined(bulk)
@@ -113,12 +114,21 @@ class GrpcListener:
             raise Exhausted("reply too large: ask for less at a time", size_bytes=len(encoded))
         return encoded
 
-    def _session(self, context: Context) -> Session:
-        for key, value in context.invocation_metadata() or ():
-            if key == SESSION_METADATA:
-                return self._sessions.touch(bytes(value), ANONYMOUS)  # type: ignore[arg-type]
-        peer = hashlib.blake2b(context.peer().encode(), digest_size=SESSION_BYTES).digest()
-        return self._sessions.touch(peer, ANONYMOUS)
+    def _attachment(self, context: Context) -> Attachment:
+        """The session that a request belongs to, and whose request it is. DENIED."""
+        metadata = dict(context.invocation_metadata() or ())
+        credential = Credential(ANONYMOUS)
+        principal, peer = credential.now(), context.peer()
+        named = metadata.get(SESSION_METADATA)
+        session_id = bytes(named) if named is not None else _unnamed_session(peer, principal)  # type: ignore[arg-type]
+        session = self._sessions.touch(session_id, principal)
+        return Attachment(session, credential, f"grpc {peer}")
+
+
+def _unnamed_session(peer: str, principal: Principal) -> bytes:
+    """All requests of one connection that come from the same caller share one."""
+    said = f"{principal.owner} {peer}".encode()
+    return hashlib.blake2b(said, digest_size=SESSION_BYTES).digest()
 
 
 async def _to_the_end(handling: Coroutine[Any, Any, tuple[Any, Data]]) -> tuple[Any, Data]:

@@ -1,12 +1,20 @@
-"""Who a caller is. No authentication yet: the uid on a Unix socket, else nobody in particular."""
+"""Who a caller is: found out once, when it comes, and looked at again at every request.
+
+A `Credential` is what a caller has shown. What it is worth may change while its connection stays:
+a token expires or is revoked, a user is put into a group. So whoever answers a request asks the
+credential, by `now`, which costs next to nothing as long as no identity has changed.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
 import pwd
+from dataclasses import dataclass
 
 from dataplatform.core.principals import Principal
+
+from .sessions import Session
 
 ANONYMOUS = Principal("anonymous", is_admin=True)
 
@@ -24,3 +32,25 @@ def principal_of_uid(uid: int) -> Principal:
         gids=frozenset(os.getgrouplist(user.pw_name, user.pw_gid)),
         is_admin=True,
     )
+
+
+class Credential:
+    """Of somebody who stays who he is. See the module's text."""
+
+    __slots__ = ("_principal",)
+
+    def __init__(self, principal: Principal) -> None:
+        self._principal = principal
+
+    def now(self) -> Principal:
+        """Who its holder is at this moment. DENIED if it is not good any more."""
+        return self._principal
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attachment:
+    """A session, as one connection (over gRPC: one request) reaches it."""
+
+    session: Session
+    credential: Credential
+    origin: str = ""  # from where: "unix pid 4711 uid 1000", "tcp 10.1.2.3:40000"

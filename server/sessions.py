@@ -1,7 +1,7 @@
 """Clients' sessions: what a client holds (open files) outlives a lost connection by a lease.
 
-A session belongs to the principal that began it. It lives while a connection is attached to it,
-and for LEASE_S after the last one left or, over gRPC, after its last request.
+A session belongs to the principal that began it (`Principal.owner`). It lives while a connection is
+attached to it, and for LEASE_S after the last one left or, over gRPC, after its last request.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ class Sessions:
                 raise Exhausted("too many sessions", limit_sessions=SESSIONS_MAX)
             session = Session(session_id, principal, left_s=self._clock.monotonic())
             self._sessions[session_id] = session
-        elif session.principal.name != principal.name:
-            raise Denied("session belongs to somebody else", principal=principal)
+        elif session.principal.owner != principal.owner:
+            raise Denied(
+                "the session belongs to somebody else, or to a token with other limits",
+                principal=principal,
+            )
         session.program = program or session.program
         return session

@@ -11,7 +11,7 @@ import asyncio
 import errno
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Corrupt, ErrorKind, Exhausted, Exists, Invalid, NotFound, PlatformError
 from ..engine.base import scan_all
@@ -378,13 +378,30 @@ def _pack_request(request: Request) -> list[object]:
     """So that a request which recovery completes is known when it is repeated."""
     if request.session is None:
         return []
-    return [request.session, request.slot, request.sequence, request.method]
+    return [
+        request.session,
+        request.slot,
+        request.sequence,
+        request.method,
+        request.principal.owner,
+    ]
+
+
+def _unpack_request(packed: list[Any]) -> Request:
+    """Done by the platform's right, in the name of who asked."""
+    *known, owner = packed if len(packed) > _UNNAMED else [*packed, ""]
+    principal = Principal(owner, uid=0, is_admin=True) if owner else SYSTEM.principal
+    return Request(principal, *known)
+
+
+_UNNAMED = 4
+"""Parts of a packed request from before it said whose it is."""
 
 
 async def _still_wanted(root: Volume, record: VolumeRecord) -> Request:
     """The request that recovery completes, so that its repetition is answered; the platform's own
     if nobody can repeat it any more."""
-    request = Request(SYSTEM.principal, *record.request)
+    request = _unpack_request(record.request)
     try:
         known, _ = await root.lane.find_reply(request)
     except PlatformError as error:

@@ -30,12 +30,20 @@ class Principal:
     roots: tuple[tuple[int, int], ...] = ()
     """(volume, inode) of the subtrees that a token is good for; empty: everything."""
     token: str = field(default="", repr=False)  # the id of the token it came with, for the audit
+    scope: str = ""
+    """How its rights differ from those that its name has by itself: see `owner`."""
     gid: int = NOBODY  # the group of what it creates
 
     @property
     def is_free(self) -> bool:
         """An administrator whom no token limits: there is nothing to ask."""
         return self.is_admin and not self.is_read_only and not self.roots
+
+    @property
+    def owner(self) -> str:
+        """Who a session and a stored reply belong to. Somebody with the same name but other limits
+        (a token that may only read) is somebody else there; a renewed token is not."""
+        return f"{self.name} ({self.scope})" if self.scope else self.name
 
     def __str__(self) -> str:
         return self.name

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import Invalid, Stale
+from ..base.errors import Denied, Invalid, Stale
 from ..base.limits import SLOTS_MAX
 from ..engine.base import Engine, scan_all
 from ..keyspace import keys
@@ -59,6 +59,9 @@ class Replies:
         else:
             self._sessions.move_to_end(request.session)
         stored = slots.get(request.slot)
+        if stored is not None and stored.owner and stored.owner != request.principal.owner:
+            # Who overhears an id must neither get the reply nor use up the slot.
+            raise Denied("the request id belongs to somebody else", slot=request.slot)
         if stored is None or stored.sequence < request.sequence:
             return False, None
         if stored.sequence == request.sequence:
@@ -91,7 +94,9 @@ class Replies:
         """Add the reply to the batch that it answers; `find` has seen the request."""
         if request.session is None:
             return None
-        stored = StoredReply(request.sequence, now_ns, result, request.method)
+        stored = StoredReply(
+            request.sequence, now_ns, result, request.method, request.principal.owner
+        )
         batch[keys.reply(request.session, request.slot)] = stored.pack()
         return stored
 

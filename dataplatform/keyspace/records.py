@@ -380,6 +380,7 @@ class StoredReply(Record):
     time_ns: int
     result: Any = None
     method: int = 0  # number of the method that was asked for
+    owner: str = ""  # `Principal.owner`, of who asked; empty: stored before there were any
 
 
 class Event(NamedTuple):

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from dataplatform.base.errors import Invalid, Stale
+from dataplatform.base.errors import Denied, Invalid, Stale
 from dataplatform.base.limits import SLOTS_MAX
 from dataplatform.core import namespace
 from dataplatform.core.namespace import Attributes
+from dataplatform.core.principals import Principal
 from dataplatform.core.replies import SESSION_AGE_NS, SESSIONS_CACHED_MAX
 from dataplatform.core.units import Request, Unit
 from dataplatform.core.volumes import Volume
@@ -130,3 +131,17 @@ async def test_old_replies_are_swept(tmp_path: Path) -> None:
             await create(volume, request(1), "a")  # no longer known
         kept: Any = await create(volume, request(1, 1), "b")
         assert kept
+
+
+async def test_an_id_that_somebody_overheard_is_worth_nothing(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        ana = Principal("ana", is_admin=True)
+        limited = Principal("ana", is_admin=True, is_read_only=True, scope="read-only")
+        first = await create(volume, Request(ana, SESSION, 0, 1), "a")
+        for other in (Principal("bob", is_admin=True), limited):
+            for sequence in (1, 2):  # neither the reply, nor the next number of the slot
+                with pytest.raises(Denied, match="somebody else"):
+                    await create(volume, Request(other, SESSION, 0, sequence), "b")
+        renewed = Principal("ana", is_admin=True, token="another")
+        assert await create(volume, Request(renewed, SESSION, 0, 1), "a") == first
+        assert await driver.names("/") == ["a"]
