@@ -73,5 +73,14 @@ FRAME_BYTES_MAX = 16 * MIB
 CONNECTION_REQUESTS_MAX = 256
 """Requests of one connection that are worked on at a time; further ones wait in the socket."""
 
+EXPRESSION_BYTES_MAX = 64 * KIB
+"""One access expression: it stands in the inode, which every change of it writes again."""
+
+EXPRESSION_DEPTH_MAX = 200
+"""Parentheses within each other in an access expression; nobody can follow more."""
+
+USER_NAME_CHARACTERS_MAX = 128
+"""The name of a user or group."""
+
 SLOTS_MAX = 1024
 """Writes that one client session may have under way (RFC 8881 §2.10.6: session slots)."""
