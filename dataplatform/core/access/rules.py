@@ -10,13 +10,12 @@ Directories are kept by the guard until any of them changes (`Guard.changed`).
 
 from __future__ import annotations
 
-import importlib
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...base.errors import Invalid
 from ...keyspace.records import Inode
 from ..principals import NOBODY, Principal
+from .expressions import parse
 from .verbs import MODE_BITS, Verb
 
 PASSAGES_MAX = 1000
@@ -38,19 +37,13 @@ NO_RULES: Rules = {}
 """Of every directory where nothing is set above: never changed."""
 
 
-@lru_cache(maxsize=10_000)
-def _parsed(text: str) -> Any:
-    """None for one that cannot be read, which is nobody's."""
-    try:
-        return importlib.import_module(".expressions", __package__).parse(text)
-    except (ImportError, Invalid):
-        return None
-
-
 def holds(rule: Rule, principal: Principal) -> bool:
-    """Whether the expression says yes to the principal."""
-    expression = _parsed(rule.text)
-    return expression is not None and bool(expression.allows(principal))
+    """Whether the expression says yes to the principal. One that cannot be read is nobody's."""
+    try:
+        expression = parse(rule.text)
+    except Invalid:
+        return False
+    return expression.allows(principal)
 
 
 def mode_allows(principal: Principal, mode: int, uid: int, gid: int, verb: Verb) -> bool:
