@@ -25,6 +25,9 @@ from .sessions import Sessions
 
 PROBE_TIMEOUT_S = 1.0
 
+PROGRAM_CHARACTERS_MAX = 64
+"""Of a program's name in an origin: clients say it, and it stands in every change row."""
+
 
 class FramesListener:
     """Belongs to the running loop."""
@@ -93,7 +96,7 @@ class FramesListener:
         session = self._sessions.attach(
             hello.session, credential.now(), hello.program, connection.peer_pid
         )
-        connection.session = Attachment(session, credential, _origin(connection))
+        connection.session = Attachment(session, credential, _origin(connection, hello.program))
         return pb.HelloReply(
             server=self._facts.program,
             cluster=self._cluster,
@@ -106,10 +109,14 @@ class FramesListener:
         self._sessions.detach(attachment.session, by_client=connection.is_closed_by_peer)
 
 
-def _origin(connection: ServerConnection) -> str:
+def _origin(connection: ServerConnection, program: str) -> str:
+    """From where, and what the program says that it is: for the audit."""
     if connection.peer_uid is None:
-        return f"tcp {connection.peer}"
-    return f"unix pid {connection.peer_pid} uid {connection.peer_uid}"
+        place = f"tcp {connection.peer}"
+    else:
+        place = f"unix pid {connection.peer_pid} uid {connection.peer_uid}"
+    said = "".join(c for c in program[:PROGRAM_CHARACTERS_MAX] if c.isprintable())
+    return f"{place} ({said})" if said else place
 
 
 def cannot_listen(where: str, option: str, error: Exception) -> PlatformError:

@@ -7,6 +7,7 @@ from typing import Any
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid
 from dataplatform.base.limits import IO_BYTES_MAX, PARTITIONS_MAX
+from dataplatform.core.audit.names import topic_of
 from dataplatform.core.catalog import Description
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import Node
@@ -109,7 +110,13 @@ def volume_settings(message: pb.VolumeSettings, old: VolumeSettings) -> VolumeSe
         compression=message.compression if message.HasField("compression") else old.compression,
         created_ns=old.created_ns,
         identity=old.identity,
+        audit=_audit_mode(message.audit) if message.HasField("audit") else old.audit,
+        audit_ttl_ms=message.audit_ttl_ms if message.HasField("audit_ttl_ms") else old.audit_ttl_ms,
     )
+
+
+def _audit_mode(word: str) -> str:
+    return "" if word == "off" else word or "?"
 
 
 def volume_message(described: Description) -> pb.VolumeInfo:
@@ -122,10 +129,13 @@ def volume_message(described: Description) -> pb.VolumeInfo:
         settings=pb.VolumeSettings(
             quota_bytes=described.settings.quota_bytes,
             compression=described.settings.compression,
+            audit=described.settings.audit or "off",
+            audit_ttl_ms=described.settings.audit_ttl_ms,
         ),
         created_ns=described.settings.created_ns,
         open=described.is_open,
         state=described.state,
+        audit_topic=topic_of(described.path) if described.settings.audit else "",
     )
 
 

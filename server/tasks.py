@@ -53,6 +53,7 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
     return [
         Task("sessions", 5.0, expire_sessions),
         Task("promises", 0.25, expire_promises),
+        Task("audit", 0.25, platform.audit.run_once),
         Task("idle volumes", 30.0, platform.close_idle),
         Task("half made volumes", 30.0, platform.catalog.run_once),
         *(Task(name, every_s, _each(platform, run)) for name, every_s, run in per_volume),

@@ -21,7 +21,14 @@ from ..keyspace.records import Extent, Kind, Partition, Producer, StoredBatch, T
 from . import batches, sequences
 from .batches import Batch
 from .partitions import PartitionId
-from .topics import add_topic, check_topic_name, default_partitions, find_topics, label, stream_of
+from .topics import (
+    add_topic,
+    check_topic_name,
+    default_partitions,
+    find_topics,
+    label,
+    writable_stream_of,
+)
 from .units import Unit
 
 if TYPE_CHECKING:
@@ -108,7 +115,7 @@ class _Append:
     async def load(self, parts: Sequence[PreparedPart]) -> None:
         """Everything that the parts need, in two reads."""
         unit, stream = self._unit, self._stream
-        inode = await stream_of(unit, stream)
+        inode = await writable_stream_of(unit, stream)
         self._path = await unit.path_of(stream)
         names = list(dict.fromkeys(part.topic for part in parts))
         self._topics = await find_topics(unit, stream, names)

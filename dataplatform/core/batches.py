@@ -40,6 +40,7 @@ BODY_START = 21
 """Where the attributes stand: the CRC covers everything from here on."""
 
 _FRONT = Struct(">qiibI")
+_BODY_HEAD = Struct(">hiqqqhii")
 _LENGTH_START = 12
 """The length field counts what follows it."""
 
@@ -203,6 +204,14 @@ def numbered(batch: Batch, base_offset: int) -> bytes:
 def front(base_offset: int, length: int, crc: int) -> bytes:
     """What stands before the body of a batch of `length` bytes."""
     return _FRONT.pack(base_offset, length - _LENGTH_START, -1, MAGIC, crc)
+
+
+def build(packed: bytes, *, records: int, attributes: int, first_ms: int, max_ms: int) -> bytes:
+    """A batch of the platform's own, of no producer: `packed` is its records, compressed with the
+    codec that the attributes name."""
+    body = _BODY_HEAD.pack(attributes, records - 1, first_ms, max_ms, NO_PRODUCER, -1, -1, records)
+    length = HEAD_BYTES + len(packed)
+    return front(0, length, crc32c(packed, crc32c(body))) + body + packed
 
 
 def check_stored(data: bytes | memoryview, base_offset: int, records: int) -> None:

@@ -18,6 +18,7 @@ from ..engine.base import scan_all
 from ..keyspace import keys
 from ..keyspace.records import (
     ROOT_VOLUME,
+    AuditCursor,
     Inode,
     Kind,
     VolumePhase,
@@ -25,6 +26,7 @@ from ..keyspace.records import (
     VolumeSettings,
 )
 from . import namespace
+from .audit import trail
 from .namespace import Attributes
 from .principals import Principal
 from .units import SYSTEM, Request, Unit
@@ -196,9 +198,17 @@ class Catalog:
                 _pack_request(request),
             )
             unit.put(keys.volume(number), record.pack())
+            if settings.audit:
+                unit.put(keys.audit_cursor(number), cursor.pack())
             return number
 
+        above = await self.mount_path(at.volume.id)
+        below = await at.volume.path_of(directory)
+        path = "/".join((above.rstrip("/") + below.rstrip("/"), at.name))
+        cursor = AuditCursor(0, path, is_on=True)
         volume_id = await root.run(SYSTEM, announce, durable=True)
+        if settings.audit:
+            platform.audit.created(volume_id, cursor)
         try:
             storage = await platform.storages.open(volume_id, create=True)
             await create_volume(storage, volume_id, now_ns, settings)
@@ -231,13 +241,27 @@ class Catalog:
     async def set(self, request: Request, volume: Volume, settings: VolumeSettings) -> None:
         """New settings for an open volume."""
         check_settings(settings)
+        old = volume.settings
+        facts: dict[str, Any] = {"quota_bytes": settings.quota_bytes}
+        if settings.audit != old.audit:
+            facts["audit"] = settings.audit or "off"
+        if settings.audit_ttl_ms != old.audit_ttl_ms:
+            facts["audit_ttl_ms"] = settings.audit_ttl_ms
 
         async def work(unit: Unit) -> None:
             unit.put(keys.SETTINGS_KEY, settings.pack())
             unit.on_commit(lambda _: setattr(volume, "settings", settings))
-            unit.event("volume set", "/", "volume", quota_bytes=settings.quota_bytes)
+            unit.event("volume set", "/", "volume", **facts)
 
-        await volume.run(request, work, durable=True)
+        audit = self._platform.audit
+        if not settings.audit:
+            await volume.run(request, work, durable=True)
+            return
+        try:
+            await audit.begin(volume)
+            await volume.run(request, work, durable=True)
+        finally:
+            audit.settled(volume)
 
     # ---- going
 
@@ -286,7 +310,7 @@ class Catalog:
             self._platform.readmit(volume_id)
             raise
         try:
-            await self._unmount(request.principal, volume_id)
+            await self._unmount(request.step, volume_id)
         except Exhausted:
             await self._take_back(root, volume_id)
             raise
@@ -308,7 +332,7 @@ class Catalog:
         else:
             self._platform.readmit(volume_id)
 
-    async def _unmount(self, principal: Principal, volume_id: int) -> None:
+    async def _unmount(self, request: Request, volume_id: int) -> None:
         record = await self.find(volume_id)
         if record is None:
             return
@@ -321,12 +345,13 @@ class Catalog:
                 if junction is not None and junction.volume == volume_id:
                     await namespace.remove_junction(unit, junction.parent, junction.name)
 
-            await parent.run(Request(principal), work, durable=True)
+            await parent.run(request, work, durable=True)
         finally:
             self._platform.release(parent)
 
     async def _forget(self, root: Volume, volume_id: int, request: Request = SYSTEM) -> None:
         """Delete the bytes, then the record that they belong to."""
+        await self._platform.audit.removed(volume_id, request)
         await self._platform.storages.remove(volume_id)
 
         async def work(unit: Unit) -> None:
@@ -360,7 +385,7 @@ class Catalog:
     async def _recover(self, root: Volume, record: VolumeRecord, request: Request) -> None:
         log.info("volume %d was left in phase %d: recovering", record.volume, record.phase)
         if record.phase == VolumePhase.REMOVING:
-            await self._unmount(SYSTEM.principal, record.volume)
+            await self._unmount(SYSTEM, record.volume)
             await self._forget(root, record.volume, request)
             return
         parent = await self._platform.acquire(record.parent_volume)
@@ -420,5 +445,9 @@ async def _record(unit: Unit, volume_id: int) -> VolumeRecord:
 def check_settings(settings: VolumeSettings) -> None:
     if settings.compression not in COMPRESSIONS:
         raise Invalid("unknown compression: use lz4 or none", compression=settings.compression)
+    if settings.audit not in trail.MODES:
+        raise Invalid("unknown audit: use off, changes or all", audit=settings.audit)
+    if settings.audit_ttl_ms and settings.audit_ttl_ms < trail.TTL_MS_MIN:
+        raise Invalid("the audit is kept for a day or longer", ttl_ms_min=trail.TTL_MS_MIN)
     if settings.quota_bytes < 0:
         raise Invalid("a quota cannot be negative", quota_bytes=settings.quota_bytes)

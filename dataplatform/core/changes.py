@@ -92,8 +92,11 @@ async def trim(volume: Volume) -> int:
     too_many = volume.lane.durable_commit - state.oldest_change - KEEP_ROWS_MAX
     # Not one by one: a trim is a commit, too, and has a row.
     keep_from = state.oldest_change + too_many if too_many >= TRIM_ROWS else 0
+    end = volume.lane.durable_commit
+    if volume.audited_commit is not None:
+        end = min(end, volume.audited_commit + 1)  # what the audit was not told stays
     page = await volume.storage.engine.scan(
-        keys.change(state.oldest_change), keys.change(volume.lane.durable_commit), limit=TRIM_ROWS
+        keys.change(state.oldest_change), keys.change(end), limit=TRIM_ROWS
     )
     # From the oldest on, without a gap, even if the clock went back in between.
     old = [

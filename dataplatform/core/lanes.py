@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..base.errors import Conflict, Internal, PlatformError, Unavailable
 from ..keyspace import keys
 from ..keyspace.records import VolumeState
+from .audit.protection import WRITER
 from .promises import Told
 from .units import SYSTEM, Request, Unit
 
@@ -82,7 +83,8 @@ class Lane:
             ticket = self._last_ticket
         if durable:
             await self.durable(ticket)
-        if told and request is not SYSTEM:  # nobody waits for that one to be done
+        if told and request is not SYSTEM and request.principal is not WRITER:
+            # Nobody waits for those to be done.
             await self._volume.promises.acknowledged(told)
         return result
 

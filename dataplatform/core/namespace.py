@@ -29,6 +29,7 @@ from ..engine.base import Pair
 from ..keyspace import keys
 from ..keyspace.records import Entry, Inode, Kind
 from . import filemap
+from .audit import protection
 from .paths import check_new_name
 from .units import Unit
 
@@ -114,6 +115,7 @@ async def create(
 
 async def add(unit: Unit, directory: int, name: bytes, new: Attributes) -> tuple[Inode, str]:
     """A new inode under a name that is known to be free, and its path."""
+    protection.check_name(unit, directory, name)
     parent = await directory_of(unit, directory)
     inode = _new_inode(unit, parent, name, new)
     if new.volume:
@@ -198,6 +200,7 @@ async def make_parents(unit: Unit, directory: int, names: tuple[str, ...], new: 
 async def link(unit: Unit, number: int, directory: int, name: str) -> int:
     """Another name for a file (link(2)); EPERM for directories, tables and streams."""
     encoded = check_new_name(name)
+    protection.check_name(unit, directory, encoded)
     inode = await unit.inode(number)
     if await find_entry(unit, directory, encoded) is not None:
         raise Exists("the name exists already", path=await _path(unit, directory, encoded))
@@ -289,6 +292,7 @@ async def _drop_name(
     unit.delete(keys.entry(directory, name))
     _grow(unit, await unit.inode(directory), -1, -1 if is_directory else 0)
     inode = await unit.inode(found.inode)
+    protection.check_inode(unit, inode)
     if is_directory:
         inode.links = 0
     else:
@@ -398,6 +402,7 @@ async def rename(
     if no_replace and exchange:
         raise Invalid("no-replace and exchange exclude each other")
     target_name = check_new_name(new_name)
+    protection.check_name(unit, new_directory, target_name)
     source = await entry(unit, old_directory, old_name)
     old_path = await _path(unit, old_directory, old_name)
     new_path = await _path(unit, new_directory, target_name)
@@ -506,6 +511,7 @@ async def _rename_link(
 ) -> None:
     """The inode's record of its own name follows."""
     inode = await unit.inode(number)
+    protection.check_inode(unit, inode)
     if inode.is_directory and old[0] != new[0]:
         unit.move_rules()
     if (inode.parent, inode.name) == old:
@@ -533,6 +539,7 @@ async def set_attributes(
 ) -> None:
     """chmod(2), chown(2), utimensat(2), and the settings of tables and streams."""
     inode = await unit.inode(number)
+    protection.check_inode(unit, inode)
     facts: dict[str, Any] = {}
     if inode.is_directory and (mode, uid, gid) != (None, None, None):
         unit.move_rules()
@@ -603,6 +610,7 @@ async def remove_xattr(unit: Unit, number: int, name: str) -> None:
 
 async def _touch(unit: Unit, number: int, verb: str, name: str) -> None:
     inode = await unit.inode(number)
+    protection.check_inode(unit, inode)
     inode.ctime_ns = unit.now_ns
     unit.save(inode)
     unit.event(verb, await unit.path_of(number), inode.kind, name=name)

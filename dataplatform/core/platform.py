@@ -25,6 +25,7 @@ from ..keyspace.records import (
 )
 from . import damages, paths
 from .access.guard import Guard
+from .audit.trail import Audit
 from .catalog import Catalog
 from .opens import Opens
 from .promises import Keeper, Promises
@@ -82,6 +83,8 @@ class Platform:
         self.opens = Opens(self)
         self.promises = Promises(clock)
         self.guard = Guard(self)
+        self.audit = Audit(self)
+        self.guard.on_denied = self.audit.denied
         self._volumes: dict[int, Volume] = {}
         self._opening: dict[int, asyncio.Future[None]] = {}
         self._discarded: set[int] = set()  # removed since the start: ids are never used again
@@ -98,6 +101,7 @@ class Platform:
     ) -> Platform:
         """Open the root volume, made on the first start, and finish what a crash left half done."""
         platform = cls(storages, cluster, clock or SystemClock(), entropy or SystemEntropy())
+        await platform.audit.load()
         await platform.catalog.recover()
         root = await platform.acquire(ROOT_VOLUME)
         platform.identity = identity_of(root.settings)
@@ -106,6 +110,8 @@ class Platform:
 
     async def close(self) -> None:
         """Make everything durable and close every volume. Raises the first error, after all."""
+        with contextlib.suppress(PlatformError):  # which it has logged; the next start goes on
+            await self.audit.run_once()
         self._closed = True
         if self._opening:
             await asyncio.wait(self._opening.values())
@@ -174,6 +180,7 @@ class Platform:
             except BaseException:
                 await _let_go(storage)
                 raise
+            self.audit.opened(volume)
             self._volumes[volume_id] = volume
         except PlatformError as caught:
             error = await damages.name(self, caught, volume_id, 0)
@@ -196,12 +203,14 @@ class Platform:
         try:
             await volume.close()
         finally:
+            self.audit.closed(volume)
             del self._opening[volume.id]
             closing.set_result(None)
 
     async def discard(self, volume_id: int) -> None:
         """Close a volume that is going to be removed: nobody opens it from now on, unless it is
-        given to `readmit`. UNAVAILABLE while it is in use."""
+        given to `readmit`. UNAVAILABLE while it is in use; what keeps the audit from its last
+        changes is raised, and the volume stays."""
         volume = self._volumes.get(volume_id)
         if volume is not None and (volume.users or volume.opens):
             raise Unavailable("the volume is in use", volume=volume_id)
@@ -209,6 +218,11 @@ class Platform:
         self.guard.changed()
         self.promises.forget_volume(volume_id)
         if volume is not None:
+            try:
+                await self.audit.drain(volume)
+            except BaseException:
+                self.readmit(volume_id)
+                raise
             await self._close(volume)
 
     def readmit(self, volume_id: int) -> None:

@@ -56,7 +56,10 @@ class Puts:
 
         async def together(puts: Sequence[Put]) -> list[int]:
             async def work(unit: Unit, fresh: Sequence[int]) -> int:
-                return await tables.put_each(unit, table, (puts[index][1:] for index in fresh))
+                version = await tables.put_each(unit, table, (puts[index][1:] for index in fresh))
+                for event, index in enumerate(fresh):  # of each row, in their order
+                    unit.by(puts[index][0], event, event + 1)
+                return version
 
             return await self._volume.lane.run_together([put[0] for put in puts], work)
 

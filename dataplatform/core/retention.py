@@ -17,6 +17,7 @@ from ..engine.base import Pair, scan_all
 from ..keyspace import keys
 from ..keyspace.records import Inode, Kind, Partition, Producer, StoredBatch, Topic
 from . import sequences
+from .audit.protection import TTLS
 from .containment import Contained
 from .partitions import PartitionId
 from .topics import (
@@ -75,7 +76,7 @@ async def _stream(volume: Volume, stream: int, producers_due: bool) -> int:
     removed = 0
     if inode.settings.get(DROPPED):
         removed += await _sweep_dropped(volume, stream)
-    if inode.settings.get("ttl_ms") or inode.settings.get("bytes_max"):
+    if any(inode.settings.get(name) for name in ("ttl_ms", "bytes_max", TTLS)):
         for name, topic in (await all_topics(volume.storage.engine, stream)).items():
             removed += await _topic(volume, inode, name.decode(), topic)
     if producers_due:
@@ -98,10 +99,11 @@ async def _sweep_dropped(volume: Volume, stream: int) -> int:
 
 
 class Limits:
-    """What a stream keeps."""
+    """What a stream keeps of a topic."""
 
-    def __init__(self, inode: Inode, now_ms: int) -> None:
-        ttl_ms = int(inode.settings.get("ttl_ms") or 0)
+    def __init__(self, inode: Inode, topic: str, now_ms: int) -> None:
+        of_topic = inode.settings.get(TTLS, {}).get(topic)
+        ttl_ms = int(of_topic or inode.settings.get("ttl_ms") or 0)
         self.oldest_ms = now_ms - ttl_ms if ttl_ms else None
         self.bytes_max = int(inode.settings.get("bytes_max") or 0) or None
 
@@ -117,7 +119,7 @@ class Limits:
 
 async def _topic(volume: Volume, inode: Inode, name: str, topic: Topic) -> int:
     engine = volume.storage.engine
-    limits = Limits(inode, volume.clock.now_ns() // 1_000_000)
+    limits = Limits(inode, name, volume.clock.now_ns() // 1_000_000)
     removed = 0
     values = await engine.get_many(
         [keys.partition(inode.number, topic.id, number) for number in range(topic.partitions)]
@@ -150,7 +152,7 @@ async def _trim(unit: Unit, partition: PartitionId, topic: str) -> int:
     """Remove up to ROWS_PER_UNIT batches that must go; how many."""
     stream = partition[0]
     inode = await stream_of(unit, stream)
-    limits = Limits(inode, unit.now_ns // 1_000_000)
+    limits = Limits(inode, topic, unit.now_ns // 1_000_000)
     key = keys.partition(*partition)
     value = await unit.get(key)
     if value is None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from .appends import Part, PreparedPart, append, prepare
 from .fetches import Buffer, Fetched, FoundOffset, Position, fetch, offsets
 from .retention import remove_stream_data
-from .topics import Ends, TopicEnds, create_topic, delete_topic, stream_of, topics
+from .topics import Ends, TopicEnds, create_topic, delete_topic, topics, writable_stream_of
 from .units import Unit
 
 __all__ = [
@@ -42,5 +42,5 @@ __all__ = [
 
 async def init_producer(unit: Unit, stream: int) -> list[int]:
     """A new idempotent producer: [id, epoch]. Make it durable: an id is given out once."""
-    await stream_of(unit, stream)
+    await writable_stream_of(unit, stream)
     return [unit.new_producer_id(), 0]

@@ -17,6 +17,7 @@ from ..base.limits import PARTITIONS_MAX, TOPIC_NAME_BYTES_MAX
 from ..engine.base import Reader, scan_all
 from ..keyspace import keys
 from ..keyspace.records import Inode, Kind, Partition, Topic
+from .audit import protection
 from .units import Unit
 
 if TYPE_CHECKING:
@@ -63,6 +64,13 @@ async def stream_of(unit: Unit, stream: int) -> Inode:
         raise NotFound("the stream is gone", inode=stream)
     if inode.kind != Kind.STREAM:
         raise Invalid("not a stream", path=await unit.path_of(stream), kind=Kind(inode.kind).word)
+    return inode
+
+
+async def writable_stream_of(unit: Unit, stream: int) -> Inode:
+    """The same, for who changes what it holds. DENIED for the audit's."""
+    inode = await stream_of(unit, stream)
+    protection.check_inode(unit, inode)
     return inode
 
 
@@ -172,7 +180,7 @@ async def create_topic(
     `partitions` 0 means the stream's default. EXISTS if there is nothing to do, unless `exist_ok`.
     """
     encoded = check_topic_name(name)
-    inode = await stream_of(unit, stream)
+    inode = await writable_stream_of(unit, stream)
     wanted = partitions or default_partitions(inode)
     if not 0 < wanted <= PARTITIONS_MAX:
         raise Invalid(
@@ -249,7 +257,7 @@ def _tell_groups(unit: Unit, stream: int) -> None:
 async def delete_topic(unit: Unit, stream: int, name: str, *, missing_ok: bool = False) -> None:
     """Gone at once for everybody; its bytes are counted until `retention` has removed them."""
     encoded = check_topic_name(name)
-    inode = await stream_of(unit, stream)
+    inode = await writable_stream_of(unit, stream)
     topic = (await find_topics(unit, stream, [encoded])).get(encoded)
     if topic is None:
         if missing_ok:

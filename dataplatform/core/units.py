@@ -51,6 +51,13 @@ class Request:
     origin: str = ""  # from where, for the audit: "unix pid 4711", "tcp 10.1.2.3"
 
     @property
+    def author(self) -> tuple[str, str, str, str]:
+        """As a change row names it: principal, origin, special right, token."""
+        principal = self.principal
+        right = "admin" if principal.is_admin and principal is not SYSTEM_PRINCIPAL else ""
+        return principal.name, self.origin, right, principal.token
+
+    @property
     def step(self) -> Request:
         """Of a unit that is only a part of the work: no id."""
         return Request(self.principal, caller=self.caller, origin=self.origin)
@@ -83,6 +90,7 @@ class Unit:
         "_sorted",
         "_statistics",
         "accepted",
+        "authors",
         "commit",
         "engine",
         "entries_delta",
@@ -112,6 +120,7 @@ class Unit:
         self.commit = volume.state.commit + 1  # the number this unit has if it writes anything
         self.writes: dict[bytes, bytes | None] = {}
         self.events: list[Event] = []
+        self.authors: dict[int, Request] = {}  # of events, by index, where it was another request
         self.lost_name = 0  # the inode that a name was taken from, if one was
         self.renamed = 0  # the inode that has another name now, if one has
         self.used_bytes_delta = 0
@@ -373,6 +382,13 @@ class Unit:
 
     # ---- what happened
 
+    def by(self, request: Request, start: int, end: int) -> None:
+        """The events [start, end) are another request's, which travelled with this one."""
+        if request.principal is self.request.principal and request.origin == self.request.origin:
+            return
+        for index in range(start, end):
+            self.authors[index] = request
+
     def event(self, verb: str, path: str, kind: int | str, **facts: Any) -> None:
         word = kind if isinstance(kind, str) else _WORDS[kind]
         self.events.append(Event(verb, path, word, facts))
@@ -429,7 +445,10 @@ class Unit:
                 raise Corrupt("a segment's account is wrong: run dp check", segment=number)
             writes[keys.segment(number)] = segment.pack()
         touched = [] if self.quiet else list(writes)
-        row = ChangeRow(self.now_ns, self.request.principal.name, self.events, touched)
+        row = ChangeRow(self.now_ns, "", self.events, touched)
+        row.principal, row.origin, row.right, row.token = self.request.author
+        if self.authors:
+            row.others = {index: list(by.author) for index, by in self.authors.items()}
         writes[keys.change(self.commit)] = row.pack()
         return writes
 

@@ -102,6 +102,8 @@ class Volume:
         self.writeback = Writeback(self)
         self.partitions = Partitions(self)
         self.groups = Coordinator(self)
+        self.audited_commit: int | None = None
+        """Change rows after it are kept for the audit; None: the volume is not audited."""
         self.users = 0  # calls under way; see Platform.acquire
         self.used_monotonic_s = self.opened_monotonic_s
 

@@ -61,6 +61,7 @@ class Pending:
         "growth_bytes",
         "memory_bytes",
         "mtime_ns",
+        "others",
         "pieces",
         "request",
         "segment_bytes",
@@ -75,8 +76,16 @@ class Pending:
         self.memory_bytes = 0
         self.segment_bytes = 0
         self.growth_bytes = 0  # by which the file may grow, as the quota was asked
-        self.request = Request(request.principal)
+        self.request = Request(request.principal, origin=request.origin)
+        self.others: list[Request] = []  # who else wrote
         self.since_s = since_s
+
+    def by(self, request: Request) -> None:
+        """Remember who writes."""
+        for known in (self.request, *self.others):
+            if known.principal is request.principal and known.origin == request.origin:
+                return
+        self.others.append(Request(request.principal, origin=request.origin))
 
     def add(self, piece: Piece) -> None:
         filemap.overlay(self.pieces, piece)
@@ -327,6 +336,10 @@ class Writeback:
         if pending is None:
             pending = Pending(request, self._volume.clock.monotonic())
             self._pending[number] = pending
+        elif pending.request.origin != request.origin or (
+            pending.request.principal is not request.principal
+        ):
+            pending.by(request)
         memory, segment = pending.memory_bytes, pending.segment_bytes
         pending.add(piece)
         pending.mtime_ns = max(pending.mtime_ns, mtime_ns)
@@ -446,6 +459,8 @@ class Writeback:
                 filemap.overlay(pending.pieces, piece)
             pending.size = max(pending.size, newer.size)
             pending.mtime_ns = max(pending.mtime_ns, newer.mtime_ns)
+            for request in (newer.request, *newer.others):
+                pending.by(request)
             pending.growth_bytes += newer.growth_bytes
             pending.memory_bytes += newer.memory_bytes
             pending.segment_bytes += newer.segment_bytes
@@ -470,7 +485,9 @@ class Writeback:
                 await filemap.write(unit, inode, pieces)
                 self._written(inode, pending.size, pending.mtime_ns)
                 unit.save(inode)
-                await _tell_written(unit, inode, pieces)
+                for request in (pending.request, *pending.others):
+                    await _tell_written(unit, inode, pieces)
+                    unit.by(request, len(unit.events) - 1, len(unit.events))
 
         await volume.run(batch[0][1].request, work, durable=False)
 

@@ -24,6 +24,7 @@ ended by NUL where something follows it (names cannot contain NUL).
     Y segment:8 key                           (empty)          key whose value refers to the segment
     R session:16 slot:4                       StoredReply      last write of a client's slot
     C commit:8                                ChangeRow        commit
+    a volume:8                                AuditCursor      audited volume (in the root volume)
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ SEGMENT = b"Z"
 REFERENCE = b"Y"
 REPLY = b"R"
 CHANGE = b"C"
+AUDIT_CURSOR = b"a"
 
 STATE_KEY = META + b"state"
 SETTINGS_KEY = META + b"settings"
@@ -192,6 +194,10 @@ def replies(session: bytes) -> bytes:
 
 def change(commit: int) -> bytes:
     return _Q.pack(CHANGE, commit)
+
+
+def audit_cursor(volume_id: int) -> bytes:
+    return _Q.pack(AUDIT_CURSOR, volume_id)
 
 
 def number_of(key: bytes) -> int:

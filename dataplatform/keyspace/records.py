@@ -167,6 +167,7 @@ class VolumeSettings(Record):
     bandwidth: int = 0  # bytes per second; 0: no limit
     encryption: dict[str, Any] = field(default_factory=dict)  # wrapped keys; empty: not encrypted
     audit: str = ""  # what the audit stream is told: "" nothing, "changes", "all"
+    audit_ttl_ms: int = 0  # how long the audit stream keeps it; 0: for ever
 
 
 class VolumePhase(enum.IntEnum):
@@ -402,3 +403,16 @@ class ChangeRow(Record):
     keys: list[bytes]
     origin: str = ""  # from where: "unix pid 4711", "tcp 10.1.2.3"
     right: str = ""  # by which special right: "admin"; empty: by a rule or the mode
+    token: str = ""  # the id of the token that the principal came with
+    others: dict[int, list[str]] = field(default_factory=dict)
+    """Of events that somebody else caused, by their index: [principal, origin, right, token]."""
+
+
+@dataclass(slots=True)
+class AuditCursor(Record):
+    """How far the audit of a volume has come; written with the records that it stands for."""
+
+    commit: int = 0  # everything up to it was told
+    path: str = ""  # where the volume was mounted then: names the topic
+    is_on: bool = False  # whether the audit was on at that commit
+    ttl_ms: int = 0  # as the topic's retention was set

@@ -33,6 +33,18 @@ async def status(call: Call, message: pb.Empty, data: Any) -> pb.StatusReply:
         data=server.data,
         pid=server.pid,
         mounts=platform.promises.reports(),
+        audit=_audit(call),
+    )
+
+
+def _audit(call: Call) -> pb.AuditStatus:
+    audit = call.platform.audit
+    backlog = audit.backlog()
+    return pb.AuditStatus(
+        volumes=len(backlog),
+        backlog=sum(backlog.values()),
+        failure=audit.failure,
+        dropped=audit.dropped,
     )
 
 

@@ -40,6 +40,7 @@ _LENGTHS: dict[bytes, tuple[int, int]] = {
     keys.REFERENCE: (10, _ANY),
     keys.REPLY: (21, 21),
     keys.CHANGE: (9, 9),
+    keys.AUDIT_CURSOR: (9, 9),
 }
 """Least and most bytes of a key, by prefix."""
 
@@ -63,6 +64,7 @@ NOUNS: dict[bytes, tuple[str, bool]] = {
     keys.REFERENCE: ("lists of what refers to segments", False),
     keys.REPLY: ("stored replies", False),
     keys.CHANGE: ("rows of the change log", False),
+    keys.AUDIT_CURSOR: ("positions of the audit", False),
 }
 """What rows of a prefix are to a user, and whether their key begins with an inode."""
 
