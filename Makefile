@@ -19,11 +19,12 @@ install:  ## install what is missing, into .venv
 demo: install  ## start a server and show files, a table and a stream on real data
 	@$(PYTHON) -m demo $(ARGS)
 
-check: install  ## format, lint, types and import rules
+check: install  ## format, lint, types, import rules, and known vulnerabilities of packages
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy $(TYPED)
 	.venv/bin/lint-imports --no-cache --no-logo --config setup.cfg
+	$(PYTHON) tools/audit.py
 
 test: install  ## all tests except the system tests
 	@tools/test-packages.sh

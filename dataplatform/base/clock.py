@@ -53,7 +53,7 @@ class SystemEntropy:
 
 class SeededEntropy:
     def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - for tests that are replayed
 
     def token(self, size: int) -> bytes:
         return self._random.randbytes(size)

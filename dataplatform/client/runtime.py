@@ -137,7 +137,7 @@ class _Clock:
         return time.time_ns() // 1_000_000
 
     def random(self) -> float:
-        return random.random()
+        return random.random()  # noqa: S311 - spreads retries
 
 
 # ------------------------------------------------------------------------------ asynchronous

@@ -84,7 +84,7 @@ class Faults:
         self.calls: dict[str, int] = {}
         self._full = False
         self._plans: dict[str, list[_Plan]] = {}
-        self._rng = rng or random.Random(0)
+        self._rng = rng or random.Random(0)  # noqa: S311 - faults are drawn
         self._sleep = sleep
 
     def fail(

@@ -116,7 +116,7 @@ def default_socket_path(environment: Mapping[str, str] = os.environ) -> Path:
     runtime = environment.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime) / "dataplatform" / "dp.sock"
-    return Path(f"/tmp/dataplatform-{os.getuid()}") / "dp.sock"
+    return Path(f"/tmp/dataplatform-{os.getuid()}") / "dp.sock"  # noqa: S108 - private, and looked at
 
 
 def make_private_directory(directory: Path) -> None:
