@@ -70,4 +70,5 @@ class Callers:
             groups=groups,
             is_admin=False,
             may_speak=False,
+            spoken_for_by=speaker.owner,
         )
