@@ -140,7 +140,7 @@ def _unnamed_session(peer: str, principal: Principal) -> bytes:
 
 def _certificate_user(context: Context) -> str:
     """Whom the verified certificate of the client names; "" without one."""
-    names = context.auth_context().get("x509_common_name", ())
+    names = list(context.auth_context().get("x509_common_name", ()))
     return names[0].decode() if len(names) == 1 else ""
 
 
