@@ -17,11 +17,10 @@ from dataplatform.transport.addresses import (
     make_private_directory,
 )
 from dataplatform.transport.serving import FrameServer, ServerConnection, ServingLimits
-from dataplatform.transport.tls_listening import Context
 
 from .dispatch import Dispatcher
 from .facts import ServerFacts
-from .identity import ANONYMOUS, Attachment, Credential, principal_of_certificate, principal_of_uid
+from .identity import ANONYMOUS, Attachment, Credential, principal_of_uid
 from .sessions import Sessions
 
 PROBE_TIMEOUT_S = 1.0
@@ -62,13 +61,12 @@ class FramesListener:
     def charged_bytes(self) -> int:
         return self._server.budget.used_bytes
 
-    async def listen_tcp(self, host: str, port: int, tls: Context | None = None) -> Address:
-        """With `tls`, nothing else is spoken there."""
+    async def listen_tcp(self, host: str, port: int) -> Address:
         try:
-            chosen_host, chosen_port = await self._server.listen_tcp(host, port, tls)
+            chosen_host, chosen_port = await self._server.listen_tcp(host, port)
         except OSError as e:
             raise cannot_listen(f"{host}:{port}", "--listen", e) from e
-        return Address("dps" if tls else "dp", host=chosen_host, port=chosen_port)
+        return Address("dp", host=chosen_host, port=chosen_port)
 
     async def listen_unix(self, path: Path) -> Address:
         """A socket that only its owner may use. EXISTS if another server answers there."""
@@ -94,14 +92,10 @@ class FramesListener:
 
     async def _welcome(self, connection: ServerConnection, hello: pb.Hello) -> pb.HelloReply:
         uid = connection.peer_uid
-        if uid is not None:
-            credential = Credential(principal_of_uid(uid))
-        elif connection.certificate_user:
-            credential = Credential(principal_of_certificate(connection.certificate_user))
-        else:
-            credential = Credential(ANONYMOUS)
+        credential = Credential(ANONYMOUS if uid is None else principal_of_uid(uid))
+        principal = credential.now()
         session = self._sessions.attach(
-            hello.session, credential.now(), hello.program, connection.peer_pid
+            hello.session, principal, hello.program, connection.peer_pid
         )
         connection.session = Attachment(session, credential, _origin(connection, hello.program))
         return pb.HelloReply(
@@ -109,6 +103,9 @@ class FramesListener:
             cluster=self._cluster,
             instance=self._facts.instance,
             store=self._facts.store,
+            user=principal.name,
+            uid=principal.uid,
+            may_speak=principal.may_speak,
         )
 
     def _farewell(self, connection: ServerConnection) -> None:

@@ -16,12 +16,7 @@ from dataplatform.core.principals import Principal
 
 from .sessions import Session
 
-ANONYMOUS = Principal("anonymous", is_admin=True)
-
-
-def principal_of_certificate(user: str) -> Principal:
-    """The user that a verified client certificate names (`transport.tls.user_of`)."""
-    return Principal(user, is_admin=True)
+ANONYMOUS = Principal("anonymous", is_admin=True, may_speak=True)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -30,12 +25,13 @@ def principal_of_uid(uid: int) -> Principal:
     try:
         user = pwd.getpwuid(uid)
     except KeyError:
-        return Principal(f"uid:{uid}", uid=uid, is_admin=True)
+        return Principal(f"uid:{uid}", uid=uid, is_admin=True, may_speak=True)
     return Principal(
         user.pw_name,
         uid=uid,
         gids=frozenset(os.getgrouplist(user.pw_name, user.pw_gid)),
         is_admin=True,
+        may_speak=True,
     )
 
 

@@ -11,18 +11,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS, Method
 from dataplatform.base.errors import Stale, Unavailable
 from dataplatform.base.limits import SLOTS_MAX
-from dataplatform.client.connection import Channel
+from dataplatform.client.connection import Channel, Pending
 from dataplatform.client.runtime import AsyncRuntime
 from dataplatform.client.slots import Slots
 from dataplatform.transport.addresses import Address
 from dataplatform.transport.connections import AsyncConnection, Connection, Data, Reply
-from dataplatform.transport.tls import Trust
 
 from .areas import Areas
 from .handover import Handover
@@ -53,6 +53,30 @@ ALLOCATE = METHODS["Files.Allocate"]
 MAP = METHODS["Files.Map"]
 COPY_RANGE = METHODS["Files.CopyRange"]
 LOCATE = METHODS["Files.Locate"]
+ACCESS = METHODS["Namespace.Access"]
+
+CALLER: ContextVar[pb.Caller | None] = ContextVar("caller", default=None)
+"""For whom the requests of a task are, in all that they do."""
+
+_FIRST_TARGETS = {
+    method.request: next(
+        (
+            f.name
+            for f in method.request.DESCRIPTOR.fields
+            if f.message_type is pb.Target.DESCRIPTOR
+        ),
+        None,
+    )
+    for method in METHODS.values()
+}
+
+
+def _name(message: Any, caller: pb.Caller) -> None:
+    """Say in the request whom it is for."""
+    field = _FIRST_TARGETS[type(message)]
+    if field is not None:
+        getattr(message, field).caller.CopyFrom(caller)
+
 
 TOLD_MAX = 50_000
 """Keys of which it is remembered when they were told of."""
@@ -71,11 +95,9 @@ class MountChannel(Channel):
         patience_s: float,
         handover: Handover,
         areas: Areas,
-        trust: Trust | None = None,
     ) -> None:
-        runtime = AsyncRuntime(trust)
         super().__init__(
-            address, runtime, token=token, patience_s=patience_s, session=handover.session
+            address, AsyncRuntime(), token=token, patience_s=patience_s, session=handover.session
         )
         self.on_lost: Callable[[], None] = lambda: None
         self._areas = areas
@@ -90,6 +112,18 @@ class MountChannel(Channel):
             last_sequence=generation << 40,
         )
 
+    async def call(self, method: Method, message: Any, data: Data = b"", **more: Any) -> Reply:
+        caller = CALLER.get()
+        if caller is not None:
+            _name(message, caller)
+        return await super().call(method, message, data, **more)
+
+    async def start(self, method: Method, message: Any, data: Data = b"", **more: Any) -> Pending:
+        caller = CALLER.get()
+        if caller is not None:
+            _name(message, caller)
+        return await super().start(method, message, data, **more)
+
     async def _open(self) -> Connection:
         connection = await super()._open()
         if isinstance(connection, AsyncConnection):
@@ -102,10 +136,15 @@ class MountChannel(Channel):
         return connection
 
     @property
+    def welcome(self) -> pb.HelloReply:
+        """What the server said of itself, and of whom it takes us for."""
+        connection = self.runtime.holder().connection
+        return pb.HelloReply() if connection is None else connection.welcome
+
+    @property
     def store(self) -> bytes:
         """What the server serves, whichever server that is."""
-        connection = self.runtime.holder().connection
-        return b"" if connection is None else connection.welcome.store
+        return self.welcome.store
 
     def cut(self) -> None:
         """Give the connection up: requests under way are repeated on another."""

@@ -13,19 +13,21 @@ from .reading import Reading
 if TYPE_CHECKING:
     from .listings import Listing
     from .nodes import Node
+    from .operations.callers import Caller
     from .views.base import ViewHandle
 
 
 class Handle:
     """An open file: how it is read, and which failed write it was told of last."""
 
-    __slots__ = ("node", "number", "reading", "seen_failures", "view")
+    __slots__ = ("caller", "node", "number", "reading", "seen_failures", "view")
 
     def __init__(self, number: int, node: Node, reading: Reading | None) -> None:
         self.number = number
         self.node = node
         self.reading = reading
         self.view: ViewHandle | None = None
+        self.caller: Caller | None = None  # who opened it; unknown of one before this process
         self.seen_failures = node.writing.failures if node.writing is not None else 0
 
     def raise_failure(self) -> None:

@@ -26,6 +26,7 @@ from .near import Near
 from .nodes import VIEW_BIT, Content, Node, Nodes
 from .operations.views import ViewTree
 from .options import MountOptions
+from .rights import Rights
 from .views import view_of
 from .writing import Budget, Writing
 
@@ -60,6 +61,7 @@ class Mount:
         options: MountOptions,
         blocks: Blocks | None,
         handover: Handover,
+        rights: Rights,
     ) -> None:
         self._handover = handover
         self.options = options
@@ -76,6 +78,7 @@ class Mount:
         self.relief = Relief(calls.channel, UNSYNCED_BYTES)
         self.loop = asyncio.get_running_loop()
         self.steps = Steps(self.loop)
+        self.rights = rights
         self.kernel: Kernel | None = None
         self.view_tree = ViewTree(self)
         self.access = Access(self)
@@ -119,6 +122,7 @@ class Mount:
         was_known = node.known
         was = node.size, node.mtime_ns, node.ctime_ns
         node.take(message)
+        self.rights.take(node, message.governed)
         node.atime_ns = self.access.latest_ns(node.key, node.atime_ns)
         if busy:
             assert writing is not None

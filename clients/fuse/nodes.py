@@ -85,6 +85,8 @@ class Node:
         "data_turn",
         "entries",
         "gid",
+        "governed",
+        "governed_turn",
         "held",
         "inode",
         "invalidating",
@@ -127,6 +129,8 @@ class Node:
         self.mode = 0
         self.uid = 0
         self.gid = 0
+        self.governed = 0  # verbs that the server has to be asked about: see `rights`
+        self.governed_turn = -1  # of `rights`, at which that was so
         self.links = 0
         self.size = 0
         self.used_bytes = 0

@@ -219,6 +219,7 @@ class Watcher:
         self._is_blind = True
         mount, notices = self._mount, self._notices
         self._calls.watch_ended()
+        mount.rights.forget()
         mount.stats.reconnects += 1
         for node in mount.nodes:
             if node.view is not None and node.number != ROOT_NUMBER:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid, PlatformError, Unavailable
 from dataplatform.client.syncing import sync
 from dataplatform.transport.addresses import Address, default_address, parse
-from dataplatform.transport.tls import Trust
 
 from .areas import WRITE_BYTES_MAX, Areas
 from .blockfiles import BlockFiles
@@ -30,6 +30,7 @@ from .door.requests import HEAD, Request, Requests
 from .handover import Handover
 from .mount import Mount
 from .options import MountOptions
+from .rights import Rights
 from .stats import Stats
 from .watching import Watcher
 
@@ -57,7 +58,6 @@ async def serve(options: MountOptions, descriptor: int, handover: Handover) -> N
         patience_s=options.patience_s,
         handover=handover,
         areas=areas,
-        trust=Trust(options.ca, options.cert, options.key),
     )
     try:
         await channel.connect(FIRST_PATIENCE_S if not handover.generation else options.patience_s)
@@ -68,10 +68,16 @@ async def serve(options: MountOptions, descriptor: int, handover: Handover) -> N
         if root.kind not in (pb.DIRECTORY, pb.TABLE, pb.STREAM):
             raise Invalid("only directories, tables and streams can be mounted", path=options.path)
         async with _blocks(options, calls) as blocks:
-            worker = _Worker(Mount(root, calls, options, blocks, handover), descriptor, handover)
+            mount = Mount(root, calls, options, blocks, handover, _rights(calls))
+            worker = _Worker(mount, descriptor, handover)
             await worker.run()
     finally:
         await channel.close()
+
+
+def _rights(calls: Calls) -> Rights:
+    welcome = calls.channel.welcome
+    return Rights(calls, speaks=welcome.may_speak, uid=welcome.uid, local_uid=os.getuid())
 
 
 def _address(options: MountOptions) -> Address:

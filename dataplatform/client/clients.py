@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Self
 
 from ..transport.addresses import Address, default_address, parse
-from ..transport.tls import Trust
 from .changes import ChangeOperations
 from .connection import FIRST_PATIENCE_S, Channel
 from .entering import Entering
@@ -69,20 +68,16 @@ def connect(
     token: str | None = None,
     *,
     patience_s: float | None = None,
-    ca: str | None = None,
-    cert: str | None = None,
-    key: str | None = None,
 ) -> Entering[Client]:
     """Connect to a server, as `dataplatform.connect`: `await` it, or enter it with `async with`."""
-    trust = Trust.from_environment(ca, cert, key)
-    return Entering(lambda: _connected(address, token, patience_s, AsyncRuntime(trust)))
+    return Entering(lambda: _connected(address, token, patience_s, AsyncRuntime()))
 
 
 async def blocking_client(
-    address: str | None, token: str | None, patience_s: float | None, trust: Trust
+    address: str | None, token: str | None, patience_s: float | None
 ) -> Client:
     """A client whose coroutines never suspend, for the synchronous surface."""
-    return await _connected(address, token, patience_s, BlockingRuntime(trust))
+    return await _connected(address, token, patience_s, BlockingRuntime())
 
 
 async def _connected(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 from typing import TYPE_CHECKING
 
 from ..nodes import VIEW_BIT, type_bits
+from ..rights import widened
 from . import kernel
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ def attributes(node: Node) -> bytes:
         if node.view is not None and not node.number & VIEW_BIT:
             mode |= (mode & 0o444) >> 2  # tables and streams: who may read may enter
             links = 2
+        if node.governed:
+            mode = widened(mode, node.governed, is_directory=bits == stat.S_IFDIR)
         size = node.size
         packed = node.packed = kernel.ATTRIBUTES.pack(
             node.number,

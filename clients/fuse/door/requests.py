@@ -23,6 +23,7 @@ from ..operations.attributes import Attributes, Changes
 from ..operations.callers import Caller, errno_of
 from ..operations.files import Files, Opened
 from ..operations.names import Names
+from ..rights import LIST
 from . import kernel, packing
 from .device import KEPT_BYTES_MIN, Device
 
@@ -267,7 +268,7 @@ class Requests:
         number = request.node
         if number == kernel.ROOT_NODE and name == STATS_NAME:
             return packing.entry(self._stats_node(), 0)
-        node, is_kept = await self.names.lookup(number, name)
+        node, is_kept = await self.names.lookup(number, name, request.caller)
         valid_s = self.name_valid_s if is_kept else 0
         if node is None:
             if valid_s:
@@ -289,6 +290,7 @@ class Requests:
             and found.promised
             and found.entries is not None
             and found.entries.get(name) == node.number
+            and not self._mount.rights.is_passage_asked(found)
         )
         return packing.entry(node, self.name_valid_s if is_kept else 0)
 
@@ -365,7 +367,7 @@ class Requests:
         )
         if request.node == STATS_NUMBER:
             raise OSError(errno.EPERM, "only to be read")
-        return self._attributes(await self.attributes.set(request.node, changes))
+        return self._attributes(await self.attributes.set(request.node, changes, request.caller))
 
     async def _readlink(self, view: memoryview, request: Request) -> bytes:
         return (await self._mount.node(request.node)).symlink.encode()
@@ -375,13 +377,14 @@ class Requests:
         name = _name(view, HEAD + kernel.GETXATTR_IN.size)
         if request.node == STATS_NUMBER:
             raise OSError(errno.ENODATA, "no such attribute")
-        return _sized(await self.attributes.get_xattr(request.node, name), size)
+        value = await self.attributes.get_xattr(request.node, name, request.caller)
+        return _sized(value, size)
 
     async def _listxattr(self, view: memoryview, request: Request) -> bytes:
         size, _ = kernel.GETXATTR_IN.unpack_from(view, HEAD)
         if request.node == STATS_NUMBER:
             return _sized(b"", size)
-        names = await self.attributes.list_xattrs(request.node)
+        names = await self.attributes.list_xattrs(request.node, request.caller)
         return _sized(b"".join(name + b"\x00" for name in names), size)
 
     async def _setxattr(self, view: memoryview, request: Request) -> bytes:
@@ -389,11 +392,11 @@ class Requests:
         name, end, value = bytes(view[HEAD + self.setxattr_size :]).partition(b"\x00")
         if not name or not end or len(value) < size:
             raise struct.error("no name, or too few bytes of its value")
-        await self.attributes.set_xattr(request.node, name, value[:size], flags)
+        await self.attributes.set_xattr(request.node, name, value[:size], flags, request.caller)
         return b""
 
     async def _removexattr(self, view: memoryview, request: Request) -> bytes:
-        await self.attributes.remove_xattr(request.node, _name(view, HEAD))
+        await self.attributes.remove_xattr(request.node, _name(view, HEAD), request.caller)
         return b""
 
     async def _statfs(self, view: memoryview, request: Request) -> bytes:
@@ -421,7 +424,8 @@ class Requests:
         if request.node == STATS_NUMBER:
             return kernel.OPEN_OUT.pack(0, kernel.OPEN_DIRECT_IO, 0)
         kill = bool(open_flags & kernel.OPEN_KILL_SUIDGID)
-        return _opened(await self.files.open(request.node, flags, kill_set_id=kill), flags)
+        opened = await self.files.open(request.node, flags, request.caller, kill_set_id=kill)
+        return _opened(opened, flags)
 
     async def _create(self, view: memoryview, request: Request) -> bytes:
         flags, mode, _, _ = kernel.CREATE_IN.unpack_from(view, HEAD)
@@ -430,16 +434,16 @@ class Requests:
             request.node, name, mode, request.caller, exclusive=bool(flags & os.O_EXCL)
         )
         if node.view is not None or (flags & os.O_TRUNC and node.size):
-            opened = await self.files.open(node.number, flags)
+            opened = await self.files.open(node.number, flags, request.caller)
         else:
-            opened = self.files.opened(node)
+            opened = self.files.opened(node, request.caller)
         return self._entry(node, request.node, name) + _opened(opened, flags)
 
     async def _read(self, view: memoryview, request: Request) -> Body:
         handle, offset, size, _, _, _, _ = kernel.READ_IN.unpack_from(view, HEAD)
         if request.node == STATS_NUMBER:
             return self._mount.stats.text().encode()[offset : offset + size]
-        return await self.files.read(request.node, handle, offset, size)
+        return await self.files.read(request.node, handle, offset, size, request)
 
     async def _write(self, view: memoryview, request: Request) -> bytes:
         handle, offset, size, write_flags, _, flags, _ = kernel.WRITE_IN.unpack_from(view, HEAD)
@@ -456,6 +460,7 @@ class Requests:
             handle,
             offset,
             data,
+            request,
             appends=bool(flags & os.O_APPEND) and not write_flags & kernel.WRITE_CACHE,
             kill_set_id=bool(write_flags & kernel.WRITE_KILL_SUIDGID),
         )
@@ -481,13 +486,14 @@ class Requests:
     async def _fallocate(self, view: memoryview, request: Request) -> bytes:
         handle, offset, length, mode, _ = kernel.FALLOCATE_IN.unpack_from(view, HEAD)
         await self.files.allocate(
-            request.node, handle, offset, length, mode, kill_set_id=request.uid != 0
+            request.node, handle, offset, length, mode, request, kill_set_id=request.uid != 0
         )
         return b""
 
     async def _lseek(self, view: memoryview, request: Request) -> bytes:
         handle, offset, whence, _ = kernel.LSEEK_IN.unpack_from(view, HEAD)
-        return kernel.LSEEK_OUT.pack(await self.files.seek(request.node, handle, offset, whence))
+        at = await self.files.seek(request.node, handle, offset, whence, request)
+        return kernel.LSEEK_OUT.pack(at)
 
     async def _copy_file_range(self, view: memoryview, request: Request) -> bytes:
         handle, offset, node, target, target_offset, length, _ = kernel.COPY_IN.unpack_from(
@@ -501,6 +507,7 @@ class Requests:
             target,
             target_offset,
             length,
+            request,
             kill_set_id=request.uid != 0,
         )
         return kernel.WRITE_OUT.pack(copied, 0)
@@ -520,6 +527,7 @@ class Requests:
             if node.open_pages():
                 flags = kernel.OPEN_KEEP_CACHE
             flags |= kernel.OPEN_CACHE_DIR
+            await self._mount.rights.ask(node, LIST, request.caller)
         handles = self._mount.handles
         number = handles.next()
         handles.directories[number] = Listing(self._mount, node)
@@ -551,8 +559,11 @@ class Requests:
             position,
             size,
             plus=plus,
-            name_valid_s=self.name_valid_s if listing.is_kept else 0,
+            name_valid_s=self.name_valid_s if self._is_kept(listing) else 0,
         )
+
+    def _is_kept(self, listing: Listing) -> bool:
+        return listing.is_kept and not self._mount.rights.is_passage_asked(listing.node)
 
     async def _releasedir(self, view: memoryview, request: Request) -> bytes:
         handle, _, _, _ = kernel.RELEASE_IN.unpack_from(view, HEAD)

@@ -20,6 +20,8 @@ from ..calls import (
     USAGE,
 )
 from ..nodes import KIND_WORDS, VIEW_BIT
+from ..rights import READ
+from .callers import Caller
 from .names import Names
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Attributes:
         self._mount = mount
         self._names = names
         self._calls = mount.calls
+        self._rights = mount.rights
         self._usages: dict[int, tuple[float, pb.UsageReply]] = {}  # by volume
 
     async def get(self, number: int) -> Node:
@@ -79,10 +82,11 @@ class Attributes:
             return node  # removed while it is open: of files the server knows
         return await self._mount.node(number)
 
-    async def set(self, number: int, changes: Changes) -> Node:
+    async def set(self, number: int, changes: Changes, caller: Caller) -> Node:
         node = self._mount.nodes.get(number)
         if number & VIEW_BIT or (node.view is not None and changes.size is not None):
-            await self._mount.view_tree.set_attributes(node, changes.size)
+            work = self._mount.view_tree.set_attributes(node, changes.size)
+            await self._rights.on_behalf(caller, work)
             return node
         if node.is_directory and not node.links and not node.known:
             self._set_removed(node, changes)
@@ -90,14 +94,14 @@ class Attributes:
         if changes.size is not None:
             if changes.kill_set_id:
                 await self.kill_set_id(node)
-            await self._names.truncate(node, changes.size)
+            await self._names.truncate(node, changes.size, caller)
         if changes.has_more:
-            await self._set(node, changes)
+            await self._set(node, changes, caller)
         elif changes.size is None:
             await self._mount.node(
                 number
             )  # chown(2) that changes nobody: set-id bits go, and ctime
-            await self._set(node, Changes(uid=node.uid))
+            await self._set(node, Changes(uid=node.uid), caller)
         return node
 
     def _set_removed(self, node: Node, changes: Changes) -> None:
@@ -109,17 +113,19 @@ class Attributes:
         node.ctime_ns = time.time_ns()
         node.packed = None
 
-    async def _set(self, node: Node, changes: Changes) -> None:
+    async def _set(self, node: Node, changes: Changes, caller: Caller | None) -> None:
         if node.writing is not None:
             await node.writing.flush()
         request = pb.SetAttributesRequest(
             target=pb.Target(volume=node.volume, inode=node.inode),
             mode=changes.mode,
-            uid=changes.uid,
+            uid=self._rights.stored_uid(changes.uid) if changes.uid is not None else None,
             gid=changes.gid,
             atime_ns=changes.atime_ns,
             mtime_ns=changes.mtime_ns,
         )
+        if caller is not None:
+            self._rights.name(request.target, caller, node.governed)
         mark = self._calls.mark()
         if changes.atime_ns is not None:
             self._mount.access.set(node.key)
@@ -130,16 +136,17 @@ class Attributes:
         await self._mount.node(node.number)
         mode = without_set_id(node.mode)
         if mode is not None:
-            await self._set(node, Changes(mode=mode))
+            await self._set(node, Changes(mode=mode), None)
 
     # ---- extended attributes
 
-    async def get_xattr(self, number: int, name: bytes) -> bytes:
+    async def get_xattr(self, number: int, name: bytes, caller: Caller) -> bytes:
         node = self._mount.nodes.get(number)
         text = name.decode("utf-8", "surrogateescape")
         _check_space(text)
         if text.startswith(OWN_PREFIX) or number & VIEW_BIT:
-            return await self._own(node, text)
+            return await self._rights.on_behalf(caller, self._own(node, text))
+        await self._rights.ask(node, READ, caller)
         if node.xattrs is not None and node.promised:
             value = node.xattrs.get(text)
             if value is None:
@@ -171,10 +178,11 @@ class Attributes:
             raise OSError(errno.ENODATA, "no such attribute")
         return str(found).encode()
 
-    async def list_xattrs(self, number: int) -> list[bytes]:
+    async def list_xattrs(self, number: int, caller: Caller) -> list[bytes]:
         node = self._mount.nodes.get(number)
         if number & VIEW_BIT:
             return []  # they are the platform's own
+        await self._rights.ask(node, READ, caller)
         if node.xattrs is not None and node.promised:
             names = list(node.xattrs)
         else:
@@ -182,7 +190,9 @@ class Attributes:
             names = (await self._calls.call(LIST_XATTRS, request)).names
         return [name.encode("utf-8", "surrogateescape") for name in names]
 
-    async def set_xattr(self, number: int, name: bytes, value: bytes, flags: int) -> None:
+    async def set_xattr(
+        self, number: int, name: bytes, value: bytes, flags: int, caller: Caller
+    ) -> None:
         node = self._mount.nodes.get(number)
         text = self._writable(number, name)
         request = pb.XattrRequest(
@@ -192,16 +202,19 @@ class Attributes:
             create=bool(flags & XATTR_CREATE),
             replace=bool(flags & XATTR_REPLACE),
         )
+        self._rights.name(request.target, caller, node.governed)
         await self._calls.call(SET_XATTR, request)
         if node.xattrs is not None:
             node.xattrs[text] = value
         node.known = False
         node.packed = None
 
-    async def remove_xattr(self, number: int, name: bytes) -> None:
+    async def remove_xattr(self, number: int, name: bytes, caller: Caller) -> None:
         node = self._mount.nodes.get(number)
         text = self._writable(number, name)
-        await self._calls.call(REMOVE_XATTR, pb.XattrRequest(target=_target(node), name=text))
+        request = pb.XattrRequest(target=_target(node), name=text)
+        self._rights.name(request.target, caller, node.governed)
+        await self._calls.call(REMOVE_XATTR, request)
         if node.xattrs is not None:
             node.xattrs.pop(text, None)
         node.known = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from dataplatform.base.errors import ErrorKind, PlatformError
 
@@ -16,6 +16,13 @@ class Caller(NamedTuple):
     gid: int
     pid: int
     key: int = 0  # of the request: the same when it is asked again after this process ended
+
+
+class Asker(Protocol):
+    """A request, which can say who made it."""
+
+    @property
+    def caller(self) -> Caller: ...
 
 
 def errno_of(error: PlatformError | OSError) -> int:

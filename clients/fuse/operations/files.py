@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import PlatformError
@@ -21,7 +22,9 @@ from ..calls import ALLOCATE, COPY_RANGE, MAP, SYNC
 from ..handles import Handle
 from ..nodes import VIEW_BIT
 from ..reading import Reading
+from ..rights import EXECUTE, READ, WRITE
 from .attributes import Attributes
+from .callers import Asker, Caller
 from .names import Names
 
 if TYPE_CHECKING:
@@ -30,9 +33,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 FALLOC_KEEP_SIZE = 1
 FALLOC_PUNCH_HOLE = 2
 FALLOC_ZERO_RANGE = 16
+
+FMODE_EXEC = 0x20
+"""In the flags of an open by execve(2) (Linux include/linux/fs.h)."""
 
 SEEK_DATA = 3
 SEEK_HOLE = 4
@@ -60,46 +68,54 @@ class Files:
         self._calls = mount.calls
         self._handles = mount.handles
         self._access = mount.access
+        self._rights = mount.rights
 
     # ---- opening
 
-    async def open(self, number: int, flags: int, *, kill_set_id: bool = False) -> Opened:
-        """ESTALE, ENOENT; permissions are the kernel's to check."""
+    async def open(
+        self, number: int, flags: int, caller: Caller, *, kill_set_id: bool = False
+    ) -> Opened:
+        """ESTALE, ENOENT; EACCES of an expression: modes are the kernel's to check."""
         mount = self._mount
         node = mount.nodes.get(number)
         if node.view is not None or number & VIEW_BIT:
-            return await self._open_view(node, flags)
+            return await self._open_view(node, flags, caller)
         if not (node.known and node.promised):
             await mount.refresh(node)
         elif not flags & os.O_TRUNC:
             mount.stats.cache_hits += 1
+        if node.governed:
+            await self._rights.ask(node, _verbs(flags), caller)
         if flags & os.O_TRUNC:
             if kill_set_id:
                 await self._attributes.kill_set_id(node)
-            await self._names.truncate(node, 0)
-        return Opened(self._handle(node), node.open_pages())
+            await self._names.truncate(node, 0, caller)
+        return Opened(self._handle(node, caller), node.open_pages())
 
-    def opened(self, node: Node) -> Opened:
+    def opened(self, node: Node, caller: Caller) -> Opened:
         """Of a file that has just been created."""
-        return Opened(self._handle(node), node.open_pages())
+        return Opened(self._handle(node, caller), node.open_pages())
 
-    def _handle(self, node: Node) -> Handle:
+    def _handle(self, node: Node, caller: Caller) -> Handle:
         mount = self._mount
         handle = Handle(self._handles.next(), node, Reading(node, self._calls, mount.blocks))
+        handle.caller = caller
         self._handles.files[handle.number] = handle
         node.opens += 1
         return handle
 
-    async def _open_view(self, node: Node, flags: int) -> Opened:
+    async def _open_view(self, node: Node, flags: int, caller: Caller) -> Opened:
         if node.view is None:
             raise OSError(errno.ESTALE, "looked up again, please")
         access = flags & os.O_ACCMODE
-        view = await node.view.open(
+        work = node.view.open(
             reading=access in (os.O_RDONLY, os.O_RDWR),
             writing=access in (os.O_WRONLY, os.O_RDWR),
             truncate=bool(flags & os.O_TRUNC),
         )
+        view = await self._rights.on_behalf(caller, work)
         handle = Handle(self._handles.next(), node, None)
+        handle.caller = caller
         handle.view = view
         self._handles.files[handle.number] = handle
         node.opens += 1
@@ -128,7 +144,7 @@ class Files:
         node.opens -= 1
         if handle.view is not None:
             try:
-                await handle.view.release()
+                await self._on_behalf(handle, handle.view.release())
             except (PlatformError, OSError) as error:
                 logger.warning("a file was not closed cleanly. reason=`%s`", error)
             return
@@ -136,13 +152,34 @@ class Files:
             handle.reading.forget()
         self._mount.closed(node)
 
+    # ---- rights
+
+    async def _check(self, handle: Handle, verb: int, asker: Asker) -> None:
+        """EACCES if an expression, which may be another one by now, keeps it from whoever opened
+        it; what a process before this one opened is asked about for who uses it."""
+        node = handle.node
+        if node.governed_turn != self._rights.turn:
+            await self._mount.node(node.number)
+        if node.governed:
+            if handle.caller is None:
+                handle.caller = asker.caller
+            await self._rights.ask(node, verb, handle.caller)
+
+    async def _on_behalf(self, handle: Handle, work: Coroutine[Any, Any, T]) -> T:
+        if handle.caller is None:
+            return await work
+        return await self._rights.on_behalf(handle.caller, work)
+
     # ---- reading and writing
 
-    async def read(self, number: int, handle_number: int, offset: int, size: int) -> list[Bulk]:
+    async def read(
+        self, number: int, handle_number: int, offset: int, size: int, asker: Asker
+    ) -> list[Bulk]:
         handle = self._find(number, handle_number)
         if handle.view is not None:
-            return [await handle.view.read(offset, size)]
+            return [await self._on_behalf(handle, handle.view.read(offset, size))]
         node, mount = handle.node, self._mount
+        await self._check(handle, READ, asker)
         await self._settle(node)
         self._access.read(node)
         if mount.near is not None:
@@ -170,15 +207,18 @@ class Files:
         handle_number: int,
         offset: int,
         data: Bulk,
+        asker: Asker,
         *,
         appends: bool,
         kill_set_id: bool,
     ) -> int:
         handle = self._find(number, handle_number)
         if handle.view is not None:
-            return await handle.view.write(offset, bytes(data))
+            return await self._on_behalf(handle, handle.view.write(offset, bytes(data)))
         node = handle.node
         mount = self._mount
+        if node.governed or node.governed_turn != self._rights.turn:
+            await self._check(handle, WRITE, asker)
         if node.writing is not None and node.writing.failures > handle.seen_failures:
             assert node.writing.failure is not None
             raise node.writing.failure  # told again, once, by the next flush or sync
@@ -200,7 +240,7 @@ class Files:
         """close(2): others see what was written."""
         handle = self._find(number, handle_number)
         if handle.view is not None:
-            await handle.view.flush()
+            await self._on_behalf(handle, handle.view.flush())
             return
         writing = handle.node.writing
         if writing is not None:
@@ -212,7 +252,7 @@ class Files:
         """fsync(2): what was written is durable, and the file's name."""
         handle = self._find(number, handle_number)
         if handle.view is not None:
-            await handle.view.flush()
+            await self._on_behalf(handle, handle.view.flush())
             return
         writing = handle.node.writing
         if writing is not None:
@@ -248,11 +288,12 @@ class Files:
         offset: int,
         length: int,
         mode: int,
+        asker: Asker,
         *,
         kill_set_id: bool,
     ) -> None:
         """fallocate(2): reserve, punch a hole, zero a range."""
-        node = self._file(number, handle_number)
+        node = await self._file(number, handle_number, WRITE, asker)
         keep_size = bool(mode & FALLOC_KEEP_SIZE)
         kind = mode & ~FALLOC_KEEP_SIZE
         if kind not in (0, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE):
@@ -296,9 +337,11 @@ class Files:
         self._mount.take(message, mark)
         self._calls.changed(node)
 
-    async def seek(self, number: int, handle_number: int, offset: int, whence: int) -> int:
+    async def seek(
+        self, number: int, handle_number: int, offset: int, whence: int, asker: Asker
+    ) -> int:
         """lseek(2) with SEEK_DATA and SEEK_HOLE. ENXIO."""
-        node = self._file(number, handle_number)
+        node = await self._file(number, handle_number, 0, asker)
         if whence not in (SEEK_DATA, SEEK_HOLE):
             raise OSError(errno.EINVAL, "unknown kind of seek")
         if node.writing is not None:
@@ -332,12 +375,13 @@ class Files:
         target_handle: int,
         target_offset: int,
         length: int,
+        asker: Asker,
         *,
         kill_set_id: bool,
     ) -> int:
         """copy_file_range(2): within a volume nothing is copied. EXDEV makes the kernel copy."""
-        source = self._file(number, handle_number)
-        target = self._file(target_number, target_handle)
+        source = await self._file(number, handle_number, READ, asker)
+        target = await self._file(target_number, target_handle, WRITE, asker)
         if source.volume != target.volume:
             raise OSError(errno.EXDEV, "in another volume")
         if kill_set_id:
@@ -360,8 +404,19 @@ class Files:
         target.packed = None
         return int(reply.length)
 
-    def _file(self, number: int, handle_number: int) -> Node:
+    async def _file(self, number: int, handle_number: int, verb: int, asker: Asker) -> Node:
         handle = self._find(number, handle_number)
         if handle.view is not None:
             raise OSError(errno.EOPNOTSUPP, "rows and records have no extents")
+        if verb:
+            await self._check(handle, verb, asker)
         return handle.node
+
+
+def _verbs(flags: int) -> int:
+    """What open(2) with these flags is for."""
+    if flags & FMODE_EXEC:
+        return EXECUTE
+    access = flags & os.O_ACCMODE
+    verbs = READ if access == os.O_RDONLY else WRITE if access == os.O_WRONLY else READ | WRITE
+    return verbs | (WRITE if flags & os.O_TRUNC else 0)

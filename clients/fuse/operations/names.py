@@ -17,6 +17,7 @@ from dataplatform.base.limits import NAME_BYTES_MAX
 
 from ..calls import CREATE, LINK, REMOVE, RENAME, SET_ATTRIBUTES, STAT
 from ..nodes import VIEW_BIT
+from ..rights import EXECUTE
 from .callers import Caller, name_text
 
 if TYPE_CHECKING:
@@ -48,14 +49,22 @@ class Names:
         self._mount = mount
         self._nodes = mount.nodes
         self._calls = mount.calls
+        self._rights = mount.rights
 
     # ---- looking
 
-    async def lookup(self, number: int, name: bytes) -> Named:
-        """What the name stands for."""
+    async def lookup(self, number: int, name: bytes, caller: Caller) -> Named:
+        """What the name stands for. EACCES if an expression does not let the caller pass."""
         directory = self._nodes.get(number)
         if directory.view is not None or number & VIEW_BIT:
-            return Named(await self._mount.view_tree.lookup(directory, name), False)
+            work = self._mount.view_tree.lookup(directory, name)
+            return Named(await self._rights.on_behalf(caller, work), False)
+        if self._rights.is_passage_asked(directory):
+            await self._rights.check(directory, EXECUTE, caller)
+            return Named((await self._known(directory, name)).node, False)
+        return await self._known(directory, name)
+
+    async def _known(self, directory: Node, name: bytes) -> Named:
         if len(name) > NAME_BYTES_MAX:
             raise OSError(errno.ENAMETOOLONG, "names have at most 255 bytes")
         entries = directory.entries
@@ -112,7 +121,8 @@ class Names:
         """A new file, or the one that is there unless `exclusive`. EEXIST."""
         directory = self._nodes.get(number)
         if directory.view is not None:
-            return await self._mount.view_tree.create(directory, name)
+            work = self._mount.view_tree.create(directory, name)
+            return await self._rights.on_behalf(caller, work)
         request = self._request(directory, name, pb.FILE, mode, caller)
         request.exist_ok = not exclusive
         return await self._create(directory, name, request, caller)
@@ -125,7 +135,8 @@ class Names:
         if directory.view is not None:
             if kind != pb.FILE:
                 raise OSError(errno.EPERM, "only files can be made here")
-            return await self._mount.view_tree.create(directory, name)
+            work = self._mount.view_tree.create(directory, name)
+            return await self._rights.on_behalf(caller, work)
         request = self._request(directory, name, kind, mode, caller)
         if kind in (pb.CHARACTER_DEVICE, pb.BLOCK_DEVICE):
             request.rdev = rdev
@@ -134,7 +145,8 @@ class Names:
     async def mkdir(self, number: int, name: bytes, mode: int, caller: Caller) -> Node:
         directory = self._nodes.get(number)
         if directory.view is not None:
-            return await self._mount.view_tree.mkdir(directory, name)
+            work = self._mount.view_tree.mkdir(directory, name)
+            return await self._rights.on_behalf(caller, work)
         request = self._request(directory, name, pb.DIRECTORY, mode, caller)
         node = await self._create(directory, name, request, caller)
         if node.promised:
@@ -155,13 +167,15 @@ class Names:
     def _request(
         self, directory: Node, name: bytes, kind: int, mode: int, caller: Caller
     ) -> pb.CreateRequest:
-        return pb.CreateRequest(
+        request = pb.CreateRequest(
             target=_at(directory, name_text(name)),
             kind=kind,  # type: ignore[arg-type]
             mode=mode & 0o7777,
             uid=caller.uid,
             gid=caller.gid,
         )
+        self._rights.name(request.target, caller, directory.governed)
+        return request
 
     async def _create(
         self, directory: Node, name: bytes, request: pb.CreateRequest, caller: Caller
@@ -211,6 +225,7 @@ class Names:
             existing=pb.Target(volume=source.volume, inode=source.inode),
             target=_at(directory, name_text(name)),
         )
+        self._rights.name(request.existing, caller, directory.governed | source.governed)
         node = self._mount.take(await self._calls.once(LINK, request, caller.key), mark)
         self._added(directory, name, node, mark)
         return node
@@ -228,9 +243,10 @@ class Names:
     ) -> None:
         directory = self._nodes.get(number)
         if directory.view is not None:
-            await self._mount.view_tree.remove(
+            work = self._mount.view_tree.remove(
                 directory, name, is_directory=expect == pb.RemoveRequest.EMPTY_DIRECTORY
             )
+            await self._rights.on_behalf(caller, work)
             return
         node = await self._target(directory, name)
         if node is not None and node.view is not None and expect != pb.RemoveRequest.NOT_DIRECTORY:
@@ -242,6 +258,7 @@ class Names:
             expect=expect,
             keep_open=node is not None and self._mount.may_be_open(node),
         )
+        self._rights.name(request.target, caller, directory.governed)
         reply = await self._calls.once(REMOVE, request, caller.key)
         is_directory = expect == pb.RemoveRequest.EMPTY_DIRECTORY
         self._changed(directory, mark, reply.time_ns, -1, -1 if is_directory else 0)
@@ -255,7 +272,7 @@ class Names:
             return self._nodes.find(child)
         if not (self._mount.handles.files or self._mount.is_successor):
             return None
-        return (await self.lookup(directory.number, name)).node
+        return (await self._known(directory, name)).node
 
     def _lost_name(self, directory: Node, reply: pb.NamesReply) -> None:
         """What is known of the node that a name was taken from does not hold any more."""
@@ -295,7 +312,8 @@ class Names:
             raise OSError(errno.EINVAL, "unknown flags")
         source, target = self._nodes.get(number), self._nodes.get(new_number)
         if source.view is not None or target.view is not None:
-            await self._mount.view_tree.rename(source, name, target, new_name)
+            work = self._mount.view_tree.rename(source, name, target, new_name)
+            await self._rights.on_behalf(caller, work)
             return
         if source.volume != target.volume:
             raise OSError(errno.EXDEV, "in another volume")
@@ -313,6 +331,7 @@ class Names:
             exchange=exchange,
             keep_open=keep,
         )
+        self._rights.name(request.source, caller, source.governed | target.governed)
         mark = self._calls.mark()
         reply = await self._calls.once(RENAME, request, caller.key)
         same = replaced is not None and replaced.number == moved
@@ -366,7 +385,7 @@ class Names:
             directory.entries.pop(name, None)
             directory.complete = False
 
-    async def truncate(self, node: Node, size: int) -> None:
+    async def truncate(self, node: Node, size: int, caller: Caller) -> None:
         """ftruncate(2), also as a part of opening. What was written before is stored before."""
         if node.writing is not None:
             await node.writing.flush()
@@ -374,6 +393,7 @@ class Names:
         request = pb.SetAttributesRequest(
             target=pb.Target(volume=node.volume, inode=node.inode), size=size
         )
+        self._rights.name(request.target, caller, node.governed)
         with self._calls.channel.unsynced.cutting(node.key, size):
             message = await self._calls.call(SET_ATTRIBUTES, request)
         self._mount.take(message, mark)

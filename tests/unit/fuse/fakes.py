@@ -23,7 +23,9 @@ from dataplatform_clients.fuse.calls import Calls
 from dataplatform_clients.fuse.handover import Handover
 from dataplatform_clients.fuse.mount import Mount
 from dataplatform_clients.fuse.nodes import Node
+from dataplatform_clients.fuse.operations.callers import Caller
 from dataplatform_clients.fuse.options import MountOptions
+from dataplatform_clients.fuse.rights import Rights
 from dataplatform_clients.fuse.stats import Stats
 
 SESSION = b"s" * 16
@@ -179,7 +181,8 @@ class World:
         areas = Areas(may_share=False)
         self.calls = Calls(self.channel, self.stats, handover, areas)  # type: ignore[arg-type]
         self.calls.watch_began()
-        self.mount = Mount(ROOT, self.calls, settings, None, handover)
+        rights = Rights(self.calls, speaks=True, uid=0, local_uid=0)
+        self.mount = Mount(ROOT, self.calls, settings, None, handover, rights)
         self.kernel = FakeKernel()
         self.mount.kernel = self.kernel
 
@@ -224,3 +227,12 @@ def ranges(message: pb.WriteRequest, data: bytes) -> list[tuple[int, int]]:
     if message.parts:
         return [(part.offset, part.length) for part in message.parts]
     return [(message.offset, len(data))]
+
+
+class Root:
+    """A request of root's."""
+
+    caller = Caller(0, 0, 0)
+
+
+ROOT_ASKS = Root()

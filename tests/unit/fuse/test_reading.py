@@ -21,7 +21,7 @@ from dataplatform_clients.fuse.reading import (
     Reading,
 )
 
-from .fakes import World, at_work, file_message, ranges, turns
+from .fakes import ROOT_ASKS, World, at_work, file_message, ranges, turns
 
 KERNEL_BYTES = 128 * 1024
 
@@ -215,7 +215,7 @@ async def test_a_walk_of_readers_and_a_writer(seed: int) -> None:
         node = world.file(2, size=size)
         names = Names(world.mount)
         files = Files(world.mount, names, Attributes(world.mount, names))
-        handles = [(await files.open(2, 2)).handle for _ in range(3)]
+        handles = [(await files.open(2, 2, ROOT_ASKS.caller)).handle for _ in range(3)]
         at = [0, 0, 0]
         world.channel.hold("Files.Write")
 
@@ -232,7 +232,13 @@ async def test_a_walk_of_readers_and_a_writer(seed: int) -> None:
                 offset = chosen.randrange(size - 100)
                 data = chosen.randbytes(100)
                 await files.write(
-                    2, handles[which].number, offset, data, appends=False, kill_set_id=False
+                    2,
+                    handles[which].number,
+                    offset,
+                    data,
+                    ROOT_ASKS,
+                    appends=False,
+                    kill_set_id=False,
                 )
                 model[offset : offset + 100] = data
             elif chosen.random() < 0.1:
@@ -245,7 +251,7 @@ async def test_a_walk_of_readers_and_a_writer(seed: int) -> None:
                 length = chosen.choice((4096, KERNEL_BYTES, CHUNK_BYTES))
                 if chosen.random() < 0.1:
                     at[which] = chosen.randrange(size)
-                found = await files.read(2, handles[which].number, at[which], length)
+                found = await files.read(2, handles[which].number, at[which], length, ROOT_ASKS)
                 assert b"".join(map(bytes, found)) == model[at[which] : at[which] + length]
                 at[which] = (at[which] + length) % size
         answering.cancel()
@@ -257,7 +263,7 @@ async def test_a_read_asks_for_a_promise_first() -> None:
         node = world.file(2, size=5000)
         names = Names(world.mount)
         files = Files(world.mount, names, Attributes(world.mount, names))
-        handle = (await files.open(2, 0)).handle
+        handle = (await files.open(2, 0, ROOT_ASKS.caller)).handle
         world.mount.nodes.distrust(node)
         told = 0
 
@@ -269,11 +275,11 @@ async def test_a_read_asks_for_a_promise_first() -> None:
             return file_message(2, size=5000)
 
         world.channel.handlers["Namespace.Stat"] = stat
-        found = await files.read(2, handle.number, 0, 4096)
+        found = await files.read(2, handle.number, 0, 4096, ROOT_ASKS)
         assert b"".join(map(bytes, found)) == disk.data[:4096]
         assert node.promised
         assert ("pages", 2) not in world.kernel.told
         told = -1000
         world.mount.nodes.distrust(node)
-        await files.read(2, handle.number, 0, 4096)
+        await files.read(2, handle.number, 0, 4096, ROOT_ASKS)
         assert ("pages", 2) in world.kernel.told  # without a promise the kernel keeps nothing

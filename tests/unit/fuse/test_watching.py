@@ -18,7 +18,7 @@ from dataplatform_clients.fuse.operations.files import Files
 from dataplatform_clients.fuse.operations.names import Names
 from dataplatform_clients.fuse.watching import Watcher
 
-from .fakes import VERIFIER, FakeKernel, World, at_work, file_message, turns
+from .fakes import ROOT_ASKS, VERIFIER, FakeKernel, World, at_work, file_message, turns
 
 LEASE_MS = 30_000
 Broken = pb.WatchReply.Broken
@@ -183,7 +183,7 @@ async def test_a_name_that_was_overtaken_is_not_kept() -> None:
 
         world.channel.handlers["Namespace.Stat"] = missing
         world.channel.hold("Namespace.Stat")
-        looking = asyncio.create_task(names.lookup(directory.number, b"new"))
+        looking = asyncio.create_task(names.lookup(directory.number, b"new", ROOT_ASKS.caller))
         await until(lambda: world.channel.named("Namespace.Stat"))
         await teller.tell(Broken(volume=1, inode=3, entries=True, names=["new"], kept=True))
         world.channel.named("Namespace.Stat")[0].answer()
@@ -339,7 +339,7 @@ async def test_nothing_is_kept_while_nothing_is_told() -> None:
         assert not _is_believed(world.mount.take(file_message(8), mark))
         names = Names(world.mount)
         world.channel.handlers["Namespace.Stat"] = lambda message, data: file_message(9)
-        found = await names.lookup(1, b"f")
+        found = await names.lookup(1, b"f", ROOT_ASKS.caller)
         assert found.node is not None
         assert not found.is_kept
         await teller.say(Unavailable("lost"))
@@ -444,7 +444,7 @@ async def test_pages_are_kept_for_as_long_as_their_promise_only() -> None:
         world.file(7)
 
         async def keeps() -> bool:
-            opened = await files.open(7, 0)
+            opened = await files.open(7, 0, ROOT_ASKS.caller)
             await files.release(7, opened.handle.number)
             return opened.keep_cache
 

@@ -27,7 +27,7 @@ from dataplatform_clients.fuse.writing import (
     Writing,
 )
 
-from .fakes import VERIFIER, Asked, World, at_work, file_message, ranges, turns
+from .fakes import ROOT_ASKS, VERIFIER, Asked, World, at_work, file_message, ranges, turns
 
 
 class Disk:
@@ -481,14 +481,14 @@ async def _opened(world: World) -> tuple[Files, Node, Handle, Handle]:
     files = Files(world.mount, names, Attributes(world.mount, names))
     world.channel.handlers["Namespace.Stat"] = lambda message, data: file_message()
     node = world.file()
-    first = (await files.open(node.number, 2)).handle
-    second = (await files.open(node.number, 2)).handle
+    first = (await files.open(node.number, 2, ROOT_ASKS.caller)).handle
+    second = (await files.open(node.number, 2, ROOT_ASKS.caller)).handle
     return files, node, first, second
 
 
 async def _write(files: Files, handle: Handle, data: bytes = b"x", offset: int = 0) -> int:
     return await files.write(
-        handle.node.number, handle.number, offset, data, appends=False, kill_set_id=False
+        handle.node.number, handle.number, offset, data, ROOT_ASKS, appends=False, kill_set_id=False
     )
 
 
@@ -508,7 +508,7 @@ async def test_a_failure_is_told_once_to_every_handle() -> None:
         with pytest.raises(Exhausted):
             await files.flush(node.number, second.number)
         await files.flush(node.number, second.number)
-        third = (await files.open(node.number, 2)).handle  # opened behind it
+        third = (await files.open(node.number, 2, ROOT_ASKS.caller)).handle  # opened behind it
         await files.sync(node.number, third.number)
         assert world.mount.budget.used_bytes == 0
         assert not world.handover.dirty()
