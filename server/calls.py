@@ -10,7 +10,7 @@ from dataplatform.api.methods import METHODS
 from dataplatform.base.errors import Invalid, NotFound, PlatformError, Unavailable
 from dataplatform.core import damages
 from dataplatform.core.platform import NewName, Node, Platform
-from dataplatform.core.units import Request, Unit
+from dataplatform.core.units import SYSTEM, Request, Unit
 from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import ROOT_VOLUME, Inode
 
@@ -28,6 +28,9 @@ _TARGETS: dict[type[Any], tuple[str, ...]] = {
     for method in METHODS.values()
 }
 """The fields of a request that say what it acts on."""
+
+FIRST_TARGETS = {message: names[0] for message, names in _TARGETS.items() if names}
+"""The first of them, which also says whom the request is for."""
 
 
 class Call:
@@ -47,11 +50,16 @@ class Call:
     )
 
     def __init__(
-        self, platform: Platform, attachment: Attachment, server: ServerFacts, method: int = 0
+        self,
+        platform: Platform,
+        attachment: Attachment,
+        server: ServerFacts,
+        method: int = 0,
     ) -> None:
         """DENIED if the caller's credential is not good any more."""
         session = attachment.session
         self.principal = attachment.credential.now()
+        """Whom the call is for: whoever the connection is of, or somebody it speaks for."""
         self.origin = attachment.origin
         self.method = method
         self.platform = platform
@@ -79,6 +87,13 @@ class Call:
         return await damages.name(self.platform, error, about.volume, about.inode, about.path)
 
     # ---- what the message asks for
+
+    @property
+    def asker(self) -> Request:
+        """Who asks, for what changes nothing."""
+        if self.principal.is_free:
+            return SYSTEM  # there is nothing to ask about
+        return Request(self.principal, caller=self.session.id, origin=self.origin)
 
     def request(self, message: Any) -> Request:
         """Who asks, and the id by which a retry is known."""
@@ -143,7 +158,12 @@ class Call:
     async def node(self, target: pb.Target, *, follow: bool = True) -> Node:
         """What the target names. NOT_FOUND."""
         node = await self.platform.locate(
-            target.path, target.volume, target.inode, follow=follow, keeper=self.keeper
+            target.path,
+            target.volume,
+            target.inode,
+            follow=follow,
+            keeper=self.keeper,
+            request=self.asker,
         )
         self._held.append(node.volume)
         return node
@@ -178,7 +198,9 @@ class Call:
     ) -> NewName:
         """Where to create, remove or rename. NOT_FOUND if directories are missing and not
         `parents`. Without `look`, one name relative to an inode is left to the unit."""
-        at = await self.platform.locate_name(target.path, target.volume, target.inode, look=look)
+        at = await self.platform.locate_name(
+            target.path, target.volume, target.inode, look=look, request=self.asker
+        )
         self._held.append(at.volume)
         if at.missing and not parents:
             raise NotFound(

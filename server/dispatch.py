@@ -26,7 +26,8 @@ from dataplatform.core.platform import Platform
 from dataplatform.core.volumes import Volume
 from dataplatform.transport.frames import Data
 
-from .calls import Call
+from .callers import Callers
+from .calls import FIRST_TARGETS, Call
 from .facts import ServerFacts
 from .identity import Attachment
 from .metrics import RequestMetrics
@@ -97,6 +98,7 @@ class Dispatcher:
         if missing:
             raise LookupError(f"methods without a handler: {', '.join(missing)}")
         self.metrics = RequestMetrics(METHODS)
+        self.callers = Callers()
         self._platform = platform
         self._server = server
         self._handlers = {METHODS[name].number: handlers[name] for name in METHODS}
@@ -108,7 +110,7 @@ class Dispatcher:
     ) -> tuple[Any, Data]:
         """The reply and its bulk bytes. Raises nothing but PlatformError (and CancelledError)."""
         try:
-            call = Call(self._platform, attachment, self._server, method.number)
+            call = self._call(attachment, method, message)
         except PlatformError as e:
             self.metrics.count_error(method, e.kind)
             raise
@@ -139,7 +141,7 @@ class Dispatcher:
         if begin is None:
             return None
         started_s = time.perf_counter()
-        call = Call(self._platform, attachment, self._server, method.number)
+        call = self._call(attachment, method, message)
         begun = None
         try:
             begun = begin(call, message, data)
@@ -157,6 +159,17 @@ class Dispatcher:
             return reply
 
         return result, finish
+
+    def _call(self, attachment: Attachment, method: Method, message: Any) -> Call:
+        """DENIED if the caller's credential is not good any more, or if it may not speak for the
+        one whom the request is for."""
+        call = Call(self._platform, attachment, self._server, method.number)
+        first = FIRST_TARGETS.get(type(message))
+        if first is not None:
+            target = getattr(message, first)
+            if target.HasField("caller"):
+                call.principal = self.callers.principal(call.principal, target.caller)
+        return call
 
     async def _answer_of_before(
         self, call: Call, method: Method, message: Any, error: PlatformError

@@ -17,10 +17,11 @@ from dataplatform.transport.addresses import (
     make_private_directory,
 )
 from dataplatform.transport.serving import FrameServer, ServerConnection, ServingLimits
+from dataplatform.transport.tls_listening import Context
 
 from .dispatch import Dispatcher
 from .facts import ServerFacts
-from .identity import ANONYMOUS, Attachment, Credential, principal_of_uid
+from .identity import ANONYMOUS, Attachment, Credential, principal_of_certificate, principal_of_uid
 from .sessions import Sessions
 
 PROBE_TIMEOUT_S = 1.0
@@ -61,12 +62,13 @@ class FramesListener:
     def charged_bytes(self) -> int:
         return self._server.budget.used_bytes
 
-    async def listen_tcp(self, host: str, port: int) -> Address:
+    async def listen_tcp(self, host: str, port: int, tls: Context | None = None) -> Address:
+        """With `tls`, nothing else is spoken there."""
         try:
-            chosen_host, chosen_port = await self._server.listen_tcp(host, port)
+            chosen_host, chosen_port = await self._server.listen_tcp(host, port, tls)
         except OSError as e:
             raise cannot_listen(f"{host}:{port}", "--listen", e) from e
-        return Address("dp", host=chosen_host, port=chosen_port)
+        return Address("dps" if tls else "dp", host=chosen_host, port=chosen_port)
 
     async def listen_unix(self, path: Path) -> Address:
         """A socket that only its owner may use. EXISTS if another server answers there."""
@@ -92,7 +94,12 @@ class FramesListener:
 
     async def _welcome(self, connection: ServerConnection, hello: pb.Hello) -> pb.HelloReply:
         uid = connection.peer_uid
-        credential = Credential(ANONYMOUS if uid is None else principal_of_uid(uid))
+        if uid is not None:
+            credential = Credential(principal_of_uid(uid))
+        elif connection.certificate_user:
+            credential = Credential(principal_of_certificate(connection.certificate_user))
+        else:
+            credential = Credential(ANONYMOUS)
         principal = credential.now()
         session = self._sessions.attach(
             hello.session, principal, hello.program, connection.peer_pid

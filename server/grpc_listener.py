@@ -30,7 +30,7 @@ from dataplatform.transport.frames import Data
 
 from .dispatch import Dispatcher
 from .frames_listener import cannot_listen
-from .identity import ANONYMOUS, Attachment, Credential
+from .identity import ANONYMOUS, Attachment, Credential, principal_of_certificate
 from .sessions import SESSION_BYTES, Sessions
 
 SESSION_METADATA = "dp-session-bin"
@@ -63,16 +63,22 @@ class GrpcListener:
         names = [*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], self._server)
 
-    async def listen(self, host: str, port: int) -> Address:
+    async def listen(
+        self, host: str, port: int, credentials: grpc.ServerCredentials | None = None
+    ) -> Address:
+        """With `credentials`, nothing but TLS is spoken there."""
         where = join_host_port(host, port)
         try:
-            chosen = self._server.add_insecure_port(where)
+            if credentials is not None:
+                chosen = self._server.add_secure_port(where, credentials)
+            else:
+                chosen = self._server.add_insecure_port(where)
         except RuntimeError as e:
             raise cannot_listen(where, "--grpc", e) from e
         await self._server.start()
         for name in ("", *_SERVICES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        return Address("grpc", host=host, port=chosen)
+        return Address("grpcs" if credentials else "grpc", host=host, port=chosen)
 
     async def close(self, grace_s: float) -> None:
         """Report NOT_SERVING, let requests under way finish for `grace_s`, then end them."""
@@ -117,7 +123,8 @@ class GrpcListener:
     def _attachment(self, context: Context) -> Attachment:
         """The session that a request belongs to, and whose request it is. DENIED."""
         metadata = dict(context.invocation_metadata() or ())
-        credential = Credential(ANONYMOUS)
+        user = _certificate_user(context)
+        credential = Credential(principal_of_certificate(user) if user else ANONYMOUS)
         principal, peer = credential.now(), context.peer()
         named = metadata.get(SESSION_METADATA)
         session_id = bytes(named) if named is not None else _unnamed_session(peer, principal)  # type: ignore[arg-type]
@@ -129,6 +136,12 @@ def _unnamed_session(peer: str, principal: Principal) -> bytes:
     """All requests of one connection that come from the same caller share one."""
     said = f"{principal.owner} {peer}".encode()
     return hashlib.blake2b(said, digest_size=SESSION_BYTES).digest()
+
+
+def _certificate_user(context: Context) -> str:
+    """Whom the verified certificate of the client names; "" without one."""
+    names = list(context.auth_context().get("x509_common_name", ()))
+    return names[0].decode() if len(names) == 1 else ""
 
 
 async def _to_the_end(handling: Coroutine[Any, Any, tuple[Any, Data]]) -> tuple[Any, Data]:

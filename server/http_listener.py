@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 
+from dataplatform.transport.tls_listening import Context, TlsListener
+
 from .frames_listener import cannot_listen
 from .metrics import CONTENT_TYPE
 
@@ -26,11 +28,18 @@ class HttpListener:
     ) -> None:
         self._metrics = metrics
         self._not_ready = not_ready
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsListener | None = None
         self._answering: set[asyncio.Task[None]] = set()
 
-    async def listen(self, host: str, port: int) -> tuple[str, int]:
+    async def listen(self, host: str, port: int, tls: Context | None = None) -> tuple[str, int]:
+        """With `tls`, nothing else is spoken there."""
         try:
+            if tls is not None:
+                refusal = _response(HTTPStatus.BAD_REQUEST, "this port speaks TLS: use https://\n")
+                self._server = TlsListener(
+                    self._protocol, tls, refusal=refusal, handshake_s=TIMEOUT_S
+                )
+                return await self._server.listen(host, port)
             self._server = await asyncio.start_server(
                 self._accept, host, port, limit=HEAD_BYTES_MAX
             )
@@ -44,6 +53,11 @@ class HttpListener:
             self._server.close()
         for task in list(self._answering):
             task.cancel()
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(
+            asyncio.StreamReader(limit=HEAD_BYTES_MAX), self._accept
+        )
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._answering) >= CONNECTIONS_MAX:

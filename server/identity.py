@@ -19,6 +19,11 @@ from .sessions import Session
 ANONYMOUS = Principal("anonymous", is_admin=True, may_speak=True)
 
 
+def principal_of_certificate(user: str) -> Principal:
+    """The user that a verified client certificate names (`transport.tls.user_of`)."""
+    return Principal(user, is_admin=True)
+
+
 @functools.lru_cache(maxsize=1024)
 def principal_of_uid(uid: int) -> Principal:
     """The user of this machine, or `uid:N` if it has no name."""

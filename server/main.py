@@ -91,6 +91,9 @@ async def _start(settings: Settings, ready_file: Path | None, ready_fd: int | No
     _stop_on_signals(stop)
     storages = await open_storages(settings.store or settings.data)
     server = await Server.start(settings, storages)
+    if server.certificates is not None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, server.certificates.reload)
     _calm_collector()
     logger.info(
         "started. version=`%s`, engine=`%s`, data=`%s`, cluster=`%s`",

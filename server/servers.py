@@ -20,6 +20,7 @@ from dataplatform.transport.addresses import Address, join_host_port
 from . import (
     handlers as _handlers,  # noqa: F401  registers them
 )
+from .certificates import Certificates
 from .dispatch import Dispatcher
 from .facts import ServerFacts
 from .frames_listener import FramesListener
@@ -27,7 +28,7 @@ from .grpc_listener import GrpcListener
 from .http_listener import HttpListener
 from .metrics import counter, gauge
 from .sessions import Sessions
-from .settings import Settings
+from .settings import Settings, is_loopback
 from .tasks import Tasks, platform_tasks
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Server:
         self.grpc: GrpcListener | None = None
         self.http: HttpListener | None = None
         self.tasks = Tasks(platform_tasks(platform, self.sessions))
+        self.certificates = Certificates(settings.tls) if settings.tls is not None else None
         self.is_stopping = False
         self.facts.connections = lambda: self.frames.connections
         self.facts.counters = self._counters
@@ -103,16 +105,22 @@ class Server:
 
     async def _listen(self) -> None:
         settings, endpoints = self.settings, self.endpoints
+        certificates = self.certificates
+        tls = certificates.context if certificates is not None else None
         self.tasks.start()
         if settings.http is not None:
             self.http = HttpListener(self._metrics, self._not_ready)
-            host, port = await self.http.listen(*settings.http)
-            endpoints.http = f"http://{join_host_port(host, port)}"
+            # Probes of this machine (systemd, a sidecar) need no certificates.
+            http_tls = None if is_loopback(settings.http[0]) else tls
+            host, port = await self.http.listen(*settings.http, http_tls)
+            scheme = "https" if http_tls else "http"
+            endpoints.http = f"{scheme}://{join_host_port(host, port)}"
         if settings.grpc is not None:
             self.grpc = GrpcListener(self.dispatcher, self.sessions)
-            endpoints.grpc = str(await self.grpc.listen(*settings.grpc))
+            credentials = certificates.grpc_credentials() if certificates is not None else None
+            endpoints.grpc = str(await self.grpc.listen(*settings.grpc, credentials))
         if settings.listen is not None:
-            endpoints.frames = str(await self.frames.listen_tcp(*settings.listen))
+            endpoints.frames = str(await self.frames.listen_tcp(*settings.listen, tls))
         endpoints.socket = str(await self._listen_unix() or "")
 
     async def _listen_unix(self) -> Address | None:

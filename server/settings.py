@@ -29,6 +29,7 @@ from dataplatform.transport.addresses import (
     default_socket_path,
     parse_host_port,
 )
+from dataplatform.transport.tls import ServerTls
 
 NONE = "none"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -51,6 +52,8 @@ class Settings:
     socket_is_default: bool
     insecure: bool
     log_level: str
+    tls: ServerTls | None = None
+    """With it, frames over TCP and gRPC speak nothing else; HTTP too, beyond loopback."""
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -63,9 +66,15 @@ _DEFAULTS: dict[str, Any] = {
     "socket": None,
     "insecure": False,
     "log_level": "info",
+    "tls_cert": None,
+    "tls_key": None,
+    "tls_ca": None,
+    "require_client_certificate": False,
 }
+_FLAGS = ("insecure", "require_client_certificate")
+_TLS = ("tls_cert", "tls_key", "tls_ca", "require_client_certificate")
 _PORTS = {"listen": FRAMES_PORT, "grpc": GRPC_PORT, "http": HTTP_PORT}
-assert set(_DEFAULTS) == {f.name for f in fields(Settings)} - {"socket_is_default"}
+assert set(_DEFAULTS) - {*_TLS} == {f.name for f in fields(Settings)} - {"socket_is_default", "tls"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +92,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--insecure",
         action="store_true",
         default=None,
-        help="listen beyond this machine, although there is no TLS and no authentication yet",
+        help="listen beyond this machine without TLS",
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="certificate, PEM: speak TLS 1.3 only")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key, PEM, mode 0600")
+    parser.add_argument("--tls-ca", metavar="FILE", help="whose certificates clients may show, PEM")
+    parser.add_argument(
+        "--require-client-certificate",
+        action="store_true",
+        default=None,
+        help="serve only clients that show one",
     )
     parser.add_argument("--log-level", choices=LOG_LEVELS, help="(info)")
 
@@ -98,7 +116,7 @@ def read_settings(
         values |= _read_file(Path(config))
     for name in _DEFAULTS:
         if (text := environment.get(f"DP_{name.upper()}")) is not None:
-            values[name] = _boolean(f"DP_{name.upper()}", text) if name == "insecure" else text
+            values[name] = _boolean(f"DP_{name.upper()}", text) if name in _FLAGS else text
     values |= {n: v for n, v in flags.items() if n in _DEFAULTS and v is not None}
     return _checked(values, environment)
 
@@ -120,7 +138,7 @@ def _read_file(path: Path) -> dict[str, Any]:
             near = difflib.get_close_matches(name, _DEFAULTS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(_DEFAULTS))}"
             raise Invalid(f"unknown setting in the config file, {hint}", setting=name, path=path)
-        wanted = bool if name == "insecure" else str
+        wanted = bool if name in _FLAGS else str
         if not isinstance(value, wanted):
             kind = "true or false" if wanted is bool else "a string"
             raise Invalid(f"setting must be {kind}", setting=name, value=value, path=path)
@@ -136,20 +154,44 @@ def _checked(values: dict[str, Any], environment: Mapping[str, str]) -> Settings
     if values["log_level"] not in LOG_LEVELS:
         levels = ", ".join(LOG_LEVELS)
         raise Invalid(f"log level is one of {levels}", log_level=values["log_level"])
+    tls = _tls(values)
     insecure = values["insecure"]
+    may_listen = insecure or tls is not None
     socket = values["socket"]
     return Settings(
         data=Path(values["data"] or default_data(environment)).absolute(),
         store=values["store"] or None,
         cluster=values["cluster"],
-        listen=_listener("listen", values["listen"], insecure),
-        grpc=_listener("grpc", values["grpc"], insecure),
-        http=_listener("http", values["http"], insecure),
+        listen=_listener("listen", values["listen"], may_listen),
+        grpc=_listener("grpc", values["grpc"], may_listen),
+        http=_listener("http", values["http"], may_listen),
         socket=_socket(socket, environment),
         socket_is_default=socket is None,
         insecure=insecure,
         log_level=values["log_level"],
+        tls=tls,
     )
+
+
+def _tls(values: dict[str, Any]) -> ServerTls | None:
+    certificate, key, ca, required = (values[name] for name in _TLS)
+    if not certificate:
+        for name in _TLS[1:]:
+            if values[name]:
+                raise Invalid("TLS needs a certificate: give --tls-cert too", setting=name)
+        return None
+    if not key:
+        raise Invalid("a certificate needs its key: give --tls-key too", tls_cert=certificate)
+    if required and not ca:
+        raise Invalid("to require client certificates, say whose: give --tls-ca too")
+    tls = ServerTls(
+        str(Path(certificate).absolute()),
+        str(Path(key).absolute()),
+        str(Path(ca).absolute()) if ca else "",
+        required,
+    )
+    tls.context()  # what is wrong with the files is said now
+    return tls
 
 
 def _socket(text: str | None, environment: Mapping[str, str]) -> Path | None:
@@ -158,21 +200,21 @@ def _socket(text: str | None, environment: Mapping[str, str]) -> Path | None:
     return Path(text).absolute() if text else default_socket_path(environment)
 
 
-def _listener(name: str, text: str, insecure: bool) -> HostPort | None:
+def _listener(name: str, text: str, may_listen: bool) -> HostPort | None:
     if text == NONE:
         return None
     host, port = parse_host_port(text, _PORTS[name])
-    if not insecure and not _is_loopback(host):
+    if not may_listen and not is_loopback(host):
         raise Denied(
-            "this version has neither TLS nor authentication, so it listens on loopback only; "
-            "pass --insecure if everybody who can reach the address may do everything",
+            "without TLS it listens on loopback only: give --tls-cert and --tls-key (`dp certs "
+            "init` makes them), or --insecure if everybody on the way may read everything",
             setting=name,
             address=text,
         )
     return host, port
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

@@ -152,6 +152,9 @@ def read(path: str, mountpoint: str, lists: list[str], flags: dict[str, Any]) ->
     address, path = parse_spec(path)
     server, token = chosen()
     found: dict[str, Any] = {"address": server or "", "token": token or ""}
+    for name in ("ca", "cert", "key"):  # as the library takes them for every other command
+        if file := os.environ.get(f"DP_{name.upper()}"):
+            found[name] = os.path.abspath(file)
     found |= parse_options(",".join(lists))
     found |= {name: value for name, value in flags.items() if value is not None}
     if address:

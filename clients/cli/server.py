@@ -24,6 +24,7 @@ Text = str | None
     "start",
     "dp server start --data /var/lib/dataplatform",
     "dp server start --store s3://bucket/prefix --cluster east --http none",
+    "dp server start --listen 0.0.0.0:7222 --tls-cert server.pem --tls-key server.key",
     context_settings=ANY_OPTION,
 )
 def start(
@@ -48,10 +49,18 @@ def start(
         Text, typer.Option(metavar="FILE.toml", help="These options, from a file.")
     ] = None,
     is_insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without TLS.")
+    ] = False,
+    tls_cert: Annotated[
+        Text, typer.Option(metavar="FILE", help="Certificate, PEM: speak TLS 1.3 only.")
+    ] = None,
+    tls_key: Annotated[Text, typer.Option(metavar="FILE", help="Its key, mode 0600.")] = None,
+    tls_ca: Annotated[
+        Text, typer.Option(metavar="FILE", help="Whose certificates clients may show.")
+    ] = None,
+    requires_certificate: Annotated[
         bool,
-        typer.Option(
-            "--insecure", help="Listen beyond this machine, though there is no authentication yet."
-        ),
+        typer.Option("--require-client-certificate", help="Serve only clients that show one."),
     ] = False,
     log_level: Annotated[
         Text, typer.Option(metavar="debug|info|warning|error", help="What is logged; info.")
@@ -72,9 +81,13 @@ def start(
         "socket": socket,
         "config": config,
         "log-level": log_level,
+        "tls-cert": tls_cert,
+        "tls-key": tls_key,
+        "tls-ca": tls_ca,
     }
     options = [f"--{name}={value}" for name, value in named.items() if value is not None]
     options += ["--insecure"] * is_insecure
+    options += ["--require-client-certificate"] * requires_certificate
     become_server("start", *options, *context.args)
 
 

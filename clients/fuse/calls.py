@@ -23,6 +23,7 @@ from dataplatform.client.runtime import AsyncRuntime
 from dataplatform.client.slots import Slots
 from dataplatform.transport.addresses import Address
 from dataplatform.transport.connections import AsyncConnection, Connection, Data, Reply
+from dataplatform.transport.tls import Trust
 
 from .areas import Areas
 from .handover import Handover
@@ -95,9 +96,11 @@ class MountChannel(Channel):
         patience_s: float,
         handover: Handover,
         areas: Areas,
+        trust: Trust | None = None,
     ) -> None:
+        runtime = AsyncRuntime(trust)
         super().__init__(
-            address, AsyncRuntime(), token=token, patience_s=patience_s, session=handover.session
+            address, runtime, token=token, patience_s=patience_s, session=handover.session
         )
         self.on_lost: Callable[[], None] = lambda: None
         self._areas = areas

@@ -48,6 +48,9 @@ class MountOptions:
     address: str = ""  # of the server; empty: the library's default
     token: str = field(default="", repr=False)
     token_file: str = ""  # read at each start of a worker, so a token can be replaced
+    ca: str = ""  # PEM files for dps://; read at each connection
+    cert: str = ""
+    key: str = ""
     source: str = ""  # what `mount` and `df` show as the device
     read_only: bool = False
     foreground: bool = False
@@ -158,6 +161,9 @@ FLAGS: Mapping[str, tuple[str, Any]] = {
 VALUES: Mapping[str, tuple[str, str, Callable[[str], Any]]] = {  # field, what to write, parser
     "server": ("address", "ADDRESS", str),
     "token_file": ("token_file", "FILE", _absolute),
+    "ca": ("ca", "FILE", _absolute),
+    "cert": ("cert", "FILE", _absolute),
+    "key": ("key", "FILE", _absolute),
     "patience": ("patience_s", "5m", lambda text: duration_of(text).total_seconds()),
     "cache_dir": ("cache_dir", "DIR", _absolute),
     "cache_size": ("cache_size_bytes", "10GiB", size_of),

@@ -76,7 +76,14 @@ def main(arguments: Sequence[str]) -> int:
 async def look(options: MountOptions) -> None:
     """Whether the server is there and has a directory of that name; the error says what to do."""
     place = options.address or None
-    async with aio.connect(place, read_token(options), patience_s=ANSWER_S_MAX) as client:
+    async with aio.connect(
+        place,
+        read_token(options),
+        patience_s=ANSWER_S_MAX,
+        ca=options.ca,
+        cert=options.cert,
+        key=options.key,
+    ) as client:
         try:
             found = await client.stat(options.path)
         except NotFound:

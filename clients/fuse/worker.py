@@ -18,6 +18,7 @@ from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid, PlatformError, Unavailable
 from dataplatform.client.syncing import sync
 from dataplatform.transport.addresses import Address, default_address, parse
+from dataplatform.transport.tls import Trust
 
 from .areas import WRITE_BYTES_MAX, Areas
 from .blockfiles import BlockFiles
@@ -58,6 +59,7 @@ async def serve(options: MountOptions, descriptor: int, handover: Handover) -> N
         patience_s=options.patience_s,
         handover=handover,
         areas=areas,
+        trust=Trust(options.ca, options.cert, options.key),
     )
     try:
         await channel.connect(FIRST_PATIENCE_S if not handover.generation else options.patience_s)

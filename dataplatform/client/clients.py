@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from ..transport.addresses import Address, default_address, parse
+from ..transport.tls import Trust
 from .changes import ChangeOperations
 from .connection import FIRST_PATIENCE_S, Channel
 from .entering import Entering
@@ -68,16 +69,20 @@ def connect(
     token: str | None = None,
     *,
     patience_s: float | None = None,
+    ca: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
 ) -> Entering[Client]:
     """Connect to a server, as `dataplatform.connect`: `await` it, or enter it with `async with`."""
-    return Entering(lambda: _connected(address, token, patience_s, AsyncRuntime()))
+    trust = Trust.from_environment(ca, cert, key)
+    return Entering(lambda: _connected(address, token, patience_s, AsyncRuntime(trust)))
 
 
 async def blocking_client(
-    address: str | None, token: str | None, patience_s: float | None
+    address: str | None, token: str | None, patience_s: float | None, trust: Trust
 ) -> Client:
     """A client whose coroutines never suspend, for the synchronous surface."""
-    return await _connected(address, token, patience_s, BlockingRuntime())
+    return await _connected(address, token, patience_s, BlockingRuntime(trust))
 
 
 async def _connected(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -25,6 +26,7 @@ from ..api import platform_pb2 as pb
 from ..base.errors import Internal
 from ..transport.addresses import Address
 from ..transport.connections import AsyncConnection, BlockingConnection, Connection
+from ..transport.tls import Trust
 
 T = TypeVar("T")
 BackgroundWork = Callable[[], Coroutine[Any, Any, None]]
@@ -198,8 +200,9 @@ class AsyncRuntime(_Clock):
 
     blocking = False
 
-    def __init__(self) -> None:
+    def __init__(self, trust: Trust | None = None) -> None:
         self._holder = Holder(asyncio.Lock())
+        self._trust = trust
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -220,7 +223,8 @@ class AsyncRuntime(_Clock):
         """An event loop does not outlive a fork, so neither does its client."""
 
     async def open(self, address: Address, hello: pb.Hello, timeout_s: float) -> Connection:
-        return await AsyncConnection.open(address, hello, timeout_s=timeout_s)
+        context = _context(self._trust, address)
+        return await AsyncConnection.open(address, hello, timeout_s=timeout_s, tls=context)
 
 
 # ---------------------------------------------------------------------------------- blocking
@@ -296,8 +300,9 @@ class BlockingRuntime(_Clock):
 
     blocking = True
 
-    def __init__(self) -> None:
+    def __init__(self, trust: Trust | None = None) -> None:
         self._threads = threading.local()
+        self._trust = trust
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - blocking is what it is for
@@ -325,4 +330,10 @@ class BlockingRuntime(_Clock):
         self._threads = threading.local()
 
     async def open(self, address: Address, hello: pb.Hello, timeout_s: float) -> Connection:
-        return await BlockingConnection.open(address, hello, timeout_s=timeout_s)
+        context = _context(self._trust, address)
+        return await BlockingConnection.open(address, hello, timeout_s=timeout_s, tls=context)
+
+
+def _context(trust: Trust | None, address: Address) -> ssl.SSLContext | None:
+    """Made for each connection: certificates that were renewed meanwhile are found."""
+    return trust.context() if trust is not None and address.is_tls else None

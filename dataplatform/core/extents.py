@@ -39,12 +39,10 @@ async def append_many(
     """Write bytes as consecutive extents of at most `size_max`."""
     if compression == "none" and len(data) > size_max:
         # One append, several extents: each has a checksum of its own.
-        location, checksums = await segments.append_summed(data, size_max)
-        segment, offset, end = location.segment, location.offset, len(data)
+        parts = await segments.append_parts(data, size_max)
+        overhead = segments.overhead_bytes
         return [
-            Extent(segment, offset + start, length, length, checksum)
-            for start, checksum in zip(range(0, end, size_max), checksums, strict=True)
-            if (length := min(size_max, end - start))
+            Extent(*location, location.length - overhead, checksum) for location, checksum in parts
         ]
     return [
         await append(segments, data[start : start + size_max], compression=compression)
@@ -60,15 +58,10 @@ async def read(segments: SegmentStore, extent: Extent) -> bytes | memoryview:
 
 async def read_run(segments: SegmentStore, extents: Sequence[Extent]) -> list[bytes | memoryview]:
     """Extents that lie one behind the other in one segment, in one read."""
-    first = extents[0]
-    length = sum(e.stored_length for e in extents)
-    stored = memoryview(await segments.read(Location(first.segment, first.offset, length)))
-    parts: list[bytes | memoryview] = []
-    at = 0
-    for extent in extents:
-        parts.append(verify(stored[at : at + extent.stored_length], extent))
-        at += extent.stored_length
-    return parts
+    stored = await segments.read_parts(
+        [Location(e.segment, e.offset, e.stored_length) for e in extents]
+    )
+    return [verify(part, extent) for part, extent in zip(stored, extents, strict=True)]
 
 
 def verify(stored: bytes | memoryview, extent: Extent) -> bytes | memoryview:

@@ -13,11 +13,12 @@ from ..base.errors import Corrupt, Exhausted, Invalid, NotFound
 from ..base.limits import EXTENT_BYTES_MIN, FILE_BYTES_MAX, IO_BYTES_MAX, MIB
 from ..keyspace import keys
 from ..keyspace.records import Entry, Inode, Kind, Piece
-from . import extents, filemap, namespace
+from . import extents, filemap, namespace, owners
+from .access.verbs import REACH, Verb
 from .namespace import Attributes
 from .opens import Opens
 from .paths import check_new_name
-from .units import Request, Unit
+from .units import SYSTEM, Request, Unit
 from .volumes import Volume
 from .writeback import expect_size, pieces_of
 
@@ -63,9 +64,24 @@ def _expect_file(inode: Inode) -> Inode:
     return inode
 
 
-async def open_file(opens: Opens, session: bytes, volume: Volume, number: int) -> Inode:
-    """open(2): the file as it is once it is held for the session, hence cannot go any more.
-    NOT_FOUND, INVALID."""
+OPENED_FOR = Verb.READ | Verb.WRITE | Verb.EXECUTE
+"""What a file can be opened for."""
+
+
+async def open_file(
+    opens: Opens,
+    session: bytes,
+    volume: Volume,
+    number: int,
+    verbs: Verb = REACH,
+    request: Request = SYSTEM,
+) -> Inode:
+    """open(2): the file as it is once it is held for the session, hence cannot go any more. What
+    the mode allows of these verbs now it allows until the file is closed. NOT_FOUND, INVALID,
+    DENIED."""
+    if verbs & ~OPENED_FOR:
+        raise Invalid("a file is opened to read, write or execute", access=int(verbs))
+    before = opens.verbs_of(session, volume, number)
     opens.open(session, volume, number)
     try:
         if number in volume.lane.going:
@@ -73,7 +89,16 @@ async def open_file(opens: Opens, session: bytes, volume: Volume, number: int) -
         inode = await volume.find(number)
         if inode is None:
             raise NotFound("no such file", inode=number)
-        return _expect_file(inode)
+        _expect_file(inode)
+        if not request.principal.is_free:
+            # What the session had open already lets it be opened again once it has no name.
+            known = session if before is not None else None
+            for verb in verbs or (REACH,):
+                await volume.allow(
+                    request.principal, inode, verb, session=known, origin=request.origin
+                )
+            opens.add_verbs(session, volume, number, verbs)
+        return inode
     except BaseException:
         opens.close(session, volume, number)
         raise
@@ -82,17 +107,27 @@ async def open_file(opens: Opens, session: bytes, volume: Volume, number: int) -
 # ---------------------------------------------------------------- reading
 
 
-async def read(volume: Volume, number: int, offset: int, length: int) -> Found:
+async def _check(volume: Volume, request: Request, inode: Inode, verb: Verb) -> None:
+    """DENIED unless the request's principal may, or its session has it open so."""
+    if not request.principal.is_free:
+        await volume.allow(
+            request.principal, inode, verb, session=request.caller, origin=request.origin
+        )
+
+
+async def read(
+    volume: Volume, number: int, offset: int, length: int, request: Request = SYSTEM
+) -> Found:
     """The bytes of [offset, offset + length) one behind the other, shorter at the end of the file.
 
     CORRUPT, with the inode, if what is stored is not what was written.
     """
     try:
-        return await _read(volume, number, offset, length)
+        return await _read(volume, number, offset, length, request)
     except Corrupt:
         # Compaction may have moved the bytes between the look at the map and the read.
         try:
-            return await _read(volume, number, offset, length)
+            return await _read(volume, number, offset, length, request)
         except Corrupt as error:
             error.facts.setdefault("inode", number)
             raise
@@ -108,7 +143,9 @@ class Located(NamedTuple):
     is_buffered: bool
 
 
-async def locate(volume: Volume, number: int, offset: int, length: int) -> Located:
+async def locate(
+    volume: Volume, number: int, offset: int, length: int, request: Request = SYSTEM
+) -> Located:
     """Where the bytes of [offset, offset + length) are, up to the end of the file. What lies in a
     segment is there as long as the file keeps it, or until compaction moves it."""
     if offset < 0 or length > IO_BYTES_MAX:
@@ -121,6 +158,7 @@ async def locate(volume: Volume, number: int, offset: int, length: int) -> Locat
         inode = _stored_file(number, value)
         if not writeback.still(number, layers):
             continue
+        await _check(volume, request, inode, Verb.READ)
         size = writeback.size_of(inode, layers)
         if size <= offset or not length:
             return Located([], offset, size, inode, True)
@@ -135,8 +173,8 @@ async def locate(volume: Volume, number: int, offset: int, length: int) -> Locat
     return Located(pieces, end, size, inode, bool(layers))
 
 
-async def _read(volume: Volume, number: int, offset: int, length: int) -> Found:
-    found = await locate(volume, number, offset, length)
+async def _read(volume: Volume, number: int, offset: int, length: int, request: Request) -> Found:
+    found = await locate(volume, number, offset, length, request)
     parts = await _assemble(volume, found.pieces, offset, found.end)
     if found.is_buffered or found.inode.version > volume.lane.durable_commit:
         return Found(parts, found.size)
@@ -197,12 +235,13 @@ def _part(data: bytes | memoryview, piece: Piece) -> bytes | memoryview:
 
 
 async def data_ranges(
-    volume: Volume, number: int, offset: int, limit: int
+    volume: Volume, number: int, offset: int, limit: int, request: Request = SYSTEM
 ) -> tuple[list[tuple[int, int]], bool]:
     """(offset, length) of where there is data from `offset` on, and whether that is all: for
     SEEK_DATA and SEEK_HOLE. Neighbouring ranges are joined."""
     await volume.writeback.flush(number)
     inode = await file_inode(volume, number)
+    await _check(volume, request, inode, Verb.READ)
     ranges: list[tuple[int, int]] = []
     if offset >= inode.size:
         return ranges, True
@@ -290,12 +329,19 @@ async def append(
 ) -> tuple[int, int]:
     """Write at the end, whatever it is by then: (offset, size afterwards). Atomic among appends.
     CONFLICT, with the size, unless the file has the expected one."""
+    await check_writable(volume, request, number)
     with volume.holds.append():
         content = await prepare(volume, data)
         await volume.writeback.flush(number)
         return await _append(
             volume, request, number, content, len(data), durable=durable, expected=expected_size
         )
+
+
+async def check_writable(volume: Volume, request: Request, number: int) -> None:
+    """DENIED unless the request's principal may write to the file."""
+    if not request.principal.is_free:
+        await _check(volume, request, await file_inode(volume, number), Verb.WRITE)
 
 
 async def _append(
@@ -310,6 +356,7 @@ async def _append(
 ) -> tuple[int, int]:
     async def work(unit: Unit) -> tuple[int, int]:
         inode = _expect_file(await unit.inode(number))
+        await unit.allow(inode, Verb.WRITE, opened=True)
         offset = max(inode.size, volume.writeback.size_of(inode))
         expect_size(offset, expected)
         if offset + length > FILE_BYTES_MAX:
@@ -325,6 +372,7 @@ async def _append(
 async def _written(unit: Unit, inode: Inode, offset: int, length: int) -> None:
     inode.size = max(inode.size, offset + length)
     inode.mtime_ns = inode.ctime_ns = unit.now_ns
+    owners.written(unit.request.principal, inode)
     unit.save(inode)
     unit.resized.append(inode.number)
     unit.event(
@@ -332,8 +380,14 @@ async def _written(unit: Unit, inode: Inode, offset: int, length: int) -> None:
     )
 
 
-async def sync(volume: Volume, number: int) -> None:
-    """fsync(2): all that was written to the file, and its name, survive a power loss."""
+async def sync(volume: Volume, number: int, request: Request = SYSTEM) -> None:
+    """fsync(2): all that was written to the file, and its name, survive a power loss. Whoever can
+    reach it may ask for that."""
+    if not request.principal.is_free:
+        inode = await volume.find_inode(number)
+        if inode is None:
+            raise NotFound("no such file", inode=number)
+        await _check(volume, request, inode, REACH)
     await volume.writeback.flush(number)
     await volume.lane.durable()
 
@@ -369,14 +423,21 @@ async def put(
     no_replace: bool = False,
 ) -> int:
     """Create or replace a whole file at once; its number. An old file of that name goes as if
-    renamed over: those who have it open keep it."""
+    renamed over: those who have it open keep it. The rules that were set on it stay.
+
+    Whoever may write to the old file may, and leaves it its owner and mode; who may not, but may
+    change the directory, may where the mode says so, as with rename(2). An expression for `write`
+    decides alone.
+    """
     encoded = check_new_name(name)
-    found = await namespace.find_entry(unit, directory, encoded)
-    if found is not None:
+    found = await namespace.look_up(unit, directory, encoded)
+    if found is None:
+        inode, path = await namespace.add(unit, directory, encoded, new)
+        await owners.check_fill(unit, inode)
+    else:
         if no_replace:
             return await namespace.create(unit, directory, name, new)  # says what is there
-        await _remove_for_put(unit, directory, encoded, found)
-    inode, path = await namespace.add(unit, directory, encoded, new)
+        inode, path = await _put_over(unit, directory, encoded, found, new)
     await filemap.fill(unit, inode, content)
     inode.size = size
     unit.save(inode)
@@ -384,7 +445,10 @@ async def put(
     return inode.number
 
 
-async def _remove_for_put(unit: Unit, directory: int, name: bytes, found: Entry) -> None:
+async def _put_over(
+    unit: Unit, directory: int, name: bytes, found: Entry, new: Attributes
+) -> tuple[Inode, str]:
+    """An empty file in the place of another one, with the expressions that were set on it."""
     if found.kind not in (Kind.FILE, Kind.SYMLINK):
         is_directory = found.kind == Kind.DIRECTORY
         raise Invalid(
@@ -392,7 +456,16 @@ async def _remove_for_put(unit: Unit, directory: int, name: bytes, found: Entry)
             name=name,
             errno=errno.EISDIR if is_directory else errno.EEXIST,
         )
-    await namespace.remove(unit, directory, name)
+    old = await unit.inode(found.inode)
+    is_kept = await owners.check_put_over(unit, directory, found, old)
+    uid, gid, mode, access = old.uid, old.gid, old.mode, dict(old.access)
+    await namespace.take_away(unit, directory, name, found)
+    inode, path = await namespace.add_unasked(unit, directory, name, new)
+    if is_kept:
+        inode.uid, inode.gid, inode.mode = uid, gid, mode
+        owners.written(unit.request.principal, inode)
+    inode.access = access
+    return inode, path
 
 
 # ---------------------------------------------------------------- size and holes
@@ -435,6 +508,8 @@ async def _next_cut(volume: Volume, number: int, size: int) -> int:
 async def resize(unit: Unit, number: int, size: int) -> None:
     """Cut or extend; what is beyond the end is gone, what is new reads as zeros."""
     inode = _expect_file(await unit.inode(number))
+    await unit.allow(inode, Verb.WRITE, opened=True)
+    owners.written(unit.request.principal, inode)
     if size < inode.size:
         await filemap.clear(unit, inode, size, inode.size)
     inode.size = size
@@ -482,6 +557,8 @@ async def _next_hole(volume: Volume, number: int, start: int, end: int) -> int:
 
 async def _punch(unit: Unit, number: int, start: int, end: int) -> None:
     inode = _expect_file(await unit.inode(number))
+    await unit.allow(inode, Verb.WRITE, opened=True)
+    owners.written(unit.request.principal, inode)
     await filemap.clear(unit, inode, start, min(end, inode.size))
     inode.mtime_ns = inode.ctime_ns = unit.now_ns
     unit.save(inode)
@@ -500,6 +577,7 @@ async def reserve(
 
     async def work(unit: Unit) -> bytes:
         inode = _expect_file(await unit.inode(number))
+        await unit.allow(inode, Verb.WRITE, opened=True)
         if offset + length > inode.size:
             await resize(unit, number, offset + length)
         return inode.pack()
@@ -539,6 +617,8 @@ async def copy_range(
     async def work(unit: Unit) -> int:
         original = _expect_file(await unit.inode(source))
         inode = _expect_file(await unit.inode(target))
+        await unit.allow(original, Verb.READ, opened=True)
+        await unit.allow(inode, Verb.WRITE, opened=True)
         end = min(source_offset + length, original.size)
         if end <= source_offset:
             return 0

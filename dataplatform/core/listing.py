@@ -11,8 +11,10 @@ from ..base.limits import PAGE_ENTRIES_MAX
 from ..engine.base import Pair, scan_all
 from ..keyspace import keys
 from ..keyspace.records import Entry, Inode, Kind
+from .access.verbs import Verb
 from .platform import Node
 from .promises import Keeper
+from .units import SYSTEM, Request
 from .volumes import Volume
 
 PAGE_ENTRIES = 1000
@@ -27,16 +29,24 @@ class Page(NamedTuple):
     end: bool
 
 
-async def page(directory: Node, after: str, limit: int, keeper: Keeper | None = None) -> Page:
+async def page(
+    directory: Node,
+    after: str,
+    limit: int,
+    keeper: Keeper | None = None,
+    request: Request = SYSTEM,
+) -> Page:
     """Entries in order of their names' bytes, from the first one after `after`.
 
     What is created or removed meanwhile is seen or not; everything else is seen exactly once
     (POSIX readdir). What is answered is promised to the keeper; the directory was promised when it
-    was located. INVALID (ENOTDIR).
+    was located. Who may read a directory, but not search it, is told names and kinds alone.
+    INVALID (ENOTDIR), DENIED.
     """
     volume, inode = directory.volume, directory.inode
     if inode.kind != Kind.DIRECTORY:
         raise Invalid("not a directory", name=inode.name, errno=errno.ENOTDIR)
+    names_only = not await _searchable(directory, request)
     limit = min(limit or PAGE_ENTRIES, PAGE_ENTRIES_MAX)
     start, end = keys.prefix_range(keys.entries(inode.number))
     if after:
@@ -45,7 +55,10 @@ async def page(directory: Node, after: str, limit: int, keeper: Keeper | None = 
         pairs = await volume.storage.engine.scan(start, end, limit=limit + 1)
         goes_on = len(pairs) > limit  # a page of the engine may also end at its size
         del pairs[limit:]
-        nodes = await _nodes(volume, pairs, keeper)
+        if names_only:
+            nodes = [_name_only(volume, key, value) for key, value in pairs]
+        else:
+            nodes = await _nodes(volume, pairs, keeper)
         if not goes_on and not (
             pairs and await volume.storage.engine.scan(pairs[-1][0] + b"\x00", end, limit=1)
         ):
@@ -53,6 +66,22 @@ async def page(directory: Node, after: str, limit: int, keeper: Keeper | None = 
         if nodes:
             return Page(nodes, False)
         start = pairs[-1][0] + b"\x00"  # all were removed meanwhile: the page needs a last name
+
+
+async def _searchable(directory: Node, request: Request) -> bool:
+    """Whether names in the directory may be looked up, by whom may list them. DENIED."""
+    principal = request.principal
+    if principal.is_free:
+        return True
+    volume, inode = directory
+    session, origin = request.caller, request.origin
+    await volume.allow(principal, inode, Verb.LIST, session=session, origin=origin)
+    return await volume.guard.may(principal, volume, inode, Verb.EXECUTE)
+
+
+def _name_only(volume: Volume, key: bytes, value: bytes) -> Node:
+    entry = Entry.unpack(value)
+    return Node(volume, Inode(entry.inode, entry.kind, 0, 0, 0, name=keys.name_of(key)))
 
 
 async def _nodes(volume: Volume, pairs: list[Pair], keeper: Keeper | None) -> list[Node]:
@@ -109,8 +138,18 @@ async def _inodes(volume: Volume, numbers: list[int]) -> list[bytes | None]:
         return values
 
 
-async def xattr(node: Node, name: str) -> bytes:
-    """getxattr(2). NOT_FOUND (ENODATA)."""
+async def xattr(node: Node, name: str, request: Request = SYSTEM) -> bytes:
+    """getxattr(2): `user.` attributes are for who may read, `trusted.` ones for administrators
+    (xattr(7)). NOT_FOUND (ENODATA), DENIED."""
+    principal = request.principal
+    if not principal.is_free:
+        if name.startswith("user."):
+            session, origin = request.caller, request.origin
+            await node.volume.allow(
+                principal, node.inode, Verb.READ, session=session, origin=origin
+            )
+        elif name.startswith("trusted.") and not principal.is_admin:
+            raise NotFound("no such attribute", name=name, errno=errno.ENODATA)
     key = keys.xattr(node.inode.number, name.encode("utf-8", "surrogateescape"))
     value = await node.volume.storage.engine.get(key)
     if value is None:
@@ -118,10 +157,13 @@ async def xattr(node: Node, name: str) -> bytes:
     return value
 
 
-async def xattr_names(node: Node) -> list[str]:
-    """listxattr(2), sorted."""
+async def xattr_names(node: Node, request: Request = SYSTEM) -> list[str]:
+    """listxattr(2), sorted; those of administrators are shown to administrators."""
     start, end = keys.prefix_range(keys.xattrs(node.inode.number))
-    return [
+    names = [
         keys.name_of(key).decode("utf-8", "surrogateescape")
         async for key, _ in scan_all(node.volume.storage.engine, start, end)
     ]
+    if request.principal.is_admin:
+        return names
+    return [name for name in names if not name.startswith("trusted.")]

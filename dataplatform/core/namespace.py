@@ -2,6 +2,10 @@
 
 Every function works on a unit and is one POSIX call's meaning (POSIX.1-2017, System Interfaces);
 errors carry that call's errno. Names are checked here, so no door can bring in a bad one.
+
+Who may do it is asked here, too, of the unit (`Unit.allow`), in the order in which Linux asks: a
+name is looked up, which needs search permission; what the call is about is there or not; then the
+right to change the directory; then what the things are. Further rules of owners are in `owners`.
 """
 
 from __future__ import annotations
@@ -27,8 +31,9 @@ from ..base.limits import (
 )
 from ..engine.base import Pair
 from ..keyspace import keys
-from ..keyspace.records import Entry, Inode, Kind
-from . import filemap
+from ..keyspace.records import ROOT_INODE, Entry, Inode, Kind
+from . import filemap, owners
+from .access.verbs import REACH, Verb
 from .audit import protection
 from .paths import check_new_name
 from .units import Unit
@@ -69,8 +74,19 @@ async def find_entry(unit: Unit, directory: int, name: bytes) -> Entry | None:
     return Entry.unpack(value) if value is not None else None
 
 
-async def entry(unit: Unit, directory: int, name: bytes) -> Entry:
+async def look_up(unit: Unit, directory: int, name: bytes) -> Entry | None:
+    """As `find_entry`, for whom the unit acts for. DENIED."""
     found = await find_entry(unit, directory, name)
+    if not unit.request.principal.is_free:
+        target = (found.volume or unit.volume.id, found.inode) if found is not None else None
+        if found is not None and found.volume:
+            target = (found.volume, ROOT_INODE)
+        await unit.search(directory, target)
+    return found
+
+
+async def entry(unit: Unit, directory: int, name: bytes) -> Entry:
+    found = await look_up(unit, directory, name)
     if found is None:
         await directory_of(unit, directory)  # says so if it is none, or gone
         raise NotFound("no such file or directory", path=await _path(unit, directory, name))
@@ -100,7 +116,7 @@ async def create(
 ) -> int:
     """A new inode under a new name; its number. EXISTS, unless `exist_ok` and of the same kind."""
     encoded = check_new_name(name)
-    found = await find_entry(unit, directory, encoded)
+    found = await look_up(unit, directory, encoded)
     if found is not None:
         if exist_ok and found.kind == new.kind:
             return found.inode
@@ -116,6 +132,15 @@ async def create(
 async def add(unit: Unit, directory: int, name: bytes, new: Attributes) -> tuple[Inode, str]:
     """A new inode under a name that is known to be free, and its path."""
     protection.check_name(unit, directory, name)
+    parent = await directory_of(unit, directory)
+    await owners.check_create(unit, parent, new.kind, is_junction=bool(new.volume))
+    return await add_unasked(unit, directory, name, new)
+
+
+async def add_unasked(
+    unit: Unit, directory: int, name: bytes, new: Attributes
+) -> tuple[Inode, str]:
+    """As `add`, for whom may do it as was found before."""
     parent = await directory_of(unit, directory)
     inode = _new_inode(unit, parent, name, new)
     if new.volume:
@@ -148,16 +173,14 @@ def _new_inode(unit: Unit, parent: Inode, name: bytes, new: Attributes) -> Inode
     if new.rdev and new.kind not in _DEVICES:
         raise Invalid("only devices have a device number", kind=Kind(new.kind).word)
     is_directory = new.kind == Kind.DIRECTORY
-    inherits_group = bool(parent.mode & 0o2000)  # set-group-id directory, as Linux and BSD
     mode = new.mode & 0o7777
-    if inherits_group and is_directory:
-        mode |= 0o2000
+    uid, gid, mode = owners.of_new(unit.request.principal, parent, mode, new)
     return Inode(
         number=new.number or unit.new_inode_number(),
         kind=new.kind,
         mode=0o777 if new.kind == Kind.SYMLINK else mode,
-        uid=new.uid,
-        gid=parent.gid if inherits_group else new.gid,
+        uid=uid,
+        gid=gid,
         links=2 if is_directory else 1,
         size=len(symlink),
         atime_ns=unit.now_ns,
@@ -202,8 +225,11 @@ async def link(unit: Unit, number: int, directory: int, name: str) -> int:
     encoded = check_new_name(name)
     protection.check_name(unit, directory, encoded)
     inode = await unit.inode(number)
-    if await find_entry(unit, directory, encoded) is not None:
+    await unit.allow(inode, REACH)
+    if await look_up(unit, directory, encoded) is not None:
         raise Exists("the name exists already", path=await _path(unit, directory, encoded))
+    parent = await directory_of(unit, directory)
+    await unit.allow(parent, Verb.CREATE)
     if inode.kind in (Kind.DIRECTORY, Kind.TABLE, Kind.STREAM):
         raise Invalid(
             f"a {Kind(inode.kind).word} has exactly one name",
@@ -214,7 +240,7 @@ async def link(unit: Unit, number: int, directory: int, name: str) -> int:
         raise NotFound("the file has no name any more", inode=number)
     if inode.links >= LINK_COUNT_MAX:
         raise Exhausted("too many links", links_max=LINK_COUNT_MAX, errno=errno.EMLINK)
-    parent = await directory_of(unit, directory)
+    await owners.check_same_rules(unit, inode, parent)
     unit.put(keys.entry(directory, encoded), Entry(number, inode.kind).pack())
     unit.put(keys.link(number, directory, encoded), b"")
     inode.links += 1
@@ -244,11 +270,12 @@ async def remove(
     caller has it open: if this was its last name, the inode's number, which is to be opened when
     the unit commits; else 0.
     """
-    found = await find_entry(unit, directory, name)
+    found = await look_up(unit, directory, name)
     if found is None:
         if missing_ok:
             return 0
         found = await entry(unit, directory, name)  # says what is missing
+    await owners.check_delete(unit, directory, found)
     path = await _path(unit, directory, name)
     if found.volume:
         raise Invalid(
@@ -261,6 +288,14 @@ async def remove(
         raise Invalid("not a directory", path=path, errno=errno.ENOTDIR)
     if is_directory:
         await _check_empty(unit, found.inode, path)
+    return await take_away(unit, directory, name, found, keep_open=keep_open)
+
+
+async def take_away(
+    unit: Unit, directory: int, name: bytes, found: Entry, *, keep_open: bool = False
+) -> int:
+    """As `remove`, of what may be removed as was found before."""
+    path = await _path(unit, directory, name)
     kept = await _drop_name(unit, directory, name, found, keep_open=keep_open)
     unit.event("removed", path, found.kind)
     return kept
@@ -406,8 +441,8 @@ async def rename(
     source = await entry(unit, old_directory, old_name)
     old_path = await _path(unit, old_directory, old_name)
     new_path = await _path(unit, new_directory, target_name)
-    await directory_of(unit, new_directory)
-    target = await find_entry(unit, new_directory, target_name)
+    parent = await directory_of(unit, new_directory)
+    target = await look_up(unit, new_directory, target_name)
     if target is None and exchange:
         raise NotFound("nothing to exchange with", path=new_path)
     if target is not None and no_replace:
@@ -424,6 +459,8 @@ async def rename(
             path=new_path,
             errno=errno.EINVAL if exchange else errno.ENOTEMPTY,
         )
+    if not unit.request.principal.is_free:
+        await owners.check_rename(unit, old_directory, source, parent, target, exchange=exchange)
     kept = 0
     if exchange:
         assert target is not None
@@ -535,11 +572,22 @@ async def set_attributes(
     gid: int | None = None,
     atime_ns: int | None = None,
     mtime_ns: int | None = None,
+    now: bool = False,
     settings: dict[str, Any] | None = None,
 ) -> None:
-    """chmod(2), chown(2), utimensat(2), and the settings of tables and streams."""
+    """chmod(2), chown(2), utimensat(2), and the settings of tables and streams. With `now`, both
+    times are the present one, which whoever may write may set."""
     inode = await unit.inode(number)
     protection.check_inode(unit, inode)
+    if now:
+        atime_ns = mtime_ns = unit.now_ns
+    if not unit.request.principal.is_free:
+        has_more = settings or (not now and (atime_ns, mtime_ns) != (None, None))
+        await owners.check_attributes(
+            unit, inode, mode=mode, uid=uid, gid=gid, now=now, others=bool(has_more)
+        )
+        if mode is not None:
+            mode = owners.mode_for(unit.request.principal, inode, mode)
     facts: dict[str, Any] = {}
     if inode.is_directory and (mode, uid, gid) != (None, None, None):
         unit.move_rules()
@@ -550,7 +598,7 @@ async def set_attributes(
         inode.uid = inode.uid if uid is None else uid
         inode.gid = inode.gid if gid is None else gid
         if inode.kind not in (Kind.DIRECTORY, Kind.TABLE, Kind.STREAM) and mode is None:
-            inode.mode &= ~_set_ids(inode.mode)
+            inode.mode &= ~owners.set_ids(inode.mode)
         facts["owner"] = f"{inode.uid}:{inode.gid}"
     if atime_ns is not None:
         inode.atime_ns = atime_ns
@@ -566,17 +614,15 @@ async def set_attributes(
     unit.event("attributes set", await unit.path_of(number), inode.kind, **facts)
 
 
-def _set_ids(mode: int) -> int:
-    """What chown(2) clears of a file's mode on Linux: set-user-id always, set-group-id if it means
-    that, which it does with the group's execute bit only."""
-    return 0o6000 if mode & 0o010 else 0o4000
-
-
 async def accessed(unit: Unit, number: int, atime_ns: int) -> None:
     """It was read at this time. Neither its version nor its other times move, and whoever keeps it
     in a cache is not told: a time of access is worth less than that."""
     unit.quiet = True
     inode = await unit.inode(number)
+    if not unit.request.principal.is_free:
+        verb = Verb.LIST if inode.is_directory else Verb.READ
+        await unit.allow(inode, verb, opened=True)
+        atime_ns = min(atime_ns, unit.now_ns)
     inode.atime_ns = max(inode.atime_ns, atime_ns)
     unit.touch(inode)
 
@@ -586,6 +632,7 @@ async def set_xattr(
 ) -> None:
     """setxattr(2)."""
     encoded = _check_xattr_name(name)
+    await owners.check_xattr(unit, await unit.inode(number), name)
     if len(value) > XATTR_VALUE_BYTES_MAX:
         raise Exhausted(
             "an extended attribute is too large", bytes_max=XATTR_VALUE_BYTES_MAX, errno=errno.E2BIG
@@ -602,6 +649,7 @@ async def set_xattr(
 
 async def remove_xattr(unit: Unit, number: int, name: str) -> None:
     key = keys.xattr(number, _check_xattr_name(name))
+    await owners.check_xattr(unit, await unit.inode(number), name)
     if await unit.get(key) is None:
         raise NotFound("no such attribute", name=name, errno=errno.ENODATA)
     unit.delete(key)
@@ -628,6 +676,8 @@ def _check_xattr_name(name: str) -> bytes:
 async def expect_version(unit: Unit, number: int | None, version: int, path: str) -> None:
     """A transaction's precondition on a node: this version, or 0 for not being there."""
     inode = await unit.find_inode(number) if number else None
+    if inode is not None:
+        await unit.allow(inode, REACH)
     found = inode.version if inode is not None else 0
     if found != version:
         raise Conflict("a node has changed", path=path, version=found, expected=version)

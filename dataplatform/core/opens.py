@@ -58,6 +58,13 @@ class Opens:
         found = held.get((volume.id, inode)) if held else None
         return found.verbs if found is not None else None
 
+    def add_verbs(self, session: bytes, volume: Volume, inode: int, verbs: Verb) -> None:
+        """What the session has open it has open for these, too, until it has closed it."""
+        held = self._sessions.get(session)
+        found = held.get((volume.id, inode)) if held else None
+        if found is not None:
+            found.verbs |= verbs
+
     def ensure(self, session: bytes, volume: Volume, inode: int) -> None:
         """Open it, unless the session has it open. No limit: it has lost its name already."""
         held = self._sessions.setdefault(session, {})

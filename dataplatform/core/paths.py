@@ -7,6 +7,7 @@ The rules are those of POSIX.1-2017 §3.170 and §4.13, except that names are UT
 from __future__ import annotations
 
 import errno
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from ..base.errors import Invalid, NotFound
@@ -99,11 +100,22 @@ class Place(NamedTuple):
         return not (self.volume or self.absolute or self.above)
 
 
+Search = Callable[[int, int, int], Awaitable[None]]
+"""(directory, volume, inode): somebody looks in the directory for a name, and there is this inode,
+or in the root of that volume (if not 0); or nothing (0, 0). DENIED if they may not."""
+
+
 async def walk(
-    reader: Getter, start: int, names: tuple[str, ...] | list[str], *, follow: bool
+    reader: Getter,
+    start: int,
+    names: tuple[str, ...] | list[str],
+    *,
+    follow: bool,
+    search: Search | None = None,
 ) -> Place:
     """Go along `names` from the inode `start`, following symbolic links on the way, the last one
-    only if `follow`. Stops where it leaves the volume: see `Place`.
+    only if `follow`. Stops where it leaves the volume: see `Place`. Each directory is asked of
+    `search`, before anything is told of what is in it.
 
     NOT_FOUND with ENOTDIR if a name on the way is no directory; ELOOP after 40 links.
     """
@@ -122,14 +134,23 @@ async def walk(
             continue
         if name == "..":
             if place.inode == ROOT_INODE:
+                if search is not None:
+                    await search(ROOT_INODE, 0, 0)
                 return Place(0, b"", 0, 0, tuple(reversed(todo)), above=True)
-            place = await _parent(reader, place)
+            parent = await _parent(reader, place)
+            if search is not None:
+                await search(place.inode, 0, parent.inode)
+            place = parent
             continue
         encoded = name.encode()
         value = await reader.get(keys.entry(place.inode, encoded))
         if value is None:
+            if search is not None:
+                await search(place.inode, 0, 0)
             return Place(place.inode, encoded, 0, 0, (name, *reversed(todo)))
         entry = Entry.unpack(value)
+        if search is not None:
+            await search(place.inode, entry.volume, entry.inode)
         if entry.volume and (todo or follow):
             rest = tuple(reversed(todo))
             return Place(place.inode, encoded, entry.inode, entry.kind, rest, entry.volume)

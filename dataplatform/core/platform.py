@@ -13,7 +13,7 @@ import logging
 from typing import NamedTuple
 
 from ..base.clock import Clock, Entropy, SystemClock, SystemEntropy
-from ..base.errors import Corrupt, Invalid, NotFound, PlatformError, Unavailable
+from ..base.errors import Corrupt, Denied, Invalid, NotFound, PlatformError, Unavailable
 from ..base.limits import SYMLINK_FOLLOW_MAX
 from ..engine.base import Storage, Storages
 from ..keyspace.records import (
@@ -25,10 +25,12 @@ from ..keyspace.records import (
 )
 from . import damages, paths
 from .access.guard import Guard
+from .access.verbs import REACH
 from .audit.trail import Audit
 from .catalog import Catalog
 from .opens import Opens
 from .promises import Keeper, Promises
+from .units import SYSTEM, Request
 from .volumes import Volume, create_volume, open_volume
 
 log = logging.getLogger(__name__)
@@ -239,18 +241,48 @@ class Platform:
         *,
         follow: bool = True,
         keeper: Keeper | None = None,
+        request: Request = SYSTEM,
     ) -> Node:
-        """What a path, an inode, or a path relative to an inode names. NOT_FOUND with the path.
+        """What a path, an inode, or a path relative to an inode names. NOT_FOUND with the path;
+        DENIED if the request's principal cannot get there.
 
         The node's volume is in use until it is given to `release`. What is found is promised to
         the keeper, and so is the directory in which one name was looked for, found or not.
         """
+        node = await self._locate(path, volume, inode, follow, keeper, request)
+        if not request.principal.is_free:
+            try:
+                await node.volume.allow(
+                    request.principal,
+                    node.inode,
+                    REACH,
+                    session=request.caller,
+                    origin=request.origin,
+                )
+            except BaseException as error:
+                self.release(node.volume)
+                if isinstance(error, Denied) and path:
+                    error.facts.setdefault("path", path)
+                raise
+        return node
+
+    async def _locate(
+        self,
+        path: str,
+        volume: int,
+        inode: int,
+        follow: bool,
+        keeper: Keeper | None,
+        request: Request,
+    ) -> Node:
         if inode and "/" not in path:
-            near = await self._locate_near(path, volume, inode, follow, keeper)
+            near = await self._locate_near(path, volume, inode, follow, keeper, request)
             if near is not None:
                 return near
         for _ in range(REPLACED_MAX):
-            held, place = await self._walk(path, volume, inode, follow=follow, keeper=keeper)
+            held, place = await self._walk(
+                path, volume, inode, follow=follow, keeper=keeper, request=request
+            )
             try:
                 if not place.inode:
                     raise NotFound("no such file or directory", path=path)
@@ -268,7 +300,13 @@ class Platform:
         raise NotFound("no such file or directory", path=path or None, inode=place.inode)
 
     async def _locate_near(
-        self, name: str, volume_id: int, inode: int, follow: bool, keeper: Keeper | None
+        self,
+        name: str,
+        volume_id: int,
+        inode: int,
+        follow: bool,
+        keeper: Keeper | None,
+        request: Request,
     ) -> Node | None:
         """An inode, or one name in a directory: what a mount asks for, in two reads. None if it is
         not that simple, or if it is not there, though the directory is."""
@@ -281,6 +319,12 @@ class Platform:
                 if keeper is not None:
                     keeper.keep_now(held, inode)
                 entry = await held.find_entry(inode, encoded)
+                search = self._searcher(held, request)
+                if search is not None:
+                    if entry is None:
+                        await search(inode, 0, 0)
+                    else:
+                        await search(inode, entry.volume, entry.inode)
                 if entry is None:
                     await self._check_directory(held, inode)
                     raise NotFound("no such file or directory", path=name)
@@ -300,7 +344,13 @@ class Platform:
         return None
 
     async def locate_name(
-        self, path: str = "", volume: int = 0, inode: int = 0, *, look: bool = True
+        self,
+        path: str = "",
+        volume: int = 0,
+        inode: int = 0,
+        *,
+        look: bool = True,
+        request: Request = SYSTEM,
     ) -> NewName:
         """Where to create, remove or rename `path`: the directory of its last name, which is not
         followed. The volume is in use until `release`. INVALID for a root.
@@ -319,7 +369,7 @@ class Platform:
                 return NewName(near, inode, (), path, 0)
         if not path.strip("/"):
             raise Invalid("this is a root: give a path below it", path=path or "/")
-        held, place = await self._walk(path, volume, inode, follow=False)
+        held, place = await self._walk(path, volume, inode, follow=False, request=request)
         if not place.directory:
             self.release(held)
             raise Invalid("this is the root of a volume, or the name of the cluster", path=path)
@@ -342,6 +392,7 @@ class Platform:
         follow: bool,
         reach: bool = False,
         keeper: Keeper | None = None,
+        request: Request = SYSTEM,
     ) -> tuple[Volume, paths.Place]:
         if inode and not volume_id:
             raise Invalid("an inode needs its volume", inode=inode)
@@ -357,7 +408,13 @@ class Platform:
                     keeper.keep_now(held, inode)
                 await self._check_directory(held, inode)
             while True:
-                place = await paths.walk(held.storage.engine, start, names, follow=follow)
+                place = await paths.walk(
+                    held.storage.engine,
+                    start,
+                    names,
+                    follow=follow,
+                    search=self._searcher(held, request),
+                )
                 if place.ended:
                     return held, place
                 hops += 1
@@ -376,9 +433,25 @@ class Platform:
             if reach and isinstance(error, PlatformError):
                 return held, paths.Place(0, b"", 0, 0)
             self.release(held)
+            if isinstance(error, Denied) and path:
+                error.facts["path"] = path
             if isinstance(error, NotFound) and path:
                 raise NotFound(error.message, path=path, errno=error.os_errno) from error
             raise
+
+    def _searcher(self, volume: Volume, request: Request) -> paths.Search | None:
+        """Asks whether the request's principal may look up names. None: it may anywhere."""
+        principal = request.principal
+        if principal.is_free:
+            return None
+
+        async def search(directory: int, volume_id: int, inode: int) -> None:
+            target = (volume_id, ROOT_INODE) if volume_id else (volume.id, inode)
+            await self.guard.search(
+                principal, volume, directory, target=target, origin=request.origin
+            )
+
+        return search
 
     def _on_this_cluster(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """`/cluster/path` is `/path` on that cluster (D9), so no directory of the root can have the

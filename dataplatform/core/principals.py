@@ -33,6 +33,7 @@ class Principal:
     scope: str = ""
     """How its rights differ from those that its name has by itself: see `owner`."""
     gid: int = NOBODY  # the group of what it creates
+    spoken_for_by: str = ""  # the `owner` of the principal that speaks for this one
     modes_checked: bool = False  # by the kernel it came through: expressions alone decide here
 
     @property
@@ -43,7 +44,10 @@ class Principal:
     @property
     def owner(self) -> str:
         """Who a session and a stored reply belong to. Somebody with the same name but other limits
-        (a token that may only read) is somebody else there; a renewed token is not."""
+        (a token that may only read) is somebody else there; a renewed token is not. What a mount
+        does for others belongs to the mount."""
+        if self.spoken_for_by:
+            return self.spoken_for_by
         return f"{self.name} ({self.scope})" if self.scope else self.name
 
     def __str__(self) -> str:

@@ -60,13 +60,22 @@ async def resolve_name(unit: Unit, base: int, path: str) -> tuple[int, str, tupl
 
 
 async def _walk(unit: Unit, base: int, path: str, *, follow: bool) -> paths.Place:
-    place = await paths.walk(unit, base, paths.split_path(path), follow=follow)
+    search = None if unit.request.principal.is_free else _searcher(unit)
+    place = await paths.walk(unit, base, paths.split_path(path), follow=follow, search=search)
     hops = 0
     while (place.absolute or place.above) and unit.volume.id == ROOT_VOLUME:
         hops += 1
         if hops > SYMLINK_FOLLOW_MAX:
             raise Invalid("too many symbolic links on the path", path=path, errno=errno.ELOOP)
-        place = await paths.walk(unit, ROOT_INODE, place.rest, follow=follow)
+        place = await paths.walk(unit, ROOT_INODE, place.rest, follow=follow, search=search)
     if not place.ended:
         raise Invalid("a transaction stays within one volume", path=path, errno=errno.EXDEV)
     return place
+
+
+def _searcher(unit: Unit) -> paths.Search:
+    async def search(directory: int, volume: int, inode: int) -> None:
+        target = (volume, ROOT_INODE) if volume else (unit.volume.id, inode)
+        await unit.search(directory, target)
+
+    return search

@@ -346,6 +346,13 @@ class Unit:
             request.principal, self.volume, thing, verb, session=session, unit=self, code=code
         )
 
+    async def search(self, directory: int, target: tuple[int, int] | None = None) -> None:
+        """DENIED unless the unit's principal may look up names there: see `Guard.search`."""
+        principal = self.request.principal
+        if principal.is_free:
+            return
+        await self.volume.guard.search(principal, self.volume, directory, target=target, unit=self)
+
     def move_rules(self) -> None:
         """What verdicts are made of changes in this unit: see `Guard.changed`."""
         if not self.moves_rules:

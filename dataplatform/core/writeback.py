@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import Conflict, Exhausted, Invalid, NotFound, PlatformError
 from ..base.limits import EXTENT_BYTES_MIN, FILE_BYTES_MAX, MIB
 from ..keyspace.records import Extent, Inode, Kind, Piece
-from . import extents, filemap
+from . import extents, filemap, owners
+from .access.verbs import Verb
 from .principals import Principal
 from .promises import Told
 from .units import Request, Unit
@@ -139,7 +140,7 @@ class Writeback:
         volume = self._volume
         if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
             raise Invalid("the offset is beyond the largest file", offset=offset, errno=errno.EFBIG)
-        inode = await self._file(number)
+        inode = await self._writable(request, number)
         if not data:
             size = self.size_of(inode)
             expect_size(size, expected_size)
@@ -190,7 +191,7 @@ class Writeback:
                 size, news = await self.write(request, number, offset, data, mtime_ns=mtime_ns)
                 told += news
             return size, told
-        inode = await self._file(number)
+        inode = await self._writable(request, number)
         mtime_ns = mtime_ns or volume.clock.now_ns()
         length = 0
         with volume.holds.append():
@@ -249,6 +250,8 @@ class Writeback:
             inode = await unit.find_inode(number)
             if inode is None or inode.kind != Kind.FILE:
                 inode = await self._file(number)  # says what is wrong
+            await unit.allow(inode, Verb.WRITE, opened=True)
+            owners.written(request.principal, inode)
             size = self.size_of(inode)
             expect_size(size, expected_size)
             await filemap.write(unit, inode, pieces)
@@ -304,6 +307,25 @@ class Writeback:
                 )
             self._growth_bytes += new_bytes
             return new_bytes
+
+    async def _writable(self, request: Request, number: int) -> Inode:
+        """The file, if the request's principal may write to it."""
+        inode = await self._file(number)
+        principal = request.principal
+        if principal.is_free:
+            return inode
+        await self._volume.allow(
+            principal, inode, Verb.WRITE, session=request.caller, origin=request.origin
+        )
+        if owners.loses_set_ids(principal, inode):
+
+            async def work(unit: Unit) -> None:
+                found = await unit.inode(number)
+                owners.written(principal, found)
+                unit.save(found)
+
+            await self._volume.run(request.step, work, durable=False)
+        return inode
 
     async def _file(self, number: int) -> Inode:
         inode = await self.find(number)

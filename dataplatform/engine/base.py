@@ -24,10 +24,12 @@ A `SegmentStore` keeps bulk bytes in append-only segments which are immutable on
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from .checksums import sums
+
+T = TypeVar("T")
 
 Pair = tuple[bytes, bytes]
 Batch = Mapping[bytes, bytes | None]
@@ -143,6 +145,12 @@ class Location(NamedTuple):
     length: int
 
 
+Stored = bytes | memoryview
+
+Encode = Callable[[int, int], Stored]
+"""Makes the bytes that are stored, knowing the segment and the offset."""
+
+
 class SegmentStore(abc.ABC):
     """Append-only segments of one volume. Segment numbers grow and are never used again.
 
@@ -153,13 +161,39 @@ class SegmentStore(abc.ABC):
     directory: str = ""
     """Where the segments are as local files, `%016x.seg` each; empty if they are none."""
 
-    @abc.abstractmethod
-    async def append(self, data: bytes | memoryview) -> Location:
-        """Append to the open segment. Readable at once, durable only after `sync`."""
+    overhead_bytes: int = 0
+    """By how much an append is longer where it is stored than what was given. If it is, only whole
+    appends and whole parts can be read."""
 
-    async def append_summed(self, data: memoryview, part_bytes: int) -> tuple[Location, list[int]]:
-        """`append`, and the checksum of each `part_bytes` of it (the last part may be shorter)."""
-        return await self.append(data), sums(data, part_bytes)
+    @abc.abstractmethod
+    async def append_encoded(self, length: int, encode: Encode) -> Location:
+        """Append the `length` bytes that `encode` returns, to the open segment. Readable at once,
+        durable only after `sync`.
+
+        `encode` is called once, with the segment and the offset at which its bytes are going to
+        lie, by the thread that writes them: what it has in its processor's cache is written at
+        once.
+        """
+
+    async def append(self, data: bytes | memoryview) -> Location:
+        """As `append_encoded`. The memory may be reused when this returns; it must not be changed
+        before, not even when the call is cancelled: a thread may still be writing from it."""
+        return await self.append_encoded(len(data), lambda segment, offset: data)
+
+    async def append_parts(self, data: memoryview, part_bytes: int) -> list[tuple[Location, int]]:
+        """Append consecutive parts of `part_bytes` (the last may be shorter) in one go: where each
+        is, one right behind the other, and the checksum of its bytes."""
+        checksums: list[int] = []
+
+        def encode(segment: int, offset: int) -> memoryview:
+            checksums.extend(sums(data, part_bytes))
+            return data
+
+        segment, offset, length = await self.append_encoded(len(data), encode)
+        return [
+            (Location(segment, offset + start, min(part_bytes, length - start)), checksum)
+            for start, checksum in zip(range(0, length, part_bytes), checksums, strict=True)
+        ]
 
     @abc.abstractmethod
     async def sync(self) -> None:
@@ -169,8 +203,26 @@ class SegmentStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def read(self, location: Location) -> bytes | memoryview:
-        """Exactly `length` bytes; CORRUPT if the segment is missing or shorter."""
+    async def read_decoded(self, location: Location, decode: Callable[[Stored], T]) -> T:
+        """What `decode` makes of exactly `length` bytes, by the thread that reads them; CORRUPT if
+        the segment is missing or shorter."""
+
+    async def read(self, location: Location) -> Stored:
+        """The bytes of an append, or of a part of it. CORRUPT."""
+        return await self.read_decoded(location, lambda stored: stored)
+
+    async def read_parts(self, locations: Sequence[Location]) -> list[Stored]:
+        """The bytes of appends that lie one right behind the other in one segment, in one read."""
+        first, last = locations[0], locations[-1]
+        length = last.offset + last.length - first.offset
+        stored = memoryview(await self.read(first._replace(length=length)))
+        parts: list[Stored] = []
+        at = 0
+        for location in locations:
+            assert location.offset == first.offset + at, location
+            parts.append(stored[at : at + location.length])
+            at += location.length
+        return parts
 
     @abc.abstractmethod
     async def seal(self) -> None:

@@ -19,18 +19,19 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..base.buffers import BUFFERS, TAKEN_BYTES_MIN
 from ..base.errors import Corrupt, Invalid, PlatformError
 from ..base.limits import KIB, MIB
-from .base import Location, SegmentStore
-from .checksums import sums
+from .base import Encode, Location, SegmentStore, Stored
 from .directories import os_errors, sync_directory, write_whole
 from .groups import Blocking, Group, Load
 from .oserrors import from_os_error
 from .space import Space
 from .writers import Writer
+
+T = TypeVar("T")
 
 SEGMENT_BYTES = 64 * MIB
 """A segment is sealed when the next append would exceed this."""
@@ -139,33 +140,16 @@ class LocalSegments(SegmentStore):
     def closed(self) -> bool:
         return self._closed
 
-    async def append(self, data: bytes | memoryview) -> Location:
+    async def append_encoded(self, length: int, encode: Encode) -> Location:
         """A failed append leaves a dead range behind and harms no other. EXHAUSTED leaves nothing
-        when the disk was full before.
-
-        The memory may be reused when this returns. It must not be changed before, not even when
-        the call is cancelled: a thread may still be writing from it.
-        """
-        return await self._append(memoryview(data).cast("B"), lambda: None)
-
-    async def append_summed(self, data: memoryview, part_bytes: int) -> tuple[Location, list[int]]:
-        checksums: list[int] = []
-
-        def sum_up() -> None:
-            checksums.extend(sums(data, part_bytes))
-
-        return await self._append(data, sum_up), checksums
-
-    async def _append(self, view: memoryview, before: Callable[[], None]) -> Location:
-        """`before` is called right before the write, by the same thread: what it reads is in the
-        processor's cache then."""
+        when the disk was full before."""
         self._group.check()
 
         def write() -> None:
-            before()
-            _write(file, view, offset)
+            data = memoryview(encode(number, offset)).cast("B")
+            assert len(data) == length, (len(data), length)
+            _write(file, data, offset)
 
-        length = len(view)
         self._space.check(length)
         number, file = self._segment(length)
         offset = self._sizes[number]
@@ -184,23 +168,27 @@ class LocalSegments(SegmentStore):
     async def sync(self) -> None:
         await self._group.wait(self._group.last)
 
-    async def read(self, location: Location) -> bytes | memoryview:
+    async def read_decoded(self, location: Location, decode: Callable[[Stored], T]) -> T:
         self._group.check_open()
         segment, offset, length = location
         end = self._sizes.get(segment)
         if end is None or offset < 0 or offset + length > end:
             raise self._corrupt(location)
         file = self._file(location)
+
+        def read() -> T:
+            found = _read(file, offset, length)
+            if len(found) != length:
+                raise self._corrupt(location)
+            return decode(found)
+
         try:
             data = self._read_cached(file, offset, length)
-            if data is None:
-                loop = asyncio.get_running_loop()
-                data = await loop.run_in_executor(self._disk, _read, file, offset, length)
+            if data is not None:
+                return decode(data)
+            return await asyncio.get_running_loop().run_in_executor(self._disk, read)
         except OSError as error:
             raise from_os_error(error, "read failed", path=file.path, offset=offset) from error
-        if len(data) != length:
-            raise self._corrupt(location)
-        return data
 
     async def seal(self) -> None:
         self._group.check()

@@ -13,14 +13,28 @@ from __future__ import annotations
 import bisect
 import heapq
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from ..base.errors import Corrupt, Exists, Invalid, NotFound, Unavailable
 from ..base.limits import MIB
-from .base import Batch, Engine, Location, Pair, SegmentStore, Storage, Storages, Ticket
+from .base import (
+    Batch,
+    Encode,
+    Engine,
+    Location,
+    Pair,
+    SegmentStore,
+    Storage,
+    Storages,
+    Stored,
+    Ticket,
+)
 from .base import View as BaseView
 from .checkpoints import check_checkpoint_name
 from .groups import Group, at_once
+
+T = TypeVar("T")
 
 SEGMENT_BYTES = 64 * MIB
 
@@ -313,29 +327,31 @@ class MemorySegments(SegmentStore):
     def closed(self) -> bool:
         return self._group.closed
 
-    async def append(self, data: bytes | memoryview) -> Location:
+    async def append_encoded(self, length: int, encode: Encode) -> Location:
         self._group.check()
         number, segment = self._segment()
         offset = len(segment.data)
-        segment.data += data
-        self._group.add(len(data))
+        segment.data += encode(number, offset)
+        assert len(segment.data) == offset + length, (len(segment.data), offset, length)
+        self._group.add(length)
         if segment not in self._unsynced:
             self._unsynced.append(segment)
         if len(segment.data) >= self._segment_bytes:
             self._open = None
-        return Location(number, offset, len(segment.data) - offset)
+        return Location(number, offset, length)
 
     async def sync(self) -> None:
         await self._group.wait(self._group.last)
 
-    async def read(self, location: Location) -> bytes:
+    async def read_decoded(self, location: Location, decode: Callable[[Stored], T]) -> T:
         self._group.check_open()
         segment = self._volume.segments.get(location.segment)
         end = location.offset + location.length
         if segment is None or len(segment.data) < end:
             raise Corrupt("segment is missing or short", **location._asdict())
         with memoryview(segment.data) as data:
-            return bytes(data[location.offset : end])
+            found = bytes(data[location.offset : end])
+        return decode(found)
 
     async def seal(self) -> None:
         self._group.check()

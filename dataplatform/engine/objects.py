@@ -12,8 +12,9 @@ again. The database, not this store, decides whose commits count.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -28,9 +29,11 @@ from obstore.store import MemoryStore, ObjectStore, from_url
 
 from ..base.errors import Corrupt, Denied, Exhausted, Invalid, PlatformError, Unavailable
 from ..base.limits import MIB
-from .base import Location, SegmentStore
+from .base import Encode, Location, SegmentStore, Stored
 from .groups import Group, awaiting
 from .space import Space
+
+T = TypeVar("T")
 
 SEGMENT_BYTES = 64 * MIB
 """The most that waits in memory; a segment is uploaded at the latest when it is this large."""
@@ -229,18 +232,19 @@ class ObjectSegments(SegmentStore):
     def closed(self) -> bool:
         return self._closed
 
-    async def append(self, data: bytes | memoryview) -> Location:
+    async def append_encoded(self, length: int, encode: Encode) -> Location:
         """Waits for the upload when it makes a segment full: memory is bounded by that."""
         self._group.check()
-        piece = bytes(data)  # no copy if it is bytes
         waiting = sum(buffer.size for buffer in self._buffers())
-        self._bucket.space.check(len(piece) + waiting)
-        if self._open is not None and self._open.size + len(piece) > self._segment_bytes:
+        self._bucket.space.check(length + waiting)
+        if self._open is not None and self._open.size + length > self._segment_bytes:
             self._fill()
         if self._open is None:
             self._next += 1
             self._open = _Buffer(self._next)
         buffer = self._open
+        piece = bytes(encode(buffer.number, buffer.size))  # no copy if it is bytes
+        assert len(piece) == length, (len(piece), length)
         offset = buffer.append(piece)
         self._sizes[buffer.number] = buffer.size
         ticket = self._group.add(len(piece))
@@ -253,7 +257,10 @@ class ObjectSegments(SegmentStore):
     async def sync(self) -> None:
         await self._group.wait(self._group.last)
 
-    async def read(self, location: Location) -> bytes:
+    async def read_decoded(self, location: Location, decode: Callable[[Stored], T]) -> T:
+        return decode(await self._read(location))
+
+    async def _read(self, location: Location) -> bytes:
         self._group.check_open()
         segment, offset, length = location
         size = self._sizes.get(segment)

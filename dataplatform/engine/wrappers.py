@@ -22,6 +22,7 @@ from typing import TypeVar
 from ..base.errors import Exhausted, PlatformError
 from .base import (
     Batch,
+    Encode,
     Engine,
     Location,
     Pair,
@@ -30,6 +31,7 @@ from .base import (
     SegmentStore,
     Storage,
     Storages,
+    Stored,
     Ticket,
     View,
 )
@@ -288,19 +290,21 @@ class FaultySegments(SegmentStore):
     def open_segment(self) -> int | None:
         return self._segments.open_segment
 
-    async def append(self, data: bytes | memoryview) -> Location:
+    async def append_encoded(self, length: int, encode: Encode) -> Location:
         self._group.check()
         self._faults.check_space()
-        where = await self._faults.around("append", lambda: self._segments.append(data))
-        self._group.add(len(data))
+        where = await self._faults.around(
+            "append", lambda: self._segments.append_encoded(length, encode)
+        )
+        self._group.add(length)
         return where
 
     async def sync(self) -> None:
         await self._group.wait(self._group.last)
 
-    async def read(self, location: Location) -> bytes | memoryview:
+    async def read_decoded(self, location: Location, decode: Callable[[Stored], T]) -> T:
         self._group.check_open()
-        return await self._faults.around("read", lambda: self._segments.read(location))
+        return decode(await self._faults.around("read", lambda: self._segments.read(location)))
 
     async def seal(self) -> None:
         await self.sync()
@@ -494,26 +498,20 @@ class CountingSegments(SegmentStore):
     def open_segment(self) -> int | None:
         return self._segments.open_segment
 
-    async def append(self, data: bytes | memoryview) -> Location:
+    async def append_encoded(self, length: int, encode: Encode) -> Location:
         with self._tallies.timed("append") as tally:
-            where = await self._segments.append(data)
+            where = await self._segments.append_encoded(length, encode)
             tally.size_bytes += where.length
             return where
-
-    async def append_summed(self, data: memoryview, part_bytes: int) -> tuple[Location, list[int]]:
-        with self._tallies.timed("append") as tally:
-            where, checksums = await self._segments.append_summed(data, part_bytes)
-            tally.size_bytes += where.length
-            return where, checksums
 
     async def sync(self) -> None:
         with self._tallies.timed("segment_sync"):
             await self._segments.sync()
 
-    async def read(self, location: Location) -> bytes | memoryview:
+    async def read_decoded(self, location: Location, decode: Callable[[Stored], T]) -> T:
         with self._tallies.timed("read") as tally:
             tally.size_bytes += location.length
-            return await self._segments.read(location)
+            return await self._segments.read_decoded(location, decode)
 
     async def seal(self) -> None:
         with self._tallies.timed("seal"):

@@ -1,4 +1,4 @@
-"""Where a server is: `dp://host:port`, `dps://`, `dp+unix:///path`, `grpc://`.
+"""Where a server is: `dp://host:port`, `dps://`, `dp+unix:///path`, `grpc://`, `grpcs://`.
 
 Without a name the server is found in this order: `DP_SERVER`, the Unix socket of a server that the
 same user runs, `dp://127.0.0.1:7222`. The socket lies in a directory that only its owner may enter;
@@ -21,7 +21,7 @@ GRPC_PORT = 7223
 HTTP_PORT = 7224
 HOST = "127.0.0.1"
 
-SCHEMES = {"dp": FRAMES_PORT, "dps": FRAMES_PORT, "grpc": GRPC_PORT}
+SCHEMES = {"dp": FRAMES_PORT, "dps": FRAMES_PORT, "grpc": GRPC_PORT, "grpcs": GRPC_PORT}
 UNIX_SCHEME = "dp+unix"
 UNIX_PATH_BYTES_MAX = 107  # sun_path of Linux, without its NUL
 
@@ -43,12 +43,12 @@ class Address:
 
     @property
     def is_tls(self) -> bool:
-        return self.scheme == "dps"
+        return self.scheme in ("dps", "grpcs")
 
     @property
     def is_frames(self) -> bool:
         """Whether frames are spoken there; otherwise gRPC."""
-        return self.scheme != "grpc"
+        return self.scheme not in ("grpc", "grpcs")
 
     def __str__(self) -> str:
         if self.is_unix:

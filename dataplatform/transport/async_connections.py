@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from google.protobuf.message import DecodeError
@@ -245,9 +245,11 @@ class AsyncConnection(FrameProtocol):
     def _fail_all(self) -> None:
         waiting: list[asyncio.Future[Any]] = [*self._pending.values()]
         self._pending.clear()
+        why: Callable[[Address, BaseException | None], PlatformError] = handshakes.lost
         if self._greeted is not None:
             waiting.append(self._greeted)
+            why = handshakes.lost_in_handshake
         for future in waiting:
             if not future.done():
-                future.set_exception(handshakes.lost(self.address, self._reason))
+                future.set_exception(why(self.address, self._reason))
                 future.exception()  # whoever does not await it is not told again by the loop

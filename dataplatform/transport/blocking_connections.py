@@ -109,6 +109,8 @@ class BlockingConnection:
             await connection.close()
             if isinstance(e, _TimedOut):
                 raise handshakes.not_connected(address, TimeoutError()) from None
+            if isinstance(e, Unavailable) and address.is_tls and connection._greeting is None:
+                raise handshakes.lost_in_handshake(address) from e
             raise
         return connection
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 import ssl
 
@@ -16,6 +15,7 @@ from dataplatform.base.errors import Denied, Internal, Invalid, PlatformError, U
 from .addresses import Address
 from .errors import from_info
 from .frames import PROTOCOL, Bulk, Frame, FrameKind, encode
+from .tls import Trust
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -54,11 +54,8 @@ def check_frames_address(address: Address) -> None:
 
 
 def default_tls() -> ssl.SSLContext:
-    """Trusts what the system trusts, and the certificates of `DP_CA_FILE` if it is set."""
-    context = ssl.create_default_context()
-    if ca_file := os.environ.get("DP_CA_FILE"):
-        context.load_verify_locations(ca_file)
-    return context
+    """As the environment has it: see `Trust.from_environment`."""
+    return Trust.from_environment().context()
 
 
 def not_connected(address: Address, error: BaseException) -> PlatformError:
@@ -70,8 +67,8 @@ def not_connected(address: Address, error: BaseException) -> PlatformError:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message
         return Denied("the server's certificate is not trusted", address=address, reason=reason)
-    if isinstance(error, ssl.SSLError):
-        return Unavailable("no TLS there, is it dp:// instead of dps://?", address=address)
+    if address.is_tls and isinstance(error, (ssl.SSLError, ConnectionResetError)):
+        return Unavailable("no TLS 1.3 there, is it dp:// instead of dps://?", address=address)
     if isinstance(error, socket.gaierror):
         return Unavailable("host name cannot be resolved", address=address)
     if isinstance(error, PermissionError):
@@ -80,6 +77,18 @@ def not_connected(address: Address, error: BaseException) -> PlatformError:
         hint = "start one with `dp server start`, or name another in DP_SERVER"
         return Unavailable(f"no server listens there: {hint}", address=address)
     return Unavailable("cannot connect", address=address, reason=error)
+
+
+def lost_in_handshake(address: Address, reason: BaseException | None = None) -> PlatformError:
+    """Why there is no welcome on a connection that ended before. With TLS 1.3 a client has shaken
+    hands before the server has looked at its certificate (RFC 8446, section 2)."""
+    if address.is_tls and not isinstance(reason, PlatformError):
+        return Unavailable(
+            "the server ended the handshake: it wants a certificate that it trusts (DP_CERT, "
+            "DP_KEY), or it is stopping; its log says which",
+            address=address,
+        )
+    return lost(address, reason)
 
 
 def lost(address: Address, reason: BaseException | None = None) -> PlatformError:

@@ -23,7 +23,7 @@ from dataplatform.api.methods import METHODS_BY_NUMBER, Method
 from dataplatform.base.errors import Exhausted, Internal, Invalid, PlatformError, Unavailable
 from dataplatform.base.limits import KIB
 
-from . import costs, sockets
+from . import costs, sockets, tls
 from .errors import to_info
 from .frames import PROTOCOL, Bulk, Frame, FrameKind, encode
 from .protocols import FrameProtocol
@@ -63,6 +63,8 @@ class ServerConnection(FrameProtocol):
         self.peer = ""
         self.peer_uid: int | None = None
         self.peer_pid = 0
+        self.certificate_user = ""
+        """Whom the peer's verified certificate names; "" without one."""
         self.is_closed_by_peer = False
         """It was the peer that ended the connection, not we, and not the silence of the network."""
         self._limits = server.limits
@@ -92,6 +94,7 @@ class ServerConnection(FrameProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.peer, self.peer_uid, self.peer_pid = sockets.peer_of(transport)
+        self.certificate_user = tls.user_of(transport.get_extra_info("peercert"))
         stream = transport.get_extra_info("socket")
         if stream is not None:
             sockets.notice_silence(stream)

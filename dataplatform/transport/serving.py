@@ -26,19 +26,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import Method
+from dataplatform.base.errors import Invalid
 from dataplatform.base.limits import CONNECTION_REQUESTS_MAX, FRAME_BYTES_MAX, KIB, MIB
 
 from .budgets import Budget
-from .frames import Data
+from .errors import to_info
+from .frames import Data, FrameKind, encode
 from .server_connections import ServerConnection
 from .steps import Steps
+from .tls_listening import Context, TlsListener
 from .watches import Pace
 
 __all__ = ["FrameServer", "ServerConnection", "ServingLimits"]
@@ -115,16 +117,22 @@ class FrameServer:
         self.steps = Steps(self.loop)
         self.connections: set[ServerConnection] = set()
         self.is_stopping = False
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[asyncio.Server | TlsListener] = []
         self._changed = asyncio.Event()
 
-    async def listen_tcp(
-        self, host: str, port: int, tls: ssl.SSLContext | None = None
-    ) -> tuple[str, int]:
-        """Accept connections there; returns the address chosen (port 0: any)."""
-        listener = await self.loop.create_server(
-            self._connection, host, port, backlog=1024, ssl=tls
-        )
+    async def listen_tcp(self, host: str, port: int, tls: Context | None = None) -> tuple[str, int]:
+        """Accept connections there; returns the address chosen (port 0: any). With `tls`, which
+        gives the context for each, of those that speak it alone."""
+        if tls is not None:
+            secure = TlsListener(
+                self._connection,
+                tls,
+                refusal=_use_tls(),
+                handshake_s=self.limits.handshake_s,
+            )
+            self._listeners.append(secure)
+            return await secure.listen(host, port)
+        listener = await self.loop.create_server(self._connection, host, port, backlog=1024)
         self._listeners.append(listener)
         name = listener.sockets[0].getsockname()
         return name[0], name[1]
@@ -166,3 +174,9 @@ class FrameServer:
 
     def _connection(self) -> ServerConnection:
         return ServerConnection(self)
+
+
+def _use_tls() -> bytes:
+    """What a client without TLS is told, as a frame that it understands."""
+    error = to_info(Invalid("this port speaks TLS only: use dps:// instead of dp://"))
+    return b"".join(encode(FrameKind.ERROR, 0, 0, error.SerializeToString()))

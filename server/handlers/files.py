@@ -7,6 +7,7 @@ from typing import Any
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import PlatformError
 from dataplatform.core import files, namespace
+from dataplatform.core.access.verbs import Verb
 from dataplatform.core.platform import Node
 from dataplatform.core.units import Unit
 from dataplatform.core.volumes import Volume
@@ -27,7 +28,9 @@ async def _opened(call: Call, message: pb.OpenRequest, volume: Volume, stored: b
 async def open_(call: Call, message: pb.OpenRequest, data: Any) -> pb.Node:
     node = await call.node(message.target)
     volume, opens = node.volume, call.platform.opens
-    inode = await files.open_file(opens, call.session.id, volume, node.inode.number)
+    inode = await files.open_file(
+        opens, call.session.id, volume, node.inode.number, Verb(message.access), call.asker
+    )
     if message.truncate:
         stored = await files.truncate(volume, call.request(message), inode.number, 0, durable=False)
         return await call.node_left(volume, stored)
@@ -44,7 +47,7 @@ async def close(call: Call, message: pb.StatRequest, data: Any) -> pb.Empty:
 @rpc("Files.Read")
 async def read(call: Call, message: pb.ReadRequest, data: Any) -> tuple[pb.ReadReply, files.Parts]:
     volume, number = await call.reference(message.target)
-    found = await files.read(volume, number, message.offset, message.length)
+    found = await files.read(volume, number, message.offset, message.length, call.asker)
     reply = pb.ReadReply(size=found.size, version=found.version, mtime_ns=found.mtime_ns)
     return reply, found.parts
 
@@ -54,7 +57,7 @@ async def locate(
     call: Call, message: pb.ReadRequest, data: Any
 ) -> tuple[pb.LocateReply, files.Parts]:
     volume, number = await call.reference(message.target)
-    found = await files.locate(volume, number, message.offset, message.length)
+    found = await files.locate(volume, number, message.offset, message.length, call.asker)
     return located(found.pieces, found.size, volume.storage.segments.directory)
 
 
@@ -110,7 +113,7 @@ async def write(call: Call, message: pb.WriteRequest, data: Any) -> pb.WriteRepl
 async def sync(call: Call, message: pb.SyncRequest, data: Any) -> pb.SyncReply:
     if message.HasField("target"):
         volume, number = await call.reference(message.target)
-        await files.sync(volume, number)
+        await files.sync(volume, number, call.asker)
     else:
         failed: PlatformError | None = None
         for volume in call.platform.volumes:
@@ -139,6 +142,7 @@ async def allocate(call: Call, message: pb.AllocateRequest, data: Any) -> pb.Nod
     elif not message.keep_size:
         change = files.reserve
     else:
+        await files.check_writable(volume, request, number)
         return await call.describe(volume, number)
     stored = await change(volume, request, number, message.offset, message.length, durable=durable)
     return await call.node_left(volume, stored)
@@ -148,7 +152,7 @@ async def allocate(call: Call, message: pb.AllocateRequest, data: Any) -> pb.Nod
 async def map_(call: Call, message: pb.MapRequest, data: Any) -> pb.MapReply:
     volume, number = await call.reference(message.target)
     ranges, end = await files.data_ranges(
-        volume, number, message.offset, min(message.limit or 1000, 10_000)
+        volume, number, message.offset, min(message.limit or 1000, 10_000), call.asker
     )
     inode = await call.platform.describe(volume, number)
     return pb.MapReply(

@@ -8,11 +8,12 @@ from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid
 from dataplatform.core import files, listing, namespace
 from dataplatform.core.access.verbs import ALL, Verb
+from dataplatform.core.owners import opened_by_maker
 from dataplatform.core.platform import NewName
 from dataplatform.core.units import Unit
 from dataplatform.core.usage import usage_of
 from dataplatform.core.volumes import Volume
-from dataplatform.keyspace.records import Kind
+from dataplatform.keyspace.records import Inode, Kind
 
 from ..dispatch import Call, rpc
 from ..packing import attributes_of, node_message, settings_of
@@ -48,7 +49,7 @@ async def access(call: Call, message: pb.AccessRequest, data: Any) -> pb.AccessR
 @rpc("Namespace.List")
 async def list_(call: Call, message: pb.ListRequest, data: Any) -> pb.ListReply:
     node = await call.node(message.target)
-    page = await listing.page(node, message.after, message.limit, call.keeper)
+    page = await listing.page(node, message.after, message.limit, call.keeper, call.asker)
     return pb.ListReply(
         nodes=[node_message(n, name=n.inode.name.decode()) for n in page.nodes], end=page.end
     )
@@ -57,7 +58,8 @@ async def list_(call: Call, message: pb.ListRequest, data: Any) -> pb.ListReply:
 async def _created(call: Call, message: pb.CreateRequest, volume: Volume, stored: bytes) -> pb.Node:
     node = await call.node_left(volume, stored)
     if message.open:
-        call.platform.opens.open(call.session.id, volume, node.inode)
+        verbs = opened_by_maker(call.principal, Inode.unpack(stored))
+        call.platform.opens.open(call.session.id, volume, node.inode, verbs)
     return node
 
 
@@ -205,6 +207,8 @@ async def set_attributes(call: Call, message: pb.SetAttributesRequest, data: Any
         settings = settings_of(node.inode.kind, message)
         if settings is not None:
             optional["settings"] = settings
+    if message.now:
+        optional["now"] = True
     volume, number = near
     durable = call.durable(message, customary=False)
     if message.accessed:
@@ -241,14 +245,14 @@ async def _accessed(
 @rpc("Namespace.GetXattr")
 async def get_xattr(call: Call, message: pb.XattrRequest, data: Any) -> pb.XattrReply:
     node = await call.node(message.target, follow=message.follow)
-    value = await listing.xattr(node, message.name)
+    value = await listing.xattr(node, message.name, call.asker)
     return pb.XattrReply(value=value)
 
 
 @rpc("Namespace.ListXattrs")
 async def list_xattrs(call: Call, message: pb.XattrRequest, data: Any) -> pb.XattrReply:
     node = await call.node(message.target, follow=message.follow)
-    return pb.XattrReply(names=await listing.xattr_names(node))
+    return pb.XattrReply(names=await listing.xattr_names(node, call.asker))
 
 
 @rpc("Namespace.SetXattr", answer=done)

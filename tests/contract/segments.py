@@ -18,20 +18,27 @@ class SegmentsContract(Harness):
     small_segment_bytes = 64 * 1024
     """The size at which the storages of these tests seal a segment."""
 
+    overhead_bytes = 0
+    """What every append takes beyond its data."""
+
     async def test_append_and_read(self, tmp_path: Path) -> None:
         async with self.segments(tmp_path) as segments:
             assert segments.open_segment is None
             assert await segments.sizes() == {}
             first = await segments.append(b"hello")
             second = await segments.append(memoryview(b"..world..")[2:7])
-            assert (first.offset, first.length) == (0, 5)
-            assert second == Location(first.segment, 5, 5)
+            stored = 5 + self.overhead_bytes
+            assert segments.overhead_bytes == self.overhead_bytes
+            assert (first.offset, first.length) == (0, stored)
+            assert second == Location(first.segment, stored, stored)
             assert segments.open_segment == first.segment
-            assert await segments.sizes() == {first.segment: 10}
+            assert await segments.sizes() == {first.segment: 2 * stored}
             for _ in range(2):  # before and after the sync
                 assert await segments.read(first) == b"hello"
                 assert await segments.read(second) == b"world"
-                assert await segments.read(Location(first.segment, 3, 4)) == b"lowo"
+                if not self.overhead_bytes:
+                    assert await segments.read(Location(first.segment, 3, 4)) == b"lowo"
+                assert await segments.read_parts([first, second]) == [b"hello", b"world"]
                 await segments.sync()
 
     async def test_nothing_to_do_is_no_error(self, tmp_path: Path) -> None:
@@ -66,7 +73,8 @@ class SegmentsContract(Harness):
             assert second.offset == 0
             assert await segments.read(first) == b"one"
             assert await segments.read(second) == b"two"
-            assert await segments.sizes() == {first.segment: 3, second.segment: 3}
+            stored = 3 + self.overhead_bytes
+            assert await segments.sizes() == {first.segment: stored, second.segment: stored}
 
     async def test_a_full_segment_is_sealed(self, tmp_path: Path) -> None:
         async with self.segments(tmp_path) as segments:
@@ -75,7 +83,8 @@ class SegmentsContract(Harness):
             assert len({p.segment for p in places}) > 3
             assert [p.segment for p in places] == sorted(p.segment for p in places)
             assert all(s <= 2 * self.small_segment_bytes for s in (await segments.sizes()).values())
-            assert sum((await segments.sizes()).values()) == 20 * len(piece)
+            stored = sum((await segments.sizes()).values())
+            assert stored == 20 * (len(piece) + self.overhead_bytes)
             await segments.sync()
             for place in places:
                 assert await segments.read(place) == piece
@@ -116,7 +125,7 @@ class SegmentsContract(Harness):
             await segments.delete(first.segment)
             with pytest.raises(Corrupt):
                 await segments.read(first)
-            assert await segments.sizes() == {second.segment: 3}
+            assert await segments.sizes() == {second.segment: 3 + self.overhead_bytes}
 
     async def test_numbers_are_never_used_again(self, tmp_path: Path) -> None:
         storages = await self.storages(tmp_path)
@@ -161,7 +170,8 @@ class SegmentsContract(Harness):
                 for piece, where in zip(pieces, places, strict=True):
                     assert await segments.read(where) == piece
                 await segments.seal()
-            assert sum((await segments.sizes()).values()) == sum(map(len, pieces))
+            stored = sum(len(piece) + self.overhead_bytes for piece in pieces)
+            assert sum((await segments.sizes()).values()) == stored
 
     async def test_broken_segments_read_and_write_nothing(self, tmp_path: Path) -> None:
         storages = await self.storages(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from ...transport.tls import Trust
 from ..clients import Client as AsyncClient
 from ..clients import blocking_client
 from ..runtime import run
@@ -63,6 +64,9 @@ def connect(
     token: str | None = None,
     *,
     patience_s: float | None = None,
+    ca: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
 ) -> Client:
     """Connect to a server.
 
@@ -74,9 +78,15 @@ def connect(
     to try later, before it raises `Unavailable`: 30 s unless given, but only 1 s for this first
     connection. A repeated write is recognised by the server and never happens twice.
 
-    Raises Unavailable (no server there), Denied (the token), Invalid (the address).
+    Over `dps://`, `ca` is the PEM file of the authority that the server's certificate must come
+    from (`$DP_CA` otherwise, else the system's authorities); `cert` and `key` are the client's own
+    (`$DP_CERT`, `$DP_KEY`). The server's host name is always verified.
+
+    Raises Unavailable (no server there), Denied (the token, the server's certificate), Invalid (the
+    address, a file).
 
         with dataplatform.connect() as dp:
             dp.write_file("/hello.txt", b"Hello")
     """
-    return Client(run(blocking_client(address, token, patience_s)))
+    trust = Trust.from_environment(ca, cert, key)
+    return Client(run(blocking_client(address, token, patience_s, trust)))

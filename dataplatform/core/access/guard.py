@@ -20,12 +20,12 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...base.errors import Corrupt, Denied, NotFound, Unavailable
+from ...base.errors import Corrupt, Denied, Invalid, NotFound, Unavailable
 from ...keyspace import keys
 from ...keyspace.records import ROOT_INODE, ROOT_VOLUME, Inode, Kind
 from ..principals import Principal
 from .rules import NO_RULES, Directory, Passage, Rule, Rules, holds, mode_allows, rules_below
-from .verbs import CHANGING, Verb
+from .verbs import CHANGING, REACH, Verb
 
 if TYPE_CHECKING:
     from ..platform import Platform
@@ -37,6 +37,9 @@ DIRECTORIES_MAX = 100_000
 
 DEPTH_MAX = 100_000
 """Directories above something; more are a circle of damaged ones."""
+
+WAYS_MAX = 1_000
+"""Principals with tokens for a subtree whose way there is remembered."""
 
 TRIES_MAX = 100
 """How often a verdict is taken anew because directories changed under it."""
@@ -90,6 +93,7 @@ class Guard:
     def __init__(self, platform: Platform | None = None) -> None:
         self._platform = platform
         self._directories: dict[tuple[int, int], Directory] = {}
+        self._ways: dict[Principal, frozenset[tuple[int, int]]] = {}
         self.generation = 0
         self.on_denied: Callable[[Denial], None] | None = None
 
@@ -97,6 +101,7 @@ class Guard:
         """A directory has another place, mode, owner or expression; a volume came or went."""
         self.generation += 1
         self._directories.clear()
+        self._ways.clear()
 
     # ---- asking
 
@@ -112,7 +117,7 @@ class Guard:
         passage = directory.passages.get(principal)
         if passage is None or not passage.allowed:
             return False
-        decision = _decide(principal, volume.id, inode, directory.rules, verb, Verb(0))
+        decision = _decide(principal, volume.id, inode, directory.rules, verb, REACH)
         return decision.allowed
 
     async def allow(
@@ -139,6 +144,26 @@ class Guard:
         if not decision.allowed:
             raise await self._denied(principal, volume, inode, verb, decision, unit, code, origin)
 
+    async def allow_below(
+        self,
+        principal: Principal,
+        volume: Volume,
+        inode: Inode,
+        directory: int,
+        verb: Verb,
+        unit: Unit,
+    ) -> None:
+        """As `allow`, of the name that a thing has in a directory where names may be looked up."""
+        place = await self._directory(volume, directory, unit)
+        if verb & CHANGING and principal.is_read_only:
+            decision = _Decision(False, "token")
+        else:
+            decision = _decide(principal, volume.id, inode, place.rules, verb, REACH)
+        if not decision.allowed:
+            raise await self._denied(
+                principal, volume, inode, verb, decision, unit, errno.EACCES, ""
+            )
+
     async def may(
         self,
         principal: Principal,
@@ -154,6 +179,88 @@ class Guard:
             return True
         inode = thing if isinstance(thing, Inode) else await _inode(volume, thing, unit)
         return (await self._decision(principal, volume, inode, verb, session, unit)).allowed
+
+    async def search(
+        self,
+        principal: Principal,
+        volume: Volume,
+        directory: int,
+        *,
+        target: tuple[int, int] | None = None,
+        unit: Unit | None = None,
+        origin: str = "",
+    ) -> None:
+        """DENIED (EACCES) unless the principal may look up names in a directory (POSIX: search).
+
+        Above a token's subtree, whoever looks for the `target` (volume and inode; None: there is
+        none of that name) may if it leads to the subtree, and learns of nothing else.
+        """
+        if principal.is_free:
+            return
+        try:
+            found = await self._directory(volume, directory, unit)
+        except Invalid:
+            await self.allow(principal, volume, directory, REACH, unit=unit, origin=origin)
+            raise
+        passage = found.passage(principal)
+        if passage.allowed:
+            return
+        if passage.by == "token" and target is not None and found.key not in principal.roots:
+            on_the_way = await self._on_the_way(principal)
+            if found.key in on_the_way and (target in on_the_way or target in principal.roots):
+                return
+        inode = await _inode(volume, directory, unit)
+        raise await self._denied(
+            principal,
+            volume,
+            inode,
+            Verb.EXECUTE,
+            _as_decision(passage),
+            unit,
+            errno.EACCES,
+            origin,
+        )
+
+    async def _on_the_way(self, principal: Principal) -> frozenset[tuple[int, int]]:
+        """The directories above the subtrees of a token."""
+        known = self._ways.get(principal)
+        if known is not None:
+            return known
+        generation = self.generation
+        keys_: set[tuple[int, int]] = set()
+        for volume_id, number in principal.roots:
+            assert self._platform is not None
+            try:
+                volume = await self._platform.acquire(volume_id)
+            except NotFound:
+                continue  # it was removed
+            try:
+                inode = await _inode(volume, number, None)
+                for place in await self._places(volume, inode, None):
+                    at: Directory | None = place
+                    while at is not None:
+                        keys_.add(at.key)
+                        at = at.above
+            except NotFound:
+                continue
+            finally:
+                self._platform.release(volume)
+        found = frozenset(keys_)
+        if generation == self.generation:
+            if len(self._ways) >= WAYS_MAX:
+                self._ways.clear()
+            self._ways[principal] = found
+        return found
+
+    def require_admin(self, principal: Principal, what: str, *, changes: bool = True) -> None:
+        """DENIED (EPERM) to whoever is no administrator of the whole platform."""
+        if not principal.is_admin or principal.roots or (changes and principal.is_read_only):
+            raise Denied(
+                "only an administrator may do this",
+                what=what,
+                user=principal.name,
+                errno=errno.EPERM,
+            )
 
     async def explain(
         self,
@@ -240,7 +347,7 @@ class Guard:
             return []
 
     async def _directory(self, volume: Volume, number: int, unit: Unit | None) -> Directory:
-        """NOT_FOUND if it, or one above it, is not there."""
+        """NOT_FOUND if it, or one above it, is not there; INVALID if it is no directory."""
         if unit is not None and unit.moves_rules:
             return await self._load(volume, number, unit)
         known = self._directories.get((volume.id, number))
@@ -262,6 +369,8 @@ class Guard:
                     if above is not None:
                         break
                 inode = await _inode(at, number, unit if at is volume else None)
+                if inode.kind != Kind.DIRECTORY:
+                    raise Invalid("not a directory", inode=number, errno=errno.ENOTDIR)
                 if len(chain) > DEPTH_MAX:
                     raise Corrupt("the directories above run in a circle: run dp check")
                 chain.append((at, inode))
@@ -375,7 +484,7 @@ def _verdict(
     if stopped is not None:
         return stopped
     rules = places[0].rules if places else NO_RULES
-    return _decide(principal, volume_id, inode, rules, verb, held or Verb(0))
+    return _decide(principal, volume_id, inode, rules, verb, held or REACH)
 
 
 def _stopped(

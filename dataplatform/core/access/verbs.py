@@ -32,6 +32,8 @@ class Verb(enum.IntFlag):
         return WORDS.get(int(self)) or "+".join(WORDS[int(one)] for one in self)
 
 
+REACH = Verb(0)
+"""Asks for no more than that the thing can be reached."""
 ALL = Verb(1023)
 
 WORDS = {int(verb): str(verb.name).lower() for verb in Verb}

@@ -53,6 +53,7 @@ class References:
     def __init__(self, check: Check, sizes: dict[int, int]) -> None:
         self._check = check
         self._sizes = sizes
+        self._overhead_bytes = check.volume.storage.segments.overhead_bytes
         self._run: list[_Wanted] = []
         self._run_bytes = 0
         self._verified: OrderedDict[Extent, None] = OrderedDict()
@@ -92,7 +93,7 @@ class References:
         """What is wrong with where an extent lies; "" if nothing."""
         if extent.flags & ~EXTENT_LZ4:
             return "are stored in an unknown form"
-        if not extent.flags and extent.length != extent.stored_length:
+        if not extent.flags and extent.length + self._overhead_bytes != extent.stored_length:
             return "are stored with two different lengths"
         size = self._sizes.get(extent.segment)
         if size is None:
