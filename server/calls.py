@@ -40,6 +40,7 @@ class Call:
         "_held",
         "_is_fresh",
         "_left_behind",
+        "about",
         "keeper",
         "method",
         "origin",
@@ -70,6 +71,8 @@ class Call:
         self._is_fresh = False  # the answer is of a change that was made just now
         self._left_behind: tuple[bytes, Inode] | None = None  # what `left` packed
         self._held: list[Volume] = []
+        self.about: tuple[Volume, int] | None = None
+        """The volume and inode that a target led to, the last one if there are several."""
 
     def end(self) -> None:
         while self._held:
@@ -166,6 +169,7 @@ class Call:
             request=self.asker,
         )
         self._held.append(node.volume)
+        self.about = node.volume, node.inode.number
         return node
 
     def reference_now(self, target: pb.Target) -> tuple[Volume, int] | None:
@@ -176,14 +180,16 @@ class Call:
         if volume is None:
             return None
         self._held.append(volume)
-        return volume, target.inode
+        self.about = found = volume, target.inode
+        return found
 
     async def reference(self, target: pb.Target) -> tuple[Volume, int]:
         """Volume and inode number; an inode given by number is not looked at yet."""
         if target.inode and not target.path:
             volume = await self.platform.acquire(target.volume)
             self._held.append(volume)
-            return volume, target.inode
+            self.about = found = volume, target.inode
+            return found
         node = await self.node(target)
         return node.volume, node.inode.number
 

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from dataplatform.api.methods import METHODS, Method
 from dataplatform.base.errors import ErrorKind, Internal, PlatformError
+from dataplatform.core.audit.trail import ALL
 from dataplatform.core.platform import Platform
 from dataplatform.core.volumes import Volume
 from dataplatform.transport.frames import Data
@@ -31,6 +32,7 @@ from .calls import FIRST_TARGETS, Call
 from .facts import ServerFacts
 from .identity import Attachment
 from .metrics import RequestMetrics
+from .observing import READS, observe
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +122,9 @@ class Dispatcher:
                 outcome = await self._handlers[method.number](call, message, data)
             except PlatformError as e:
                 outcome = await self._answer_of_before(call, method, message, e)
+            about = call.about
+            if about is not None and about[0].settings.audit == ALL and method.number in READS:
+                await observe(call, *READS[method.number], message)
         except PlatformError as e:
             self.metrics.count_error(method, e.kind)
             raise await call.named(e, message) from e.__cause__

@@ -135,7 +135,7 @@ def volume_message(described: Description) -> pb.VolumeInfo:
         created_ns=described.settings.created_ns,
         open=described.is_open,
         state=described.state,
-        audit_topic=topic_of(described.path) if described.settings.audit else "",
+        audit_topic=topic_of(described.path),
     )
 
 

@@ -22,6 +22,7 @@ MODULES = {  # what each brings, in the order of `dp --help`
     "streams": ("stream",),
     "changes": ("changes",),
     "volumes": ("volume",),
+    "audit": ("audit",),
     "server": ("server",),
     "certs": ("certs",),
     "mounts": ("mount", "umount"),

@@ -35,6 +35,11 @@ def parse_duration(text: str) -> timedelta:
         raise typer.BadParameter(str(error)) from None
 
 
+def parse_ttl(text: str) -> timedelta:
+    """A duration, or `none`, which is 0."""
+    return timedelta() if text.lower() == "none" else parse_duration(text)
+
+
 def parse_value(text: str) -> Any:
     """A column's value: JSON, else the text itself; `{"base64": "…"}` means bytes."""
     from dataplatform.client.literals import from_json

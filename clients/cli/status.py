@@ -41,6 +41,13 @@ def status(json: Json = False) -> None:
         outputs.json_line(found)
         return
     up = timedelta(seconds=round((datetime.now(UTC) - found.started).total_seconds()))
+    audit = "none"
+    if found.audit_failure:
+        audit = f"cannot be written, {found.audit_backlog} commits wait: {found.audit_failure}"
+    elif found.audit_is_on:
+        audit = f"{found.audit_backlog} commits behind"
+    if found.audit_dropped:
+        audit += f"; {found.audit_dropped} denials and reads were lost"
     outputs.fields(
         {
             "server": found.address,
@@ -53,6 +60,7 @@ def status(json: Json = False) -> None:
             "up": up,
             "connections": found.connections,
             "memory": Size(found.memory_bytes),
+            "audit": audit,
         }
     )
     if outputs.is_terminal():

@@ -10,7 +10,7 @@ from . import outputs
 from .apps import SYSTEM, Json, RemotePath, app, command, group
 from .connections import connect
 from .outputs import Size, Time
-from .parsing import parse_quota
+from .parsing import parse_quota, parse_ttl
 
 if TYPE_CHECKING:
     from dataplatform import VolumeInfo
@@ -30,18 +30,41 @@ Quota = Annotated[
 Compression = Annotated[
     str | None, typer.Option("--compression", metavar="lz4|none", help="Of the files' bytes.")
 ]
+Audit = Annotated[
+    str | None,
+    typer.Option(
+        "--audit", metavar="off|changes|all", help="What /.audit is told: `all` has reads, too."
+    ),
+]
+AuditTtl = Annotated[
+    Any,
+    typer.Option(
+        "--audit-ttl", parser=parse_ttl, metavar="90d", help="How long that is kept; or `none`."
+    ),
+]
 
 
 @command(volume, "create", "dp volume create /projects --quota 10GiB")
 def create(
-    path: RemotePath, quota: Quota = None, compression: Compression = None, json: Json = False
+    path: RemotePath,
+    quota: Quota = None,
+    compression: Compression = None,
+    audit: Audit = None,
+    audit_ttl: AuditTtl = None,
+    json: Json = False,
 ) -> None:
     """Create a volume at PATH, a new name in a directory."""
     import dataplatform
 
     with connect() as client:
         try:
-            made = client.create_volume(path, quota_bytes=quota, compression=compression)
+            made = client.create_volume(
+                path,
+                quota_bytes=quota,
+                compression=compression,
+                audit=audit,
+                audit_ttl=audit_ttl,
+            )
         except dataplatform.Exists as error:
             raise dataplatform.Exists(
                 "the name exists already, and what exists cannot become a volume: give a new name",
@@ -79,6 +102,10 @@ def info(path: RemotePath, json: Json = False) -> None:
         known = dict(zip(HEADERS, cells(found), strict=True))
         known |= {
             "compression": found.compression,
+            "audit": found.audit
+            if found.audit == "off"
+            else f"{found.audit}, /.audit:{found.audit_topic}",
+            "audit kept": found.audit_ttl or "for ever",
             "created": Time(found.created_ns),
             "volume": str(found.volume),
             "open": found.open,
@@ -90,13 +117,20 @@ def info(path: RemotePath, json: Json = False) -> None:
     volume, "set", "dp volume set /projects --quota 20GiB", "dp volume set /projects --quota none"
 )
 def set_(
-    path: RemotePath, quota: Quota = None, compression: Compression = None, json: Json = False
+    path: RemotePath,
+    quota: Quota = None,
+    compression: Compression = None,
+    audit: Audit = None,
+    audit_ttl: AuditTtl = None,
+    json: Json = False,
 ) -> None:
     """Change settings of a volume; what is not named stays."""
-    if quota is None and compression is None:
-        raise typer.BadParameter("nothing to set: give --quota or --compression")
+    if all(value is None for value in (quota, compression, audit, audit_ttl)):
+        raise typer.BadParameter("nothing to set: give --quota, --compression or --audit")
     with connect() as client:
-        changed = client.set_volume(path, quota_bytes=quota, compression=compression)
+        changed = client.set_volume(
+            path, quota_bytes=quota, compression=compression, audit=audit, audit_ttl=audit_ttl
+        )
         if json:
             outputs.json_line(changed)
 

@@ -43,6 +43,10 @@ class SystemOperations(Operations):
             counters=dict(reply.counters),
             address=str(self._channel.address),
             mounts=tuple(mount_of(mount) for mount in reply.mounts),
+            audit_is_on=bool(reply.audit.volumes),
+            audit_failure=reply.audit.failure or None,
+            audit_backlog=reply.audit.backlog,
+            audit_dropped=reply.audit.dropped,
         )
 
     async def check(

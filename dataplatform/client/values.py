@@ -259,6 +259,9 @@ class VolumeInfo:
     created_ns: int
     open: bool
     state: str
+    audit: str = "off"  # or "changes", "all"
+    audit_ttl: timedelta | None = None  # None: kept for ever
+    audit_topic: str | None = None  # of the stream /.audit
 
     @property
     def created(self) -> datetime:
@@ -316,6 +319,10 @@ class Status:
     counters: Mapping[str, int]
     address: str  # where this client reached it
     mounts: tuple[MountInfo, ...] = ()
+    audit_is_on: bool = False  # of any volume
+    audit_failure: str | None = None  # why the audit cannot be written; None: it can
+    audit_backlog: int = 0  # commits of audited volumes that are not in the stream yet
+    audit_dropped: int = 0  # denials and reads that were lost because it could not be written
 
     @property
     def started(self) -> datetime:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
 from .base import Operations
 from .messages import build
 from .paths import Path, target
+from .tables import milliseconds
 from .values import VolumeInfo
 
 CREATE = METHODS["Volumes.Create"]
@@ -28,17 +31,32 @@ def volume_of(volume: pb.VolumeInfo) -> VolumeInfo:
         created_ns=volume.created_ns,
         open=volume.open,
         state=volume.state,
+        audit=volume.settings.audit or "off",
+        audit_ttl=timedelta(milliseconds=volume.settings.audit_ttl_ms) or None,
+        audit_topic=volume.audit_topic or None,
     )
 
 
 class VolumeOperations(Operations):
     async def create_volume(
-        self, path: Path, *, quota_bytes: int | None = None, compression: str | None = None
+        self,
+        path: Path,
+        *,
+        quota_bytes: int | None = None,
+        compression: str | None = None,
+        audit: str | None = None,
+        audit_ttl: timedelta | None = None,
     ) -> VolumeInfo:
         request = build(
             pb.VolumeRequest,
             target=target(path),
-            settings=build(pb.VolumeSettings, quota_bytes=quota_bytes, compression=compression),
+            settings=build(
+                pb.VolumeSettings,
+                quota_bytes=quota_bytes,
+                compression=compression,
+                audit=audit,
+                audit_ttl_ms=None if audit_ttl is None else _ttl_ms(audit_ttl),
+            ),
         )
         return volume_of((await self._channel.call(CREATE, request))[0])
 
@@ -51,15 +69,31 @@ class VolumeOperations(Operations):
         return volume_of((await self._channel.call(INFO, request))[0])
 
     async def set_volume(
-        self, path: Path, *, quota_bytes: int | None = None, compression: str | None = None
+        self,
+        path: Path,
+        *,
+        quota_bytes: int | None = None,
+        compression: str | None = None,
+        audit: str | None = None,
+        audit_ttl: timedelta | None = None,
     ) -> VolumeInfo:
         request = build(
             pb.VolumeRequest,
             target=target(path),
-            settings=build(pb.VolumeSettings, quota_bytes=quota_bytes, compression=compression),
+            settings=build(
+                pb.VolumeSettings,
+                quota_bytes=quota_bytes,
+                compression=compression,
+                audit=audit,
+                audit_ttl_ms=None if audit_ttl is None else _ttl_ms(audit_ttl),
+            ),
         )
         return volume_of((await self._channel.call(SET, request))[0])
 
     async def remove_volume(self, path: Path, *, recursive: bool = False) -> None:
         request = build(pb.VolumeRequest, target=target(path), recursive=recursive)
         await self._channel.call(REMOVE, request)
+
+
+def _ttl_ms(ttl: timedelta) -> int:
+    return milliseconds(ttl) if ttl else 0

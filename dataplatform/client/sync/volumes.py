@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from ..paths import Path
 from ..runtime import run
 from ..values import VolumeInfo
@@ -10,14 +12,30 @@ from .base import Operations
 
 class VolumeOperations(Operations):
     def create_volume(
-        self, path: Path, *, quota_bytes: int | None = None, compression: str | None = None
+        self,
+        path: Path,
+        *,
+        quota_bytes: int | None = None,
+        compression: str | None = None,
+        audit: str | None = None,
+        audit_ttl: timedelta | None = None,
     ) -> VolumeInfo:
         """Create a volume, mounted at `path`, whose parent directory must exist.
 
         `quota_bytes`: writes beyond it raise Exhausted (None: no quota). `compression` of its
-        files: "lz4" or "none". Raises Exists, NotFound.
+        files: "lz4" or "none". `audit`: what the stream /.audit is told, "off", "changes" (and
+        denials) or "all" (reads, too); `audit_ttl`: how long that is kept, a day or longer (0: for
+        ever). Raises Exists, NotFound.
         """
-        return run(self._aio.create_volume(path, quota_bytes=quota_bytes, compression=compression))
+        return run(
+            self._aio.create_volume(
+                path,
+                quota_bytes=quota_bytes,
+                compression=compression,
+                audit=audit,
+                audit_ttl=audit_ttl,
+            )
+        )
 
     def volumes(self) -> list[VolumeInfo]:
         """Every volume, the root volume first."""
@@ -28,10 +46,24 @@ class VolumeOperations(Operations):
         return run(self._aio.volume_info(path))
 
     def set_volume(
-        self, path: Path, *, quota_bytes: int | None = None, compression: str | None = None
+        self,
+        path: Path,
+        *,
+        quota_bytes: int | None = None,
+        compression: str | None = None,
+        audit: str | None = None,
+        audit_ttl: timedelta | None = None,
     ) -> VolumeInfo:
         """Change settings; None leaves one as it is. `quota_bytes=0` removes the quota."""
-        return run(self._aio.set_volume(path, quota_bytes=quota_bytes, compression=compression))
+        return run(
+            self._aio.set_volume(
+                path,
+                quota_bytes=quota_bytes,
+                compression=compression,
+                audit=audit,
+                audit_ttl=audit_ttl,
+            )
+        )
 
     def remove_volume(self, path: Path, *, recursive: bool = False) -> None:
         """Remove the volume at `path`. Unless `recursive`, it must be empty (else Invalid)."""

@@ -67,7 +67,10 @@ UNWRITTEN_MAX = 20_000
 TTL_MS_MIN = 24 * 3600 * 1000
 """The shortest retention: whoever shortens it, what was done stays for a day."""
 
-MODES = ("", "changes", "all")
+ALL = "all"
+"""Changes, denials and reads; `changes` are the first two."""
+
+MODES = ("", "changes", ALL)
 
 
 @dataclass(slots=True)
@@ -237,9 +240,15 @@ class Audit:
             denial.origin,
             volume.id,
             verb=denial.verb.word,
-            path=(position.cursor.path.rstrip("/") + denial.path).rstrip("/") or "/",
+            path=self.path_of(volume, denial.path),
             rule=rule,
         )
+
+    def path_of(self, volume: Volume, below: str) -> str:
+        """From the platform's root, by where the volume was mounted when it was last told of."""
+        position = self._positions.get(volume.id)
+        above = position.cursor.path.rstrip("/") if position is not None else ""
+        return (above + below).rstrip("/") or "/"
 
     # ---- writing
 
