@@ -51,11 +51,11 @@ class Request:
     origin: str = ""  # from where, for the audit: "unix pid 4711", "tcp 10.1.2.3"
 
     @property
-    def author(self) -> tuple[str, str, str, str]:
-        """As a change row names it: principal, origin, special right, token."""
+    def author(self) -> tuple[str, str, str, str, str]:
+        """As a change row names it: principal, origin, special right, token, who spoke for it."""
         principal = self.principal
         right = "admin" if principal.is_admin and principal is not SYSTEM_PRINCIPAL else ""
-        return principal.name, self.origin, right, principal.token
+        return principal.name, self.origin, right, principal.token, principal.spoken_for_by
 
     @property
     def step(self) -> Request:
@@ -453,7 +453,7 @@ class Unit:
             writes[keys.segment(number)] = segment.pack()
         touched = [] if self.quiet else list(writes)
         row = ChangeRow(self.now_ns, "", self.events, touched)
-        row.principal, row.origin, row.right, row.token = self.request.author
+        row.principal, row.origin, row.right, row.token, row.by = self.request.author
         if self.authors:
             row.others = {index: list(by.author) for index, by in self.authors.items()}
         writes[keys.change(self.commit)] = row.pack()

@@ -32,7 +32,7 @@ Record = dict[str, Any]
 
 def records_of(client: Client, topic: str) -> list[Record]:
     with client.stream("/.audit").consumer(topic, start="earliest", follow=False) as consumer:
-        return [json.loads(record.value) for record in consumer]
+        return [json.loads(record.value or b"") for record in consumer]
 
 
 def wait(condition: Callable[[], Any]) -> Any:
@@ -309,7 +309,7 @@ def test_reads_and_the_command(server: tuple[ServerProcess, str], client: Client
     client.read_file("/file")
     client.listdir("/")
 
-    def told() -> set[str] | None:
+    def told() -> set[tuple[str, str]] | None:
         ops = {(r["op"], r.get("path")) for r in records_of(client, "root")}
         wanted = {
             ("row put", "/table"),

@@ -160,8 +160,8 @@ def expire_rows_too_early(patch: pytest.MonkeyPatch) -> None:
 def keep_no_batch_for_its_whole_time(patch: pytest.MonkeyPatch) -> None:
     original = retention.Limits.__init__
 
-    def make(self: retention.Limits, inode: Any, now_ms: int) -> None:
-        original(self, inode, now_ms)
+    def make(self: retention.Limits, inode: Any, topic: str, now_ms: int) -> None:
+        original(self, inode, topic, now_ms)
         if self.oldest_ms is not None:
             self.oldest_ms = now_ms
 

@@ -58,15 +58,16 @@ def lines_of(volume: int, above: str, commit: int, row: ChangeRow) -> Iterator[L
     """The records of a commit. `above`: where its volume is mounted."""
     prefix = above.rstrip("/")
     time_ns = row.time_ns
-    author = (row.principal, row.origin, row.right, row.token)
+    author = (row.principal, row.origin, row.right, row.token, row.by)
     for index, (verb, path, kind, facts) in enumerate(row.events):
         if path == protection.PATH and not prefix and row.principal == _OWN:
             continue  # its own retention: telling that would begin it anew
-        user, origin, right, token = row.others.get(index) or author
+        user, origin, right, token, by = row.others.get(index) or author
         yield line(
             time_ns,
             {
                 "user": user,
+                "by": by,
                 "token": token,
                 "origin": origin,
                 "op": verb,

@@ -49,7 +49,7 @@ async def test_what_was_committed_is_told_with_everything_about_it(tmp_path: Pat
     async with at_work(Place("memory", tmp_path)) as (driver, _):
         volume_id = await driver.create_volume("/v", CHANGES)
         volume = await driver.platform.acquire(volume_id)
-        ana = Principal("ana", uid=7, token="t-1")
+        ana = Principal("ana", uid=0, token="t-1")
         request = Request(ana, origin="tcp 10.1.2.3:4")
 
         async def work(unit: Unit) -> int:
@@ -95,7 +95,7 @@ async def test_who_shares_a_commit_is_told_apart(tmp_path: Path) -> None:
         volume_id = await driver.create_volume("/v", CHANGES)
         volume = await driver.platform.acquire(volume_id)
         handle = await driver.create("/v/f")
-        ana, bob = Principal("ana"), Principal("bob")
+        ana, bob = Principal("ana", uid=0), Principal("bob", uid=0)
         for principal, origin in ((ana, "tcp a"), (bob, "tcp b"), (ana, "tcp a"), (ana, "tcp c")):
             request = Request(principal, origin=origin)
             await files.write(volume, request, handle.inode, 0, b"x", durable=False)
