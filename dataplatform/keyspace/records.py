@@ -405,7 +405,7 @@ class ChangeRow(Record):
     right: str = ""  # by which special right: "admin"; empty: by a rule or the mode
     token: str = ""  # the id of the token that the principal came with
     others: dict[int, list[str]] = field(default_factory=dict)
-    """Of events that somebody else caused, by their index: [principal, origin, right, token, by]."""
+    """Of events that somebody else caused, by index: [principal, origin, right, token, by]."""
     by: str = ""  # who spoke for the principal: a mount
 
 

@@ -83,13 +83,24 @@ class Observed:
         **facts: Any,
     ) -> None:
         """`path` counts from the platform's root."""
-        key = (principal.name, principal.token, origin, volume, verb, path, rule, op)
+        key = (
+            principal.name,
+            principal.spoken_for_by,
+            principal.token,
+            origin,
+            volume,
+            verb,
+            path,
+            rule,
+            op,
+        )
         seen = self._denials.get(key)
         if seen is not None:
             seen.count += 1
             return
         said = {
             "user": principal.name,
+            "by": principal.spoken_for_by,
             "token": principal.token,
             "origin": origin,
             "op": op,
@@ -130,7 +141,7 @@ class Observed:
         keys: tuple[str, ...] = (),
     ) -> None:
         """`path` counts from the platform's root; `keys` are those of rows."""
-        key = (principal.name, principal.token, origin, volume, op, path)
+        key = (principal.name, principal.spoken_for_by, principal.token, origin, volume, op, path)
         seen = self._reads.get(key)
         if seen is not None:
             seen.count += len(keys) or 1
@@ -138,6 +149,7 @@ class Observed:
             return
         said = {
             "user": principal.name,
+            "by": principal.spoken_for_by,
             "token": principal.token,
             "origin": origin,
             "op": op,

@@ -1,22 +1,26 @@
 """What stands in the audit: one JSON object per event, for people with `grep` and programs alike.
 
-time       when, RFC 3339 with milliseconds, UTC
-user       who (of the platform itself: `system`)
-token      the id of the token it came with, where there was one
-origin     from where: `unix pid 4711 uid 1000`, `tcp 10.1.2.3:40000`, `grpc ipv4:…`; in
-           brackets what the program says that it is
-op         what, in the words of the change feed: `created`, `written`, `row put`, …; of reads
-           `opened`, `read`, `listed`, `row got`, `scanned`, `fetched`; `denied`
-kind       of what: file, directory, table, stream, …
-path       from the platform's root
-verdict    `allowed` or `denied`
-right      `admin`: by an administrator's right
-rule       denied: by what
-verb       denied: what was wanted
-commit     the number of the commit in its volume
-volume     the volume's number, which no other volume ever has
-count      how many of the same, if more than one
-facts      more about it, as in the change feed
+What is empty is left out:
+
+    time       when, RFC 3339 with milliseconds, UTC
+    user       who (of the platform itself: `system`)
+    by         who said so, where it was not the user's own connection: the user of a mount that
+               may speak for others
+    token      the id of the token it came with, where there was one
+    origin     from where: `unix pid 4711 uid 1000`, `tcp 10.1.2.3:40000`, `grpc ipv4:…`; in
+               brackets what the program says that it is
+    op         what, in the words of the change feed: `created`, `written`, `row put`, …; of reads
+               `opened`, `read`, `listed`, `row got`, `scanned`, `fetched`; `denied`; `login`
+    kind       of what: file, directory, table, stream, …
+    path       from the platform's root
+    verdict    `allowed` or `denied`
+    right      `admin`: by an administrator's right
+    verb       denied: what was wanted
+    rule       denied: by what
+    commit     the number of the commit in its volume
+    volume     the volume's number, which no other volume ever has
+    count      how many of the same, if more than one
+    facts      more about it, as in the change feed
 """
 
 from __future__ import annotations

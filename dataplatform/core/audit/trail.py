@@ -437,9 +437,10 @@ class Audit:
                 return
             step = _Step(cursors={volume_id: None})
             if position.cursor.is_on:
-                user, origin, right, token = request.author
+                user, origin, right, token, by = request.author
                 said = {
                     "user": user,
+                    "by": by,
                     "token": token,
                     "origin": origin,
                     "op": "volume removed",
