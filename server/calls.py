@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
@@ -10,6 +11,7 @@ from dataplatform.api.methods import METHODS
 from dataplatform.base.errors import Invalid, NotFound, PlatformError, Unavailable
 from dataplatform.core import damages
 from dataplatform.core.platform import NewName, Node, Platform
+from dataplatform.core.principals import Principal
 from dataplatform.core.units import SYSTEM, Request, Unit
 from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import ROOT_VOLUME, Inode
@@ -48,6 +50,7 @@ class Call:
         "principal",
         "server",
         "session",
+        "who_now",
     )
 
     def __init__(
@@ -59,8 +62,10 @@ class Call:
     ) -> None:
         """DENIED if the caller's credential is not good any more."""
         session = attachment.session
-        self.principal = attachment.credential.now()
-        """Whom the call is for: whoever the connection is of, or somebody it speaks for."""
+        self.who_now: Callable[[], Principal] = attachment.credential.now
+        """Whom the call is for, at any moment: whoever the connection is of; or somebody it speaks
+        for, whom the dispatcher puts here."""
+        self.principal = self.who_now()
         self.origin = attachment.origin
         self.method = method
         self.platform = platform
@@ -90,6 +95,12 @@ class Call:
         return await damages.name(self.platform, error, about.volume, about.inode, about.path)
 
     # ---- what the message asks for
+
+    def ask(self) -> Request:
+        """As `asker`, as of this moment: whoever works for long asks again. DENIED if the caller's
+        credential is not good any more."""
+        self.principal = self.who_now()
+        return self.asker
 
     @property
     def asker(self) -> Request:

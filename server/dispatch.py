@@ -173,7 +173,9 @@ class Dispatcher:
         if first is not None:
             target = getattr(message, first)
             if target.HasField("caller"):
-                call.principal = self.callers.principal(call.principal, target.caller)
+                speaker, caller = call.who_now, target.caller
+                call.who_now = lambda: self.callers.principal(speaker(), caller)
+                call.principal = call.who_now()
         return call
 
     async def _answer_of_before(

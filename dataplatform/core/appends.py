@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..base.errors import Conflict, Invalid, NotFound, PlatformError
 from ..base.limits import EXTENT_BYTES_MIN
 from ..keyspace import keys
-from ..keyspace.records import Extent, Kind, Partition, Producer, StoredBatch, Topic
+from ..keyspace.records import Extent, Inode, Kind, Partition, Producer, StoredBatch, Topic
 from . import batches, sequences
+from .access.verbs import Verb
 from .batches import Batch
 from .partitions import PartitionId
 from .topics import (
@@ -29,7 +30,7 @@ from .topics import (
     label,
     writable_stream_of,
 )
-from .units import Unit
+from .units import SYSTEM, Request, Unit
 
 if TYPE_CHECKING:
     from .volumes import Volume
@@ -53,9 +54,20 @@ class PreparedPart(NamedTuple):
 
 
 async def prepare(
-    volume: Volume, parts: Sequence[Part], *, extent_bytes_min: int = EXTENT_BYTES_MIN
+    volume: Volume,
+    parts: Sequence[Part],
+    *,
+    extent_bytes_min: int = EXTENT_BYTES_MIN,
+    stream: int = 0,
+    request: Request = SYSTEM,
 ) -> list[PreparedPart]:
-    """Check all parts (INVALID), then write large batches into segments and sync those."""
+    """Check all parts (INVALID), then write large batches into segments and sync those.
+
+    Where the `stream` is known nothing is written for whom may not append to it (DENIED); the
+    append itself asks again.
+    """
+    if stream and not request.principal.is_free:
+        await volume.allow(request.principal, stream, Verb.PRODUCE, origin=request.origin)
     prepared = []
     for part in parts:
         name = check_topic_name(part.topic)
@@ -83,15 +95,26 @@ async def _write_body(volume: Volume, batch: Batch) -> Extent:
 async def append(unit: Unit, stream: int, parts: Sequence[PreparedPart]) -> list[list[int | bool]]:
     """Store all parts: for each [base offset, append time in ms, whether it was stored before].
 
-    A topic that does not exist is created with the stream's default. NOT_FOUND for a partition
-    beyond the topic's, INVALID for a producer id that was never given out, CONFLICT and STALE from
-    `sequences`, EXHAUSTED over the quota.
+    A topic that does not exist is created with the stream's default, by whom may append, unless an
+    expression for `topics` says otherwise. DENIED, NOT_FOUND for a partition beyond the topic's,
+    INVALID for a producer id that was never given out, CONFLICT and STALE from `sequences`,
+    EXHAUSTED over the quota.
     """
     work = _Append(unit, stream)
     await work.load(parts)
     results = [await work.part(part) for part in parts]
     await work.save()
     return results
+
+
+async def _check_new_topic(unit: Unit, inode: Inode) -> None:
+    """Topics come of themselves with their first record, as in Kafka, where no rule is about
+    that."""
+    if unit.request.principal.is_free:
+        return
+    rules = await unit.volume.guard.rules_of(unit.volume, inode, unit=unit)
+    if Verb.TOPICS.word in rules:
+        await unit.allow(inode, Verb.TOPICS)
 
 
 class _Append:
@@ -116,6 +139,7 @@ class _Append:
         """Everything that the parts need, in two reads."""
         unit, stream = self._unit, self._stream
         inode = await writable_stream_of(unit, stream)
+        await unit.allow(inode, Verb.PRODUCE)
         self._path = await unit.path_of(stream)
         names = list(dict.fromkeys(part.topic for part in parts))
         self._topics = await find_topics(unit, stream, names)
@@ -125,6 +149,7 @@ class _Append:
             if part.partition >= count:
                 raise NotFound("no such partition", partition=self._label(part), partitions=count)
             if topic is None:
+                await _check_new_topic(unit, inode)
                 self._topics[part.topic] = await add_topic(unit, inode, part.topic, count)
         await self._load_rows(parts)
 

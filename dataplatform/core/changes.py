@@ -13,7 +13,8 @@ from ..base.errors import Stale
 from ..base.limits import PAGE_ENTRIES_MAX
 from ..keyspace import keys
 from ..keyspace.records import ChangeRow, Event
-from .units import SYSTEM, Unit
+from .access.events import Sight
+from .units import ASKED_AGAIN_S, SYSTEM, Ask, Unit, system
 from .volumes import Volume
 
 KEEP_NS = 7 * 24 * 3600 * 10**9
@@ -33,25 +34,27 @@ class Change:
 
 
 async def read(
-    volume: Volume, path: str, since: int, limit: int, wait_s: float
+    volume: Volume, path: str, since: int, limit: int, wait_s: float, ask: Ask = system
 ) -> tuple[list[Change], int]:
     """(changes after commit `since`, the number to go on from). Waits up to `wait_s` for the first.
 
     `path` counts from the volume's root. A commit's changes come together. STALE, with the oldest
-    commit kept, if what follows `since` was trimmed.
+    commit kept, if what follows `since` was trimmed. What whoever asks may not see is left out.
     """
     deadline_s = volume.clock.monotonic() + wait_s
     limit = min(limit or PAGE_ENTRIES_MAX, PAGE_ENTRIES_MAX)
     while True:
-        changes, since = await _read(volume, path, since, limit)
+        changes, since = await _read(volume, path, since, limit, Sight(volume, ask()))
         left_s = deadline_s - volume.clock.monotonic()
         if changes or left_s <= 0:
             return changes, since
         if since >= volume.lane.durable_commit:
-            await volume.changed.wait(left_s)
+            await volume.changed.wait(min(left_s, ASKED_AGAIN_S))
 
 
-async def _read(volume: Volume, path: str, since: int, limit: int) -> tuple[list[Change], int]:
+async def _read(
+    volume: Volume, path: str, since: int, limit: int, sight: Sight
+) -> tuple[list[Change], int]:
     oldest = volume.state.oldest_change
     if since and since + 1 < oldest:
         raise Stale("changes before this commit were trimmed", since=since, oldest=oldest)
@@ -66,9 +69,9 @@ async def _read(volume: Volume, path: str, since: int, limit: int) -> tuple[list
             at = keys.number_of(key) + 1
             row = ChangeRow.unpack(value)
             events = [Event(*e) for e in row.events]
-            found += [
-                Change(at - 1, row.time_ns, row.principal, e) for e in events if concerns(e, path)
-            ]
+            for event in events:
+                if concerns(event, path) and (seen := await sight.seen(event, row.time_ns)):
+                    found.append(Change(at - 1, row.time_ns, row.principal, seen))
             if len(found) >= limit:
                 break
     return found, at - 1

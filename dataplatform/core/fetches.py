@@ -19,7 +19,8 @@ from ..keyspace import keys
 from ..keyspace.records import Partition, StoredBatch, Topic
 from . import batches, extents
 from .partitions import PartitionId
-from .topics import check_topic_name, find_topics, label, no_topic, watermark
+from .topics import check_consume, check_topic_name, find_topics, label, no_topic, watermark
+from .units import ASKED_AGAIN_S, SYSTEM, Ask, Request, system
 
 if TYPE_CHECKING:
     from .volumes import Volume
@@ -73,27 +74,35 @@ async def fetch(
     *,
     size_bytes: int = 0,
     wait_s: float = 0.0,
+    ask: Ask = system,
 ) -> list[Fetched]:
     """The positions that have data or an error.
 
     At least one batch if there is any, then up to `size_bytes` (0: a page) over all positions in
     their order: a reader of many partitions rotates them. If there is nothing, waits up to
-    `wait_s` for a first record.
+    `wait_s` for a first record. DENIED to whoever may not consume, which is asked at every look.
 
     Errors of a position: STALE with the start offset if its offset was trimmed away, INVALID
     beyond the end, NOT_FOUND for an unknown topic or partition, CORRUPT naming it.
     """
-    return await _Fetch(volume, stream, positions, size_bytes).run(min(wait_s, WAIT_S_MAX))
+    work = _Fetch(volume, stream, positions, size_bytes, ask)
+    return await work.run(min(wait_s, WAIT_S_MAX))
 
 
 class _Fetch:
     def __init__(
-        self, volume: Volume, stream: int, positions: Sequence[Position], size_bytes: int
+        self,
+        volume: Volume,
+        stream: int,
+        positions: Sequence[Position],
+        size_bytes: int,
+        ask: Ask,
     ) -> None:
         self._volume = volume
         self._engine = volume.storage.engine
         self._stream = stream
         self._positions = positions
+        self._ask = ask
         self._size_bytes = min(size_bytes or PAGE_BYTES, FETCH_BYTES_MAX)
         self._left = self._size_bytes
         self._any = False
@@ -108,10 +117,13 @@ class _Fetch:
         deadline = loop.time() + wait_s
         while not fetched and not partitions.closed:
             with partitions.listen(list(self._seen)) as waiter:
-                if not self._moved():
-                    await waiter.wait(deadline - loop.time())
+                slice_s = min(deadline - loop.time(), ASKED_AGAIN_S)
+                news = self._moved() or await waiter.wait(slice_s)
             if partitions.closed or (loop.time() >= deadline and not self._moved()):
                 break
+            if not news:
+                await self._allow()
+                continue
             fetched = await self._collect()
         return fetched
 
@@ -124,6 +136,7 @@ class _Fetch:
 
     async def _collect(self) -> list[Fetched]:
         self._left, self._any, self._seen = self._size_bytes, False, {}
+        await self._allow()
         topics = await self._topics()
         found: list[Fetched] = []
         wanted: list[tuple[int, Position, PartitionId]] = []
@@ -140,6 +153,9 @@ class _Fetch:
             if result is not None:
                 found.append(result)
         return found
+
+    async def _allow(self) -> None:
+        await check_consume(self._volume, self._stream, self._ask())
 
     async def _topics(self) -> dict[str, Topic | PlatformError]:
         """The topics by name; the error for a name that cannot be one."""
@@ -368,12 +384,13 @@ class FoundOffset(NamedTuple):
 
 
 async def offsets(
-    volume: Volume, stream: int, topic_name: str, timestamp_ms: int
+    volume: Volume, stream: int, topic_name: str, timestamp_ms: int, request: Request = SYSTEM
 ) -> list[FoundOffset]:
     """For every partition: its end (-1), its start (-2), or where to look for the first record
     at or after a time, which is the start of the batch that holds it: records are not decoded
-    here, so the reader skips those before. The end if there is none.
+    here, so the reader skips those before. The end if there is none. DENIED.
     """
+    await check_consume(volume, stream, request)
     engine = volume.storage.engine
     name = check_topic_name(topic_name)
     topic = (await find_topics(engine, stream, [name])).get(name)

@@ -48,9 +48,20 @@ Reader = Callable[[bytes, Columns], Any]
 @lru_cache(maxsize=256)
 def parse(text: str) -> Test:
     """The filter that `text` says. INVALID, with the position (from 1) of what is wrong."""
+    return _parse(text)[0]
+
+
+@lru_cache(maxsize=256)
+def columns_of(text: str) -> frozenset[str]:
+    """The columns that a filter looks at. INVALID as `parse`."""
+    return _parse(text)[1]
+
+
+def _parse(text: str) -> tuple[Test, frozenset[str]]:
     if len(text) > CHARACTERS_MAX:
         raise Invalid("the filter is too long", characters_max=CHARACTERS_MAX)
-    return _Parser(text).parse()
+    parser = _Parser(text)
+    return parser.parse(), frozenset(parser.columns)
 
 
 # ---------------------------------------------------------------- tokens
@@ -164,6 +175,7 @@ class _Parser:
         self._tokens = _tokens(text)
         self._index = 0
         self._depth = 0
+        self.columns: set[str] = set()
 
     def parse(self) -> Test:
         test = self._either()
@@ -262,6 +274,8 @@ class _Parser:
         if literal:
             return _Operand(lambda key, row: value, True, value, position)
         names = self._column()
+        if not _is_key(names):
+            self.columns.add(names[0].value)
         return _Operand(_reader(names), False, None, position)
 
     def _literal(self) -> tuple[bool, Any]:
@@ -315,9 +329,13 @@ class _Parser:
 # ---------------------------------------------------------------- closures
 
 
+def _is_key(names: Sequence[_Token]) -> bool:
+    return len(names) == 1 and names[0].kind == "word" and names[0].value == KEY_NAME
+
+
 def _reader(names: Sequence[_Token]) -> Reader:
     first, *rest = [token.value for token in names]
-    if names[0].kind == "word" and first == KEY_NAME and not rest:
+    if _is_key(names):
         return lambda key, row: key
     if not rest:
         return lambda key, row: row.get(first)

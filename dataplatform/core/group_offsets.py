@@ -11,10 +11,12 @@ from ..base.errors import Conflict, Invalid, NotFound
 from ..engine.base import scan_all
 from ..keyspace import keys
 from ..keyspace.records import GroupOffset, Kind, Partition, Topic
+from .access.verbs import Verb
 from .assignments import TopicPartition
 from .memberships import check_group_name
 from .topics import (
     all_topics,
+    check_consume,
     check_topic_name,
     find_topics,
     label,
@@ -22,7 +24,7 @@ from .topics import (
     stream_of,
     watermark,
 )
-from .units import Unit
+from .units import SYSTEM, Request, Unit
 
 if TYPE_CHECKING:
     from .volumes import Volume
@@ -57,7 +59,7 @@ async def commit_offsets(
     one, from outside the group, as a transaction may. NOT_FOUND for an unknown partition.
     """
     name = check_group_name(group)
-    await stream_of(unit, stream)
+    await unit.allow(await stream_of(unit, stream), Verb.CONSUME)
     if member:
         owned = [(commit.topic, commit.partition) for commit in commits]
         unit.volume.groups.check_fence(stream, group, member, epoch, owned)
@@ -93,7 +95,7 @@ def _check(commit: Commit) -> None:
 async def delete_group(unit: Unit, stream: int, group: str) -> None:
     """Forget its offsets. CONFLICT while it has members, NOT_FOUND if there is no such group."""
     name = check_group_name(group)
-    await stream_of(unit, stream)
+    await unit.allow(await stream_of(unit, stream), Verb.CONSUME)
     live = unit.volume.groups.find(stream, group)
     if live is not None:
         raise Conflict(
@@ -139,8 +141,11 @@ class GroupView(NamedTuple):
     offsets: list[OffsetView]
 
 
-async def describe(volume: Volume, stream: int, group: str = "") -> list[GroupView]:
-    """One group, NOT_FOUND if there is none of that name; or all, in order of name."""
+async def describe(
+    volume: Volume, stream: int, group: str = "", request: Request = SYSTEM
+) -> list[GroupView]:
+    """One group, NOT_FOUND if there is none of that name; or all, in order of name. DENIED."""
+    await check_consume(volume, stream, request)
     wanted = check_group_name(group) if group else None
     offsets = await _offsets(volume, stream, wanted)
     names = {group} if group else {*offsets, *volume.groups.names(stream)}

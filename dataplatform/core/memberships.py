@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..base.errors import Invalid, Stale
 from ..base.limits import GROUP_NAME_BYTES_MAX
 from .assignments import TopicPartition, assign
-from .topics import check_topic_name, find_topics
+from .topics import check_consume, check_topic_name, find_topics
+from .units import SYSTEM, Request
 
 if TYPE_CHECKING:
     from .volumes import Volume
@@ -130,11 +131,14 @@ class Coordinator:
         *,
         session_timeout_ms: int = 0,
         program: str = "",
+        request: Request = SYSTEM,
     ) -> Membership:
         """Become a member, or begin anew as one: working on nothing, with these topics.
 
-        Topics need not exist yet. An empty `member_id` gets a random one.
+        Topics need not exist yet. An empty `member_id` gets a random one. DENIED to whoever may not
+        consume.
         """
+        await check_consume(self._volume, stream, request)
         check_group_name(group_name)
         for topic in topics:
             check_topic_name(topic)
@@ -169,8 +173,11 @@ class Coordinator:
         member_id: str,
         epoch: int,
         owned: Sequence[TopicPartition],
+        request: Request = SYSTEM,
     ) -> Membership:
-        """`owned` is what the member works on right now. STALE: it must join again."""
+        """`owned` is what the member works on right now. STALE: it must join again. DENIED to
+        whoever may not consume any more: the session of such a member runs out."""
+        await check_consume(self._volume, stream, request)
         now = self._volume.clock.monotonic()
         self._expire(stream, group_name, now)
         group, member = self._member(stream, group_name, member_id, epoch)

@@ -345,10 +345,15 @@ def page(pairs: Iterable[Pair], now: bytes) -> bytes:
 
 
 def selected(
-    pairs: Sequence[Pair], now: bytes, columns: Collection[str], test: Test | None, limit: int
+    pairs: Sequence[Pair],
+    now: bytes,
+    columns: Collection[str] | None,
+    test: Test | None,
+    limit: int,
+    hidden: Collection[str] = (),
 ) -> tuple[bytes, int, int]:
     """(rows page, its rows, pairs looked at) of rows that pass the test, with these columns only
-    (none: all). Stops at `limit` rows."""
+    (None: all), less the hidden ones. Stops at `limit` rows."""
     parts: list[bytes] = []
     rows = looked_at = 0
     for stored_key, value in pairs:
@@ -363,11 +368,12 @@ def selected(
             continue
         rows += 1
         parts += (_HEADS[len(stored_key)], key)
-        if columns:
-            parts += (
-                value[: ROW_HEAD.size],
-                _pack({name: row[name] for name in columns if name in row}),
-            )
-        else:
+        if columns is not None:
+            chosen = {name: row[name] for name in columns if name in row and name not in hidden}
+            parts += (value[: ROW_HEAD.size], _pack(chosen))
+        elif not hidden or not row.keys() & hidden:
             parts.append(value)
+        else:
+            chosen = {name: item for name, item in row.items() if name not in hidden}
+            parts += (value[: ROW_HEAD.size], _pack(chosen))
     return b"".join(parts), rows, looked_at

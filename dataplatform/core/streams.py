@@ -13,6 +13,7 @@ its partitions; a batch's max_timestamp_ms never falls.
 
 from __future__ import annotations
 
+from .access.verbs import Verb
 from .appends import Part, PreparedPart, append, prepare
 from .fetches import Buffer, Fetched, FoundOffset, Position, fetch, offsets
 from .retention import remove_stream_data
@@ -42,5 +43,5 @@ __all__ = [
 
 async def init_producer(unit: Unit, stream: int) -> list[int]:
     """A new idempotent producer: [id, epoch]. Make it durable: an id is given out once."""
-    await writable_stream_of(unit, stream)
+    await unit.allow(await writable_stream_of(unit, stream), Verb.PRODUCE)
     return [unit.new_producer_id(), 0]

@@ -6,6 +6,9 @@ its time to live again, if its table has one; an expired row is in nobody's sigh
 (`expiry`). A table's account counts what is stored, so expired rows until they are swept.
 
 Writes are operations on a unit; reads see what was committed. A page of a scan is one moment.
+
+Who may read or write which column is in `access.columns`. What may not be read is left out, what
+may not be written is refused; a row that is replaced keeps the columns that may not be written.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ from ..engine.base import Pair
 from ..keyspace import keys
 from ..keyspace.records import Inode, Kind, Statistics, pack_row, row_head
 from . import filters, rows
-from .units import Unit
+from .access import columns as rights
+from .access.columns import Columns
+from .access.verbs import Verb
+from .units import SYSTEM, Request, Unit
 
 if TYPE_CHECKING:
     from .volumes import Volume
@@ -56,18 +62,27 @@ async def put(
     table and the key, if the key or the columns cannot be.
     """
     of_table = await _table(unit, table)
+    writable = await rights.writable_in(unit, of_table.inode)
+    if if_version is not None:
+        await rights.readable_in(unit, of_table.inode)
     try:
         rows.check_key(key)
         fresh = rows.unpack_columns(columns)
+        await rights.check(unit, of_table.inode, writable, fresh)
         stored_key = keys.row(table, key)
         old = await unit.get(stored_key)
         alive = old if old is not None and _is_alive(unit, old) else None
         if if_version is not None:
             _check_version(alive, if_version)
-        if alive is None or replace:
+        if alive is None:
+            await _check_new(unit, of_table, writable)
+            packed = rows.canonical(columns, fresh)
+        elif not replace:
+            packed = rows.merged(rows.columns_of(alive), fresh)
+        elif writable.is_all:
             packed = rows.canonical(columns, fresh)
         else:
-            packed = rows.merged(rows.columns_of(alive), fresh)
+            packed = rows.merged(_kept(alive, writable), fresh)
     except PlatformError as error:
         raise await _about(unit, table, key, error) from error.__cause__
     await _write(unit, table, of_table, key, packed, old)
@@ -84,11 +99,12 @@ async def put_many(
     `separate`: they are puts that merely travelled together, so each of them is an event.
     """
     of_table = await _table(unit, table)
+    writable = await rights.writable_in(unit, of_table.inode)
     bulk = await _read_bulk(unit, table, data, replace)
     fresh = bulk.packed
     if not fresh:
         return 0
-    await _put_rows(unit, table, of_table, fresh, replace=replace)
+    await _put_rows(unit, table, of_table, writable, fresh, replace=replace)
     if separate:
         await _say_put(unit, table, bulk.keys)
     else:
@@ -99,20 +115,29 @@ async def put_many(
 async def put_each(unit: Unit, table: int, puts: Iterable[tuple[bytes, bytes]]) -> int:
     """Puts of (key, columns), each of another row, as one unit. The version of all."""
     of_table = await _table(unit, table)
+    writable = await rights.writable_in(unit, of_table.inode)
     fresh: dict[bytes, bytes] = {}
     for key, columns in puts:
         rows.check_key(key)
         assert key not in fresh, key
         fresh[key] = rows.canonical(columns, rows.unpack_columns(columns))
-    await _put_rows(unit, table, of_table, fresh, replace=False)
+    await _put_rows(unit, table, of_table, writable, fresh, replace=False)
     await _say_put(unit, table, fresh)
     return unit.commit
 
 
 async def _put_rows(
-    unit: Unit, table: int, of_table: _Table, fresh: dict[bytes, bytes], *, replace: bool
+    unit: Unit,
+    table: int,
+    of_table: _Table,
+    writable: Columns,
+    fresh: dict[bytes, bytes],
+    *,
+    replace: bool,
 ) -> None:
     """Put checked and packed columns by key, and account for them."""
+    if not writable.is_all:
+        await _check_rows(unit, table, of_table, writable, fresh)
     head = pack_row(unit.commit, _expires_ms(unit, of_table), b"")
     now = rows.moment(unit.now_ns)
     prefix = keys.rows(table)
@@ -129,14 +154,46 @@ async def _put_rows(
                 size += len(key)
             else:
                 size -= len(old)
-                if not replace and rows.is_alive(old, now):
-                    value = await _merge(unit, table, key, old, value)
+                if rows.is_alive(old, now):
+                    if not replace:
+                        value = await _merge(unit, table, key, old, value)
+                    elif not writable.is_all:
+                        kept = rows.pack_columns(_kept(old, writable))
+                        kept = pack_row(0, 0, kept)
+                        value = await _merge(unit, table, key, kept, value)
             value = head + value
             size += len(value)
             unit.put(stored_key, value)
         if len(fresh) > READ_ROWS:
             await asyncio.sleep(0)
     await unit.account(table, count=count, size_bytes=size)
+
+
+async def _check_rows(
+    unit: Unit, table: int, of_table: _Table, writable: Columns, fresh: dict[bytes, bytes]
+) -> None:
+    """DENIED, with the row, unless all of these may be put."""
+    now = rows.moment(unit.now_ns)
+    for key, packed in fresh.items():
+        try:
+            await rights.check(unit, of_table.inode, writable, rows.unpack_columns(packed))
+            if not writable.others:
+                old = await unit.get(keys.row(table, key))
+                if old is None or not rows.is_alive(old, now):
+                    await _check_new(unit, of_table, writable)
+        except PlatformError as error:
+            raise await _about(unit, table, key, error) from error.__cause__
+
+
+async def _check_new(unit: Unit, of_table: _Table, writable: Columns) -> None:
+    """Who may write some columns alone adds no rows."""
+    if not writable.others:
+        await unit.allow(of_table.inode, Verb.WRITE)
+
+
+def _kept(old: bytes, writable: Columns) -> rows.Columns:
+    """The columns of a stored row that are not replaced."""
+    return {name: v for name, v in rows.columns_of(old).items() if not writable.allows(name)}
 
 
 async def _say_put(unit: Unit, table: int, put: Iterable[bytes]) -> None:
@@ -155,8 +212,14 @@ async def delete(
 ) -> bool:
     """Delete a row, or some of its columns; whether there was anything to delete."""
     of_table = await _table(unit, table)
+    writable = await rights.writable_in(unit, of_table.inode)
+    if if_version is not None:
+        await rights.readable_in(unit, of_table.inode)
     try:
         rows.check_key(key)
+        await rights.check(unit, of_table.inode, writable, columns or writable.denied)
+        if not columns:
+            await _check_new(unit, of_table, writable)
         stored_key = keys.row(table, key)
         old = await unit.get(stored_key)
         alive = old if old is not None and _is_alive(unit, old) else None
@@ -192,10 +255,16 @@ async def increment(
     beyond 64 bits.
     """
     of_table = await _table(unit, table)
+    writable = await rights.writable_in(unit, of_table.inode)
+    readable = await rights.readable_in(unit, of_table.inode)  # the sum is told
     try:
         rows.check_key(key)
         rows.check_name(column)
+        await rights.check(unit, of_table.inode, writable, [column])
+        await rights.check(unit, of_table.inode, readable, [column], Verb.READ)
         old = await unit.get(keys.row(table, key))
+        if old is None or not _is_alive(unit, old):
+            await _check_new(unit, of_table, writable)
         row = rows.columns_of(old) if old is not None and _is_alive(unit, old) else {}
         total = row[column] = rows.add(row.get(column), amount, column)
         rows.check_count(row)
@@ -210,7 +279,8 @@ async def increment(
 
 async def expect_version(unit: Unit, table: int, key: bytes, version: int) -> None:
     """A transaction's precondition on a row: this version, or 0 for not being there."""
-    await _table(unit, table)
+    of_table = await _table(unit, table)
+    await rights.readable_in(unit, of_table.inode)
     try:
         rows.check_key(key)
         old = await unit.get(keys.row(table, key))
@@ -233,10 +303,11 @@ class _Table(NamedTuple):
     kind: int
     links: int
     ttl_ms: int
+    inode: Inode  # not to be changed: it may be kept
 
     @classmethod
     def of(cls, inode: Inode) -> _Table:
-        return cls(inode.kind, inode.links, inode.settings.get("ttl_ms", 0))
+        return cls(inode.kind, inode.links, inode.settings.get("ttl_ms", 0), inode)
 
 
 @lru_cache(maxsize=1024)
@@ -316,18 +387,24 @@ async def _read_bulk(unit: Unit, table: int, data: bytes, replace: bool) -> rows
 # ---------------------------------------------------------------- reading
 
 
-async def _check_table(volume: Volume, number: int, inode: bytes | None) -> None:
+async def _check_table(volume: Volume, number: int, inode: bytes | None) -> Inode:
     table = _unpack_table(inode) if inode is not None else None
     if table is None or table.links == 0:
         raise NotFound("the table is gone", inode=number)
     if table.kind != Kind.TABLE:
         raise Invalid("not a table", path=await volume.path_of(number))
+    return table.inode
 
 
 async def get_many(
-    volume: Volume, table: int, wanted: Sequence[bytes], columns: Collection[str] = ()
+    volume: Volume,
+    table: int,
+    wanted: Sequence[bytes],
+    columns: Collection[str] = (),
+    request: Request = SYSTEM,
 ) -> bytes:
-    """Rows by their keys, in that order, as a rows page; those that are not there are left out.
+    """Rows by their keys, in that order, as a rows page; those that are not there are left out,
+    and so are columns that the request's principal may not read. DENIED if that is all of them.
 
     EXHAUSTED if they are more than one reply holds: ask for fewer.
     """
@@ -339,16 +416,20 @@ async def get_many(
     stored_keys += [prefix + key for key in wanted if 0 < len(key) <= ROW_KEY_BYTES_MAX]
     now = rows.moment(volume.clock.now_ns())
     parts: list[bytes] = []
+    chosen, hidden = columns or None, frozenset[str]()
     size = 0
     for start in range(0, len(stored_keys), READ_ROWS):
         step = stored_keys[start : start + READ_ROWS]
         values = await engine.get_many(step)
         if start == 0:
-            await _check_table(volume, table, values[0])
+            inode = await _check_table(volume, table, values[0])
+            readable = await rights.readable(volume, inode, request)
+            if not readable.is_all:
+                chosen, hidden = readable.chosen(columns)
             del step[0], values[0]
         pairs = [(k, v) for k, v in zip(step, values, strict=True) if v is not None]
-        if columns:
-            data, _, _ = rows.selected(pairs, now, columns, None, len(pairs))
+        if chosen is not None or hidden:
+            data, _, _ = rows.selected(pairs, now, chosen, None, len(pairs), hidden)
         else:
             data = rows.page(pairs, now)
         parts.append(data)
@@ -380,18 +461,28 @@ async def scan(
     where: str = "",
     limit: int = 0,
     reverse: bool = False,
+    request: Request = SYSTEM,
 ) -> Page:
     """Rows with start <= key < end (None: to the last), ascending, or descending from the end.
 
     At most `limit` rows (0: by size). `columns`: only these (none: all); `where`: only rows that
     match, see `filters`. The whole page is one moment, however many pages the scan takes.
+
+    Columns that the request's principal may not read are left out; DENIED if that is all of them,
+    or if `where` looks at one.
     """
     test = filters.parse(where) if where else None
-    choosing = bool(columns) or test is not None
     limit = min(limit or PAGE_ENTRIES_MAX, PAGE_ENTRIES_MAX)
     pairs_max = limit if test is None else max(limit, STEP_ROWS)
     engine = volume.storage.engine
-    await _check_table(volume, table, await engine.get(keys.inode(table)))
+    inode = await _check_table(volume, table, await engine.get(keys.inode(table)))
+    readable = await rights.readable(volume, inode, request)
+    chosen, hidden = columns or None, frozenset[str]()
+    if not readable.is_all:
+        chosen, hidden = readable.chosen(columns)
+        if where:
+            named = sorted(filters.columns_of(where))
+            await rights.check_read(volume, request, inode, readable, named)
     first = keys.row(table, start)
     last = keys.row(table, end) if end is not None else keys.after_prefix(keys.rows(table))
     if first >= last:
@@ -399,8 +490,8 @@ async def scan(
     pairs = await engine.scan(first, last, reverse=reverse, limit=pairs_max, size_bytes=PAGE_BYTES)
     now = rows.moment(volume.clock.now_ns())
     looked_at = len(pairs)
-    if choosing:
-        data, looked_at = await _choose(pairs, now, columns, test, limit)
+    if chosen is not None or hidden or test is not None:
+        data, looked_at = await _choose(pairs, now, chosen, hidden, test, limit)
     else:
         data = rows.page(pairs, now)
     if looked_at == len(pairs) and not _was_cut(pairs, pairs_max):
@@ -410,7 +501,12 @@ async def scan(
 
 
 async def _choose(
-    pairs: list[Pair], now: bytes, columns: Collection[str], test: rows.Test | None, limit: int
+    pairs: list[Pair],
+    now: bytes,
+    columns: Collection[str] | None,
+    hidden: Collection[str],
+    test: rows.Test | None,
+    limit: int,
 ) -> tuple[bytes, int]:
     """(rows page, pairs looked at); other requests get their turn in between."""
     parts: list[bytes] = []
@@ -419,7 +515,7 @@ async def _choose(
         if looked_at:
             await asyncio.sleep(0)
         step = pairs[looked_at : looked_at + STEP_ROWS]
-        data, count, looked_at_here = rows.selected(step, now, columns, test, limit - found)
+        data, count, looked_at_here = rows.selected(step, now, columns, test, limit - found, hidden)
         parts.append(data)
         found += count
         looked_at += looked_at_here

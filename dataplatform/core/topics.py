@@ -17,8 +17,9 @@ from ..base.limits import PARTITIONS_MAX, TOPIC_NAME_BYTES_MAX
 from ..engine.base import Reader, scan_all
 from ..keyspace import keys
 from ..keyspace.records import Inode, Kind, Partition, Topic
+from .access.verbs import Verb
 from .audit import protection
-from .units import Unit
+from .units import SYSTEM, Request, Unit
 
 if TYPE_CHECKING:
     from .volumes import Volume
@@ -102,12 +103,17 @@ class TopicEnds(NamedTuple):
 
 
 async def topics(
-    volume: Volume, stream: int, names: Sequence[str] | None = None
+    volume: Volume,
+    stream: int,
+    names: Sequence[str] | None = None,
+    request: Request = SYSTEM,
 ) -> list[TopicEnds]:
     """Topics with the ends of their partitions; all in order of name, or those named.
 
-    NOT_FOUND if a topic that is named does not exist.
+    NOT_FOUND if a topic that is named does not exist. DENIED to whoever may neither consume, nor
+    produce, nor make topics.
     """
+    await _check_any(volume, stream, request)
     engine = volume.storage.engine
     if names:
         wanted = [check_topic_name(name) for name in names]
@@ -121,6 +127,22 @@ async def topics(
         TopicEnds(name.decode(), topic.id, await partition_ends(volume, stream, topic))
         for name, topic in found.items()
     ]
+
+
+async def _check_any(volume: Volume, stream: int, request: Request) -> None:
+    principal = request.principal
+    if principal.is_free:
+        return
+    for verb in (Verb.PRODUCE, Verb.TOPICS):
+        if await volume.guard.may(principal, volume, stream, verb):
+            return
+    await volume.allow(principal, stream, Verb.CONSUME, origin=request.origin)
+
+
+async def check_consume(volume: Volume, stream: int, request: Request) -> None:
+    """DENIED to whoever may not read the stream."""
+    if not request.principal.is_free:
+        await volume.allow(request.principal, stream, Verb.CONSUME, origin=request.origin)
 
 
 async def all_topics(reader: Reader, stream: int) -> dict[bytes, Topic]:
@@ -181,6 +203,7 @@ async def create_topic(
     """
     encoded = check_topic_name(name)
     inode = await writable_stream_of(unit, stream)
+    await unit.allow(inode, Verb.TOPICS)
     wanted = partitions or default_partitions(inode)
     if not 0 < wanted <= PARTITIONS_MAX:
         raise Invalid(
@@ -258,6 +281,7 @@ async def delete_topic(unit: Unit, stream: int, name: str, *, missing_ok: bool =
     """Gone at once for everybody; its bytes are counted until `retention` has removed them."""
     encoded = check_topic_name(name)
     inode = await writable_stream_of(unit, stream)
+    await unit.allow(inode, Verb.TOPICS)
     topic = (await find_topics(unit, stream, [encoded])).get(encoded)
     if topic is None:
         if missing_ok:

@@ -66,6 +66,18 @@ class Request:
 SYSTEM = Request()
 """The platform itself: background tasks."""
 
+Ask = Callable[[], Request]
+"""Who asks, at this moment: DENIED if it is nobody any more. For work that waits."""
+
+ASKED_AGAIN_S = 0.5
+"""So often is whoever waits asked whether they still may. A right that is withdrawn is to be gone
+within a second."""
+
+
+def system() -> Request:
+    return SYSTEM
+
+
 DEPTH_MAX = 100_000
 """Directories above something; more are a circle of damaged directories."""
 

@@ -20,7 +20,12 @@ async def read(call: Call, message: pb.ChangesRequest, data: Any) -> pb.ChangesR
     path = await node.volume.path_of(node.inode.number)
     above = await call.platform.catalog.mount_path(node.volume.id)
     found, after = await changes.read(
-        node.volume, path, message.since, message.limit, min(message.wait_ms, WAIT_MS_MAX) / 1000
+        node.volume,
+        path,
+        message.since,
+        message.limit,
+        min(message.wait_ms, WAIT_MS_MAX) / 1000,
+        call.ask,
     )
     return pb.ChangesReply(changes=[_change(c, above.rstrip("/")) for c in found], next=after)
 

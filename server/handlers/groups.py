@@ -40,6 +40,7 @@ async def join(call: Call, message: pb.JoinGroupRequest, data: Any) -> pb.Member
         message.topics,
         session_timeout_ms=message.session_timeout_ms,
         program=message.program,
+        request=call.ask(),
     )
     return _membership(membership)
 
@@ -57,6 +58,7 @@ async def heartbeat(call: Call, message: pb.HeartbeatRequest, data: Any) -> pb.M
         message.member,
         message.epoch,
         [(owned.topic, owned.partition) for owned in message.owned],
+        request=call.ask(),
     )
     return _membership(membership)
 
@@ -82,7 +84,7 @@ async def commit(call: Call, message: pb.CommitOffsetsRequest, data: Any) -> pb.
 @rpc("Groups.Describe")
 async def describe(call: Call, message: pb.GroupRequest, data: Any) -> pb.GroupsReply:
     node = await stream_node(call, message.stream)
-    found = await groups.describe(node.volume, node.inode.number, message.group)
+    found = await groups.describe(node.volume, node.inode.number, message.group, call.ask())
     return pb.GroupsReply(groups=[_group(group) for group in found])
 
 

@@ -74,7 +74,7 @@ async def delete_topic(call: Call, message: pb.TopicRequest, data: Any) -> pb.Em
 @rpc("Streams.Topics")
 async def topics(call: Call, message: pb.TopicsRequest, data: Any) -> pb.TopicsReply:
     node = await stream_node(call, message.stream)
-    found = await streams.topics(node.volume, node.inode.number, message.names)
+    found = await streams.topics(node.volume, node.inode.number, message.names, call.ask())
     return pb.TopicsReply(
         topics=[_topic(topic) for topic in found],
         options=stream_options(node.inode),
@@ -127,7 +127,7 @@ async def append(call: Call, message: pb.AppendRequest, data: bytes | memoryview
     volume, stream = await call.reference(message.stream)
     parts = append_parts(message, data)
     with volume.holds.append():
-        prepared = await streams.prepare(volume, parts)
+        prepared = await streams.prepare(volume, parts, stream=stream, request=call.ask())
         stored = await volume.run(
             call.request(message),
             lambda unit: streams.append(unit, stream, prepared),
@@ -147,6 +147,7 @@ async def fetch(
         [streams.Position(p.topic, p.partition, p.offset) for p in message.parts],
         size_bytes=message.size_bytes,
         wait_s=message.wait_ms / 1000,
+        ask=call.ask,
     )
     parts = [
         pb.FetchReply.Part(
@@ -165,6 +166,6 @@ async def fetch(
 async def offsets(call: Call, message: pb.OffsetsRequest, data: Any) -> pb.OffsetsReply:
     node = await stream_node(call, message.stream)
     found = await streams.offsets(
-        node.volume, node.inode.number, message.topic, message.timestamp_ms
+        node.volume, node.inode.number, message.topic, message.timestamp_ms, call.ask()
     )
     return pb.OffsetsReply(parts=[pb.OffsetsReply.Part(**part._asdict()) for part in found])

@@ -82,7 +82,7 @@ async def put_many(call: Call, message: pb.PutManyRequest, data: Any) -> pb.Vers
 @rpc("Tables.Get")
 async def get(call: Call, message: pb.GetRequest, data: Any) -> tuple[pb.RowsReply, bytes]:
     volume, table = await call.reference(message.table)
-    page = await tables.get_many(volume, table, message.keys, message.columns)
+    page = await tables.get_many(volume, table, message.keys, message.columns, call.ask())
     return pb.RowsReply(end=True), page
 
 
@@ -128,6 +128,7 @@ async def scan(call: Call, message: pb.ScanRequest, data: Any) -> tuple[pb.RowsR
         where=message.where,
         limit=message.limit,
         reverse=message.reverse,
+        request=call.ask(),
     )
     return pb.RowsReply(end=page.end, next=page.next), page.data
 
