@@ -459,8 +459,10 @@ async def rename(
             path=new_path,
             errno=errno.EINVAL if exchange else errno.ENOTEMPTY,
         )
-    if not unit.request.principal.is_free:
-        await owners.check_rename(unit, old_directory, source, parent, target, exchange=exchange)
+    await owners.check_rename(unit, old_directory, source, parent, target)
+    if target is not None and not exchange:
+        _check_kinds(source, target, new_path)
+    await owners.check_move(unit, old_directory, source, parent, target if exchange else None)
     kept = 0
     if exchange:
         assert target is not None
@@ -470,7 +472,7 @@ async def rename(
     else:
         if target is not None:
             kept = await _replace(
-                unit, source, new_directory, target_name, target, new_path, keep_open=keep_open
+                unit, new_directory, target_name, target, new_path, keep_open=keep_open
             )
         await _move(unit, source, old_directory, old_name, new_directory, target_name)
     if _REMEMBERED & {source.kind, target.kind if target is not None else source.kind}:
@@ -495,7 +497,6 @@ async def _is_within(unit: Unit, directory: int, entry: Entry) -> bool:
 
 async def _replace(
     unit: Unit,
-    source: Entry,
     directory: int,
     name: bytes,
     target: Entry,
@@ -503,20 +504,25 @@ async def _replace(
     *,
     keep_open: bool,
 ) -> int:
-    """Make room: the target's rules of rename(2)."""
+    """Make room for what may take the target's place."""
+    if target.kind == Kind.DIRECTORY:
+        await _check_empty(unit, target.inode, path)
+    return await _drop_name(unit, directory, name, target, keep_open=keep_open)
+
+
+def _check_kinds(source: Entry, target: Entry, path: str) -> None:
+    """The target's rules of rename(2)."""
     if target.volume:
         raise Invalid("a volume is mounted here", path=path, errno=errno.EBUSY)
     if target.kind == Kind.DIRECTORY:
         if source.kind != Kind.DIRECTORY:
             raise Invalid("is a directory", path=path, errno=errno.EISDIR)
-        await _check_empty(unit, target.inode, path)
     elif source.kind == Kind.DIRECTORY:
         raise Invalid("not a directory", path=path, errno=errno.ENOTDIR)
     elif target.kind != source.kind and {target.kind, source.kind} & {Kind.TABLE, Kind.STREAM}:
         raise Invalid(
             f"a {Kind(source.kind).word} cannot replace a {Kind(target.kind).word}", path=path
         )
-    return await _drop_name(unit, directory, name, target, keep_open=keep_open)
 
 
 async def _move(

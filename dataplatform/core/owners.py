@@ -123,32 +123,32 @@ async def check_delete(unit: Unit, directory: int, entry: Entry) -> None:
 
 
 async def check_rename(
-    unit: Unit,
-    old_directory: int,
-    source: Entry,
-    parent: Inode,
-    target: Entry | None,
-    *,
-    exchange: bool,
+    unit: Unit, old_directory: int, source: Entry, parent: Inode, target: Entry | None
 ) -> None:
-    """rename(2): the old name goes, the new one comes, what is in the way goes; a directory that
-    changes its parent is written to itself, as its `..` does."""
+    """rename(2): the old name goes, the new one comes, what is in the way goes."""
+    if unit.request.principal.is_free:
+        return
     await check_delete(unit, old_directory, source)
     if target is None:
         await unit.allow(parent, Verb.CREATE)
     else:
         await check_delete(unit, parent.number, target)
-    if old_directory == parent.number:
+
+
+async def check_move(
+    unit: Unit, old_directory: int, source: Entry, parent: Inode, exchanged: Entry | None
+) -> None:
+    """A directory that changes its parent is written to itself, as its `..` does."""
+    if unit.request.principal.is_free or old_directory == parent.number:
         return
-    moved = await unit.inode(source.inode)
-    if source.kind == Kind.DIRECTORY:
-        await unit.allow(moved, Verb.CREATE)
-    await check_same_rules(unit, moved, parent)
-    if exchange and target is not None:
-        other = await unit.inode(target.inode)
-        if target.kind == Kind.DIRECTORY:
-            await unit.allow(other, Verb.CREATE)
-        await check_same_rules(unit, other, await unit.inode(old_directory))
+    moves = [(source, parent)]
+    if exchanged is not None:
+        moves.append((exchanged, await unit.inode(old_directory)))
+    for entry, to in moves:
+        inode = await unit.inode(entry.inode)
+        if entry.kind == Kind.DIRECTORY:
+            await unit.allow(inode, Verb.CREATE)
+        await check_same_rules(unit, inode, to)
 
 
 async def check_put_over(unit: Unit, directory: int, entry: Entry, old: Inode) -> bool:

@@ -33,6 +33,11 @@ def _checked(result: int) -> int:
     return result
 
 
+def rename_below(old_fd: int, old: str | bytes, new_fd: int, new: str | bytes, flags: int) -> None:
+    """renameat2(2)."""
+    _checked(_libc.syscall(_RENAMEAT2, old_fd, os.fsencode(old), new_fd, os.fsencode(new), flags))
+
+
 class LocalTree:
     def __init__(self, root: Path) -> None:
         root.mkdir()
@@ -121,8 +126,7 @@ class LocalTree:
 
     def rename(self, old: str, new: str, flags: int) -> None:
         with self.name(old) as (a, old_name), self.name(new) as (b, new_name):
-            names = os.fsencode(old_name), os.fsencode(new_name)
-            _checked(_libc.syscall(_RENAMEAT2, a, names[0], b, names[1], flags))
+            rename_below(a, old_name, b, new_name, flags)
 
     # ---- attributes
 
