@@ -43,6 +43,7 @@ class Call:
         "_is_fresh",
         "_left_behind",
         "about",
+        "credential",
         "keeper",
         "method",
         "origin",
@@ -62,7 +63,8 @@ class Call:
     ) -> None:
         """DENIED if the caller's credential is not good any more."""
         session = attachment.session
-        self.who_now: Callable[[], Principal] = attachment.credential.now
+        self.credential = attachment.credential
+        self.who_now: Callable[[], Principal] = self.credential.now
         """Whom the call is for, at any moment: whoever the connection is of; or somebody it speaks
         for, whom the dispatcher puts here."""
         self.principal = self.who_now()

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.base.errors import Exists, Invalid, PlatformError, Unavailable
+from dataplatform.base.errors import Denied, Exists, Invalid, PlatformError, Unavailable
 from dataplatform.transport.addresses import (
     UNIX_SCHEME,
     Address,
@@ -21,7 +21,7 @@ from dataplatform.transport.tls_listening import Context
 
 from .dispatch import Dispatcher
 from .facts import ServerFacts
-from .identity import ANONYMOUS, Attachment, Credential, principal_of_certificate, principal_of_uid
+from .identity import Attachment, Credential, Credentials
 from .sessions import Sessions
 
 PROBE_TIMEOUT_S = 1.0
@@ -39,12 +39,14 @@ class FramesListener:
         sessions: Sessions,
         facts: ServerFacts,
         cluster: str,
+        credentials: Credentials,
         limits: ServingLimits | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._sessions = sessions
         self._facts = facts
         self._cluster = cluster
+        self._credentials = credentials
         self._socket_path: Path | None = None
         self._server = FrameServer(
             lambda connection, *request: dispatcher.handle(connection.session, *request),
@@ -93,13 +95,7 @@ class FramesListener:
         await self._server.close(grace_s)
 
     async def _welcome(self, connection: ServerConnection, hello: pb.Hello) -> pb.HelloReply:
-        uid = connection.peer_uid
-        if uid is not None:
-            credential = Credential(principal_of_uid(uid))
-        elif connection.certificate_user:
-            credential = Credential(principal_of_certificate(connection.certificate_user))
-        else:
-            credential = Credential(ANONYMOUS)
+        credential = self._credential(connection, hello)
         principal = credential.now()
         session = self._sessions.attach(
             hello.session, principal, hello.program, connection.peer_pid
@@ -114,6 +110,29 @@ class FramesListener:
             uid=principal.uid,
             may_speak=principal.may_speak,
         )
+
+    def _credential(self, connection: ServerConnection, hello: pb.Hello) -> Credential:
+        """What the caller has shown: a token goes before all else. DENIED."""
+        if hello.token:
+            return self._credentials.of_token(hello.token)
+        if connection.peer_uid is not None:
+            return self._credentials.of_uid(connection.peer_uid)
+        if connection.certificate_user:
+            return self._credentials.of_certificate(connection.certificate_user)
+        return self._credentials.nobody
+
+    def review(self) -> None:
+        """End the connections whose credential is not good any more, and the waiting requests of
+        those that act for somebody else now: they are asked again, by whoever that is."""
+        for connection in list(self._server.connections):
+            attachment: Attachment | None = connection.session
+            if attachment is None:
+                continue
+            try:
+                if attachment.has_changed():
+                    connection.stop()
+            except Denied as error:
+                connection.refuse(error)
 
     def _farewell(self, connection: ServerConnection) -> None:
         attachment: Attachment = connection.session

@@ -1,5 +1,6 @@
 """gRPC for any language: the same methods, with bulk bytes in the message's field `data`.
 
+Who calls is said by the metadata `authorization: Bearer TOKEN`; without it, nobody in particular.
 A client names its session in the metadata `dp-session-bin` (16 bytes); without it, all requests of
 one connection share one. An error has the status code of its kind, and the whole ErrorInfo in the
 trailing metadata `dp-error-bin`. Health and reflection are served as meshes and tools expect them.
@@ -21,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS, Method
-from dataplatform.base.errors import KINDS, Exhausted, Invalid, PlatformError, Unavailable
+from dataplatform.base.errors import KINDS, Denied, Exhausted, Invalid, PlatformError, Unavailable
 from dataplatform.base.limits import FRAME_BYTES_MAX
 from dataplatform.core.principals import Principal
 from dataplatform.transport.addresses import Address, join_host_port
@@ -30,11 +31,12 @@ from dataplatform.transport.frames import Data
 
 from .dispatch import Dispatcher
 from .frames_listener import cannot_listen
-from .identity import ANONYMOUS, Attachment, Credential, principal_of_certificate
+from .identity import Attachment, Credential, Credentials
 from .sessions import SESSION_BYTES, Sessions
 
 SESSION_METADATA = "dp-session-bin"
 ERROR_METADATA = "dp-error-bin"
+AUTHORIZATION_METADATA = "authorization"
 
 REQUESTS_MAX = 1024
 """Requests under way over gRPC; further ones are answered RESOURCE_EXHAUSTED."""
@@ -53,9 +55,13 @@ Behaviour = Callable[[bytes, Context], Awaitable[bytes]]
 class GrpcListener:
     """Belongs to the running loop."""
 
-    def __init__(self, dispatcher: Dispatcher, sessions: Sessions) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, sessions: Sessions, credentials: Credentials
+    ) -> None:
         self._dispatcher = dispatcher
         self._sessions = sessions
+        self._credentials = credentials
+        self._reading: dict[asyncio.Task[tuple[Any, Data]], Attachment] = {}
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=REQUESTS_MAX)
         self._server.add_generic_rpc_handlers(tuple(self._handlers()))
         self._health = health.HealthServicer()
@@ -112,7 +118,9 @@ class GrpcListener:
             raise Invalid("message cannot be decoded", method=method.name) from None
         data = message.data if method.request_bulk else b""
         handling = self._dispatcher.handle(attachment, method, message, data)
-        reply, bulk = await (handling if method.read_only else _to_the_end(handling))
+        reply, bulk = await (
+            self._read(attachment, handling) if method.read_only else _to_the_end(handling)
+        )
         if method.reply_bulk and bulk:
             reply.data = _joined(bulk)
         encoded: bytes = reply.SerializeToString()
@@ -123,13 +131,46 @@ class GrpcListener:
     def _attachment(self, context: Context) -> Attachment:
         """The session that a request belongs to, and whose request it is. DENIED."""
         metadata = dict(context.invocation_metadata() or ())
-        user = _certificate_user(context)
-        credential = Credential(principal_of_certificate(user) if user else ANONYMOUS)
+        credential = self._credential(metadata.get(AUTHORIZATION_METADATA), context)
         principal, peer = credential.now(), context.peer()
         named = metadata.get(SESSION_METADATA)
         session_id = bytes(named) if named is not None else _unnamed_session(peer, principal)  # type: ignore[arg-type]
         session = self._sessions.touch(session_id, principal)
         return Attachment(session, credential, f"grpc {peer}")
+
+    def _credential(self, authorization: str | bytes | None, context: Context) -> Credential:
+        """What the caller has shown: a token goes before all else. DENIED."""
+        if authorization is not None:
+            return self._credentials.of_authorization(str(authorization))
+        user = _certificate_user(context)
+        return self._credentials.of_certificate(user) if user else self._credentials.nobody
+
+    async def _read(
+        self, attachment: Attachment, handling: Coroutine[Any, Any, tuple[Any, Data]]
+    ) -> tuple[Any, Data]:
+        """What only reads may be ended, by its caller or by `review`."""
+        task = asyncio.create_task(handling)
+        self._reading[task] = attachment
+        try:
+            return await task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            attachment.credential.now()
+            raise Unavailable("cancelled") from None
+        finally:
+            del self._reading[task]
+
+    def review(self) -> None:
+        """End the waiting requests whose caller is not the same any more, or may not come."""
+        for task, attachment in list(self._reading.items()):
+            try:
+                is_over = attachment.has_changed()
+            except Denied:
+                is_over = True
+            if is_over:
+                task.cancel()
 
 
 def _unnamed_session(peer: str, principal: Principal) -> bytes:

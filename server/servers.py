@@ -20,21 +20,28 @@ from dataplatform.transport.addresses import Address, join_host_port
 from . import (
     handlers as _handlers,  # noqa: F401  registers them
 )
+from .accounts import SystemAccounts
 from .certificates import Certificates
 from .dispatch import Dispatcher
 from .facts import ServerFacts
 from .frames_listener import FramesListener
 from .grpc_listener import GrpcListener
 from .http_listener import HttpListener
+from .identity import Credentials
 from .metrics import counter, gauge
 from .sessions import Sessions
 from .settings import Settings, is_loopback
-from .tasks import Tasks, platform_tasks
+from .tasks import Task, Tasks, platform_tasks
 
 logger = logging.getLogger(__name__)
 
 GRACE_S = 5.0
 """How long requests under way may take to finish once the server was told to stop."""
+
+
+REVIEW_S = 0.25
+"""How often it is looked whether callers whose requests wait are still who they were. A token that
+is over has no effect after a second, whatever goes on."""
 
 
 @dataclass(slots=True)
@@ -63,10 +70,18 @@ class Server:
             store=platform.identity,
         )
         self.dispatcher = Dispatcher(platform, self.facts)
-        self.frames = FramesListener(self.dispatcher, self.sessions, self.facts, platform.cluster)
+        platform.identities.accounts = SystemAccounts()
+        self.credentials = Credentials(platform.identities, platform.clock)
+        self.frames = FramesListener(
+            self.dispatcher, self.sessions, self.facts, platform.cluster, self.credentials
+        )
         self.grpc: GrpcListener | None = None
         self.http: HttpListener | None = None
-        self.tasks = Tasks(platform_tasks(platform, self.sessions))
+        self.tasks = Tasks(
+            [*platform_tasks(platform, self.sessions), Task("credentials", REVIEW_S, self._review)]
+        )
+        platform.identities.on_changed.append(self._identities_changed)
+        self.dispatcher.callers.find_user = platform.identities.find_by_uid
         self.certificates = Certificates(settings.tls) if settings.tls is not None else None
         self.is_stopping = False
         self.facts.connections = lambda: self.frames.connections
@@ -116,7 +131,7 @@ class Server:
             scheme = "https" if http_tls else "http"
             endpoints.http = f"{scheme}://{join_host_port(host, port)}"
         if settings.grpc is not None:
-            self.grpc = GrpcListener(self.dispatcher, self.sessions)
+            self.grpc = GrpcListener(self.dispatcher, self.sessions, self.credentials)
             credentials = certificates.grpc_credentials() if certificates is not None else None
             endpoints.grpc = str(await self.grpc.listen(*settings.grpc, credentials))
         if settings.listen is not None:
@@ -156,6 +171,19 @@ class Server:
                 failures.append(e)
         if failures:
             raise failures[0]
+
+    def _identities_changed(self) -> None:
+        self.dispatcher.callers.forget()
+        # Not from within the unit that changes them.
+        asyncio.get_running_loop().call_soon(self._review_now)
+
+    async def _review(self) -> None:
+        self._review_now()
+
+    def _review_now(self) -> None:
+        self.frames.review()
+        if self.grpc is not None:
+            self.grpc.review()
 
     def _counters(self) -> dict[str, int]:
         promises = self.platform.promises.counts()

@@ -55,6 +55,7 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
         Task("promises", 0.25, expire_promises),
         Task("audit", 0.25, platform.audit.run_once),
         Task("idle volumes", 30.0, platform.close_idle),
+        Task("old tokens", 60.0, platform.identities.run_once),
         Task("half made volumes", 30.0, platform.catalog.run_once),
         *(Task(name, every_s, _each(platform, run)) for name, every_s, run in per_volume),
     ]

@@ -28,6 +28,7 @@ from .access.guard import Guard
 from .access.verbs import REACH
 from .audit.trail import Audit
 from .catalog import Catalog
+from .identities import Identities
 from .opens import Opens
 from .promises import Keeper, Promises
 from .units import SYSTEM, Request
@@ -82,6 +83,7 @@ class Platform:
         self.started_ns = clock.now_ns()
         self.identity = b""  # of what is stored here, whoever serves it
         self.catalog = Catalog(self)
+        self.identities = Identities(self)
         self.opens = Opens(self)
         self.promises = Promises(clock)
         self.guard = Guard(self)
@@ -107,6 +109,7 @@ class Platform:
         await platform.catalog.recover()
         root = await platform.acquire(ROOT_VOLUME)
         platform.identity = identity_of(root.settings)
+        await platform.identities.load(root)
         platform.release(root)
         return platform
 

@@ -7,6 +7,10 @@ ended by NUL where something follows it (names cannot contain NUL).
     M "state"                                 VolumeState      volume: counters and usage
     M "settings"                              VolumeSettings   volume
     V volume:8                                VolumeRecord     volume (in the root volume)
+    u name                                    UserRecord       user (in the root volume)
+    G name                                    GroupRecord      group of users (in the root volume)
+    k "token/" id                             TokenRecord      token (in the root volume)
+    k "key/" id                               SigningKeyRecord key of tokens (in the root volume)
     I inode:8                                 Inode            file, directory, table, stream, …
     E directory:8 name                        Entry            name in a directory
     H inode:8 directory:8 name                (empty)          further hard link of an inode
@@ -33,6 +37,9 @@ from struct import Struct
 
 META = b"M"
 VOLUME = b"V"
+USER = b"u"
+GROUP = b"G"
+TOKEN = b"k"
 INODE = b"I"
 ENTRY = b"E"
 LINK = b"H"
@@ -51,6 +58,9 @@ REFERENCE = b"Y"
 REPLY = b"R"
 CHANGE = b"C"
 AUDIT_CURSOR = b"a"
+
+TOKENS = TOKEN + b"token/"
+SIGNING_KEYS = TOKEN + b"key/"
 
 STATE_KEY = META + b"state"
 SETTINGS_KEY = META + b"settings"
@@ -77,6 +87,22 @@ def prefix_range(prefix: bytes) -> tuple[bytes, bytes]:
 
 def volume(volume_id: int) -> bytes:
     return _Q.pack(VOLUME, volume_id)
+
+
+def user(name: str) -> bytes:
+    return USER + name.encode()
+
+
+def group(name: str) -> bytes:
+    return GROUP + name.encode()
+
+
+def token(token_id: str) -> bytes:
+    return TOKENS + token_id.encode()
+
+
+def signing_key(key_id: str) -> bytes:
+    return SIGNING_KEYS + key_id.encode()
 
 
 def inode(number: int) -> bytes:

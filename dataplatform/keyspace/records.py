@@ -192,6 +192,49 @@ class VolumeRecord(Record):
     request: list[Any] = field(default_factory=list)  # session, slot, sequence: who waits for it
 
 
+@dataclass(slots=True)
+class UserRecord(Record):
+    """Somebody who may be named in expressions and own things. The name stands in the key."""
+
+    uid: int
+    groups: list[str] = field(default_factory=list)
+    is_admin: bool = False
+    is_disabled: bool = False
+    created_ns: int = 0
+
+
+@dataclass(slots=True)
+class GroupRecord(Record):
+    """A group of users; who belongs to it stands in the users' records."""
+
+    gid: int
+    created_ns: int = 0
+
+
+@dataclass(slots=True)
+class TokenRecord(Record):
+    """What a token is good for. The token itself is not stored: it is signed anew for a retry."""
+
+    user: str
+    issued_ns: int
+    expires_ns: int
+    revoked_ns: int = 0  # 0: it is not
+    is_read_only: bool = False
+    may_speak: bool = False
+    roots: list[list[int]] = field(default_factory=list)  # [volume, inode]; empty: everything
+    paths: list[str] = field(default_factory=list)  # the same as they were named
+    issuer: str = ""  # who made it
+    key: str = ""  # the id of the key that signed it
+
+
+@dataclass(slots=True)
+class SigningKeyRecord(Record):
+    """An Ed25519 key (RFC 8032) that signs tokens."""
+
+    secret: bytes = field(repr=False)  # 32 bytes
+    created_ns: int = 0
+
+
 class Extent(NamedTuple):
     """Bytes in a segment. `flags`: EXTENT_LZ4."""
 

@@ -23,6 +23,9 @@ _ANY = 1 << 30
 _LENGTHS: dict[bytes, tuple[int, int]] = {
     keys.META: (1, _ANY),
     keys.VOLUME: (9, 9),
+    keys.USER: (2, _ANY),
+    keys.GROUP: (2, _ANY),
+    keys.TOKEN: (5, _ANY),
     keys.INODE: (9, 9),
     keys.ENTRY: (10, _ANY),
     keys.LINK: (18, _ANY),
@@ -47,6 +50,9 @@ _LENGTHS: dict[bytes, tuple[int, int]] = {
 NOUNS: dict[bytes, tuple[str, bool]] = {
     keys.META: ("the volume's counters or settings", False),
     keys.VOLUME: ("records of volumes", False),
+    keys.USER: ("records of users", False),
+    keys.GROUP: ("records of groups of users", False),
+    keys.TOKEN: ("records of tokens", False),
     keys.INODE: ("records of files and directories", True),
     keys.ENTRY: ("names in the directory", True),
     keys.LINK: ("further names of the file", True),

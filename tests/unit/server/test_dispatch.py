@@ -14,11 +14,11 @@ from dataplatform.engine.memory import MemoryStorages
 from dataplatform_server import handlers as _handlers  # noqa: F401  registers them
 from dataplatform_server.dispatch import HANDLERS, Call, Dispatcher
 from dataplatform_server.facts import ServerFacts
-from dataplatform_server.identity import Attachment, Credential
+from dataplatform_server.identity import Attachment
 from dataplatform_server.sessions import Session
-from tests.principals import admin
+from tests.principals import Shown, admin
 
-SESSION = Attachment(Session(b"s" * 16, admin("ana")), Credential(admin("ana")))
+SESSION = Attachment(Session(b"s" * 16, admin("ana")), Shown(admin("ana")))
 STAT = METHODS["Namespace.Stat"]
 
 

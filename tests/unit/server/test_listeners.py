@@ -19,7 +19,7 @@ from dataplatform.base.errors import ErrorKind, Exists, Invalid, NotFound, Unava
 from dataplatform.transport.addresses import parse
 from dataplatform.transport.connections import AsyncConnection
 from dataplatform_server.grpc_listener import ERROR_METADATA, SESSION_METADATA
-from dataplatform_server.identity import ANONYMOUS, principal_of_uid
+from dataplatform_server.identity import ANONYMOUS
 from dataplatform_server.servers import Server
 from dataplatform_server.sessions import LEASE_S
 
@@ -62,7 +62,7 @@ async def test_who_connects(tmp_path: Path) -> None:
     async with running(tmp_path) as server:
         unix = await connect(server, pb.Hello(session=b"u" * 16, program="p"))
         await AsyncConnection.open(parse(server.endpoints.frames), pb.Hello(session=b"t" * 16))
-        session = server.sessions.attach(b"u" * 16, principal_of_uid(os.getuid()))
+        session = server.sessions.attach(b"u" * 16, server.credentials.of_uid(os.getuid()).now())
         assert session.connections == 2
         assert server.sessions.attach(b"t" * 16, ANONYMOUS).connections == 2
         with pytest.raises(Invalid):
