@@ -32,7 +32,7 @@ from .calls import FIRST_TARGETS, Call
 from .facts import ServerFacts
 from .identity import Attachment
 from .metrics import RequestMetrics
-from .observing import READS, observe
+from .observing import READS, observe, observe_refusal, observe_stranger
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,8 @@ class Dispatcher:
             call = self._call(attachment, method, message)
         except PlatformError as e:
             self.metrics.count_error(method, e.kind)
+            if e.kind is ErrorKind.DENIED:
+                observe_stranger(self._platform, attachment, method, e)
             raise
         started_s = time.perf_counter()
         try:
@@ -127,6 +129,8 @@ class Dispatcher:
                 await observe(call, *READS[method.number], message)
         except PlatformError as e:
             self.metrics.count_error(method, e.kind)
+            if e.kind is ErrorKind.DENIED:
+                await observe_refusal(call, method, e)
             raise await call.named(e, message) from e.__cause__
         except Exception as e:
             error = _incident(method, call, e)

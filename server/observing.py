@@ -1,16 +1,18 @@
-"""Reads, for the audit of a volume that is told of them: what was read, by whom, from where.
-
-Only what was answered is told: what was refused is the guard's to tell.
+"""What the audit is told that leaves no commit: reads, of a volume that tells of them, and what was
+refused by anything else than the guard, which tells that itself.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from dataplatform.api.methods import METHODS
+from dataplatform.api.methods import METHODS, Method
 from dataplatform.base.errors import PlatformError
+from dataplatform.core.audit.records import DENIED
+from dataplatform.core.platform import Platform
 
 from .calls import Call
+from .identity import Attachment
 
 _WORDS = {
     "Files.Open": ("opened", "file"),
@@ -49,4 +51,45 @@ async def observe(call: Call, op: str, kind: str, message: Any) -> None:
         path=audit.path_of(volume, below),
         kind=kind,
         keys=keys,
+    )
+
+
+async def observe_refusal(call: Call, method: Method, error: PlatformError) -> None:
+    """A request was refused by something else than the guard, which tells what it refuses."""
+    if "verb" in error.facts:
+        return
+    audit = call.platform.audit
+    if call.about is None:
+        audit.record(
+            call.principal, call.origin, op=DENIED, verb=method.name, rule=error.message, path=""
+        )
+        return
+    volume, number = call.about
+    if not volume.settings.audit:
+        return
+    try:
+        below = await volume.path_of(number)
+    except PlatformError:
+        below = f"/(inode {number})"
+    audit.observed.denied(
+        call.principal,
+        call.origin,
+        volume.id,
+        verb=method.name,
+        path=audit.path_of(volume, below),
+        rule=error.message,
+    )
+
+
+def observe_stranger(
+    platform: Platform, attachment: Attachment, method: Method, error: PlatformError
+) -> None:
+    """A credential was not good any more, or somebody spoke for others without the right to."""
+    platform.audit.record(
+        attachment.session.principal,
+        attachment.origin,
+        op="login",
+        verb=method.name,
+        rule=error.message,
+        path="",
     )

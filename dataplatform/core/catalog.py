@@ -13,7 +13,16 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import Corrupt, ErrorKind, Exhausted, Exists, Invalid, NotFound, PlatformError
+from ..base.errors import (
+    Corrupt,
+    Denied,
+    ErrorKind,
+    Exhausted,
+    Exists,
+    Invalid,
+    NotFound,
+    PlatformError,
+)
 from ..engine.base import scan_all
 from ..keyspace import keys
 from ..keyspace.records import (
@@ -243,6 +252,9 @@ class Catalog:
         check_settings(settings)
         old = volume.settings
         facts: dict[str, Any] = {"quota_bytes": settings.quota_bytes}
+        of_audit = (settings.audit, settings.audit_ttl_ms)
+        if of_audit != (old.audit, old.audit_ttl_ms) and not request.principal.is_free:
+            raise Denied("the audit is set by administrators", errno=errno.EPERM)
         if settings.audit != old.audit:
             facts["audit"] = settings.audit or "off"
         if settings.audit_ttl_ms != old.audit_ttl_ms:

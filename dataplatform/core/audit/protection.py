@@ -88,5 +88,6 @@ def _denied() -> Denied:
         "the audit cannot be changed by anybody: say who reads it with `dp acl set /.audit "
         "consume=…`, and how long it is kept with `dp volume set PATH --audit-ttl`",
         path=PATH,
+        verb=Verb.ADMIN.word,
         errno=errno.EPERM,
     )

@@ -11,6 +11,7 @@ import pytest
 
 from dataplatform.base.errors import Denied, Exhausted, PlatformError
 from dataplatform.core import changes, files, namespace, retention, streams, transactions
+from dataplatform.core.access.verbs import Verb
 from dataplatform.core.audit import protection, trail
 from dataplatform.core.audit.trail import TTL_MS_MIN
 from dataplatform.core.changes import KEEP_NS
@@ -360,3 +361,86 @@ async def test_nobody_appends_to_it_or_takes_its_name(tmp_path: Path) -> None:
             protection.check_verbs(node.inode, ["consume", "admin"])
         protection.check_verbs(node.inode, ["consume"])
         assert trail.WRITING.session is None
+
+
+async def test_every_kind_of_denial_says_what_denied(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, root):
+        await driver.create_volume("/v", CHANGES)
+        await set_audit(driver, root, "changes")
+        await driver.create("/v/mode", mode=0o600)
+        await driver.create("/v/rule")
+        await driver.mkdir("/v/closed", mode=0o700)
+        await driver.create("/v/closed/f")
+        node = await driver.platform.locate("/v/rule")
+        volume = node.volume
+
+        async def rule(unit: Unit) -> None:
+            inode = await unit.inode(node.inode.number)
+            inode.access = {"read": "u:bob"}
+            unit.save(inode)
+
+        await volume.run(Request(admin("boss")), rule, durable=True)
+        ana = Principal("ana", uid=7, token="t-7")
+        reader = Principal("boss", uid=0, is_admin=True, is_read_only=True)
+        elsewhere = Principal("eve", uid=0, is_admin=True, roots=((1, 999),))
+        for who, path, verb in (
+            (ana, "/v/mode", Verb.READ),
+            (ana, "/v/rule", Verb.READ),
+            (ana, "/v/closed/f", Verb.READ),
+            (reader, "/v/mode", Verb.WRITE),
+            (elsewhere, "/v/mode", Verb.READ),
+        ):
+            found = await driver.platform.locate(path)
+            with pytest.raises(Denied):
+                await found.volume.allow(who, found.inode, verb, origin="tcp 10.0.0.7:1")
+            driver.platform.release(found.volume)
+        await settle(driver)
+        told = [r for r in await audited(driver.platform, "v") if r["verdict"] == "denied"]
+        assert [(r["user"], r["path"], r["verb"]) for r in told] == [
+            ("ana", "/v/mode", "read"),
+            ("ana", "/v/rule", "read"),
+            ("ana", "/v/closed/f", "read"),
+            ("boss", "/v/mode", "write"),
+            ("eve", "/v/mode", "read"),
+        ]
+        rules = [r["rule"] for r in told]
+        assert rules[0] == "mode"
+        assert rules[1] == "expression 'u:bob' at /v/rule"
+        assert rules[2].startswith("reach")
+        assert rules[3] == rules[4] == "token"
+        assert told[0]["token"] == "t-7"
+        assert {r["origin"] for r in told} == {"tcp 10.0.0.7:1"}
+        driver.platform.release(volume)
+
+
+async def test_only_its_readers_read_it_and_only_administrators_set_it(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, root):
+        await set_audit(driver, root, "changes")
+        await settle(driver)
+        node = await driver.platform.locate(protection.PATH)
+        driver.platform.release(node.volume)
+        ana = Principal("ana", uid=7, groups=frozenset(("auditors",)))
+
+        async def open_above(unit: Unit) -> None:
+            inode = await unit.inode(ROOT_INODE)
+            inode.access = {"consume": "p", "read": "p"}
+            unit.save(inode)
+            unit.move_rules()
+
+        async def name_readers(unit: Unit) -> None:
+            inode = await unit.inode(node.inode.number)
+            protection.check_verbs(inode, ("consume",))
+            inode.access = {"consume": "g:auditors"}
+            unit.save(inode)
+
+        await root.run(Request(admin("boss")), open_above, durable=True)
+        with pytest.raises(Denied):
+            await root.allow(ana, node.inode.number, Verb.CONSUME)
+        await root.run(Request(admin("boss")), name_readers, durable=True)
+        await root.allow(ana, node.inode.number, Verb.CONSUME)
+        with pytest.raises(Denied):
+            await root.allow(Principal("bob", uid=8), node.inode.number, Verb.CONSUME)
+        off = VolumeSettings(created_ns=1, identity=root.settings.identity)
+        with pytest.raises(Denied):
+            await driver.platform.catalog.set(Request(ana), root, off)
+        assert root.settings.audit == "changes"
