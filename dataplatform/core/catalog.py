@@ -38,6 +38,7 @@ from . import namespace
 from .audit import trail
 from .namespace import Attributes
 from .principals import Principal
+from .quotas import VOLUME, check_limits
 from .units import SYSTEM, Request, Unit
 from .volumes import Volume, create_volume
 
@@ -264,6 +265,10 @@ class Catalog:
             unit.put(keys.SETTINGS_KEY, settings.pack())
             unit.on_commit(lambda _: setattr(volume, "settings", settings))
             unit.event("volume set", "/", "volume", **facts)
+            state = volume.state
+            unit.over = await volume.quotas.advise(
+                *(unit, VOLUME, settings, state.used_bytes, state.entries, state.over)
+            )
 
         audit = self._platform.audit
         if not settings.audit:
@@ -461,5 +466,4 @@ def check_settings(settings: VolumeSettings) -> None:
         raise Invalid("unknown audit: use off, changes or all", audit=settings.audit)
     if settings.audit_ttl_ms and settings.audit_ttl_ms < trail.TTL_MS_MIN:
         raise Invalid("the audit is kept for a day or longer", ttl_ms_min=trail.TTL_MS_MIN)
-    if settings.quota_bytes < 0:
-        raise Invalid("a quota cannot be negative", quota_bytes=settings.quota_bytes)
+    check_limits(settings)

@@ -155,6 +155,16 @@ async def _last_before(reader: Scanner, inode: int, offset: int) -> Piece | None
 
 async def clear(unit: Unit, inode: Inode, start: int, end: int) -> None:
     """Make [start, end) a hole. The caller saves the inode."""
+    used_bytes = inode.used_bytes
+    await _clear(unit, inode, start, end)
+    gone_bytes = used_bytes - inode.used_bytes
+    writeback = unit.volume.writeback
+    if gone_bytes and not unit.accepted and inode.links and writeback.has(inode.number):
+        chain = await unit.volume.quotas.chain(inode.parent, unit)
+        unit.on_commit(lambda _: writeback.may_grow(inode.number, chain, gone_bytes))
+
+
+async def _clear(unit: Unit, inode: Inode, start: int, end: int) -> None:
     for piece in await load(unit, inode.number, start, end):
         key = keys.piece(inode.number, piece.offset)
         if piece.extent is not None:
@@ -247,7 +257,7 @@ async def _put(unit: Unit, inode: Inode, piece: Piece, *, fresh: bool = False) -
 
 def _used(unit: Unit, inode: Inode, size_bytes: int) -> None:
     if inode.links:  # what has no name any more counts for nobody
-        unit.used(size_bytes)
+        unit.used(size_bytes, 0, inode.parent)
 
 
 async def remove_some(unit: Unit, number: int, limit: int = PIECES_PER_UNIT_MAX) -> bool:

@@ -80,6 +80,7 @@ class Lane:
                         told = await self._commit(unit, result, (request,), awaited=durable)
                 finally:
                     self.going.clear()
+                    self._volume.quotas.moving.clear()
             ticket = self._last_ticket
         if durable:
             await self.durable(ticket)
@@ -149,6 +150,18 @@ class Lane:
     ) -> Told:
         """Whose acknowledgement the result waits for."""
         volume = self._volume
+        holds: dict[int, int] = {}
+        if unit.used_bytes_delta or unit.entries_delta or unit.charges or unit.accounts:
+            holds = await volume.quotas.settle(unit)
+        try:
+            return await self._write(unit, result, requests, awaited=awaited)
+        finally:
+            volume.quotas.let_go(holds)
+
+    async def _write(
+        self, unit: Unit, result: object, requests: Sequence[Request], *, awaited: bool
+    ) -> Told:
+        volume = self._volume
         old = volume.state
         next_inode, next_producer = unit.counters()
         batch = unit.seal()
@@ -159,6 +172,7 @@ class Lane:
             used_bytes=old.used_bytes + unit.used_bytes_delta,
             entries=old.entries + unit.entries_delta,
             oldest_change=unit.oldest_change or old.oldest_change,
+            over=old.over if unit.over is None else unit.over,
         )
         batch[keys.STATE_KEY] = state.pack()
         replies = volume.replies

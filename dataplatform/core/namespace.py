@@ -32,7 +32,7 @@ from ..base.limits import (
 from ..engine.base import Pair
 from ..keyspace import keys
 from ..keyspace.records import ROOT_INODE, Entry, Inode, Kind
-from . import filemap, owners
+from . import filemap, owners, quota_directories
 from .access.verbs import REACH, Verb
 from .audit import protection
 from .paths import check_new_name
@@ -148,7 +148,7 @@ async def add_unasked(
     unit.put(keys.entry(directory, name), Entry(inode.number, inode.kind, inode.volume).pack())
     unit.save(inode)
     _grow(unit, parent, 1, 1 if inode.is_directory else 0)
-    unit.used(0, 1)
+    unit.used(0, 1, directory)
     path = await _path(unit, directory, name)
     unit.event("created", path, inode.kind)
     return inode, path
@@ -324,6 +324,10 @@ async def _drop_name(
     number; else 0."""
     is_directory = found.kind == Kind.DIRECTORY
     unit.lost_name = found.inode
+    if unit.charges and found.kind in _REMEMBERED:
+        await unit.volume.quotas.resolve(unit)
+    if is_directory:
+        unit.volume.quotas.remove(unit, found.inode)
     unit.delete(keys.entry(directory, name))
     _grow(unit, await unit.inode(directory), -1, -1 if is_directory else 0)
     inode = await unit.inode(found.inode)
@@ -361,6 +365,10 @@ async def _forget_link(unit: Unit, inode: Inode, directory: int, name: bytes) ->
         raise NotFound("a further link is not recorded: run dp check", inode=inode.number)
     key: bytes = others[0][0]
     inode.parent, inode.name = int.from_bytes(key[9:17], "big"), key[17:]
+    quotas = unit.volume.quotas
+    if quotas.directories:  # it counts there now, whether there is room or not
+        places = (directory, inode.parent)
+        await quotas.relocate(unit, places, inode.used_bytes, 1, (inode.number,), forced=True)
     unit.delete(key)
 
 
@@ -394,7 +402,8 @@ async def _uncount(unit: Unit, inode: Inode) -> None:
     statistics = (
         await unit.statistics(inode.number) if inode.kind in (Kind.TABLE, Kind.STREAM) else None
     )
-    unit.used(-(statistics.size_bytes if statistics else inode.used_bytes), -1)
+    size_bytes = statistics.size_bytes if statistics else inode.used_bytes
+    unit.used(-size_bytes, -1, inode.parent)
 
 
 async def _remove_small(unit: Unit, inode: Inode) -> bool:
@@ -463,6 +472,11 @@ async def rename(
     if target is not None and not exchange:
         _check_kinds(source, target, new_path)
     await owners.check_move(unit, old_directory, source, parent, target if exchange else None)
+    if unit.volume.quotas.directories:
+        places = (old_directory, new_directory)
+        await quota_directories.move(unit, source, old_name, places)
+        if exchange and target is not None:
+            await quota_directories.move(unit, target, target_name, places[::-1])
     kept = 0
     if exchange:
         assert target is not None

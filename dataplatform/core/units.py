@@ -23,6 +23,7 @@ from ..base.limits import UNIT_BYTES_MAX
 from ..engine.base import Pair
 from ..keyspace import keys
 from ..keyspace.records import (
+    ROOT_INODE,
     ChangeRow,
     Event,
     Extent,
@@ -33,6 +34,7 @@ from ..keyspace.records import (
 )
 from .access.verbs import Verb
 from .principals import SYSTEM_PRINCIPAL, Principal
+from .quotas import Taken
 
 if TYPE_CHECKING:
     from .volumes import Volume
@@ -102,7 +104,9 @@ class Unit:
         "_sorted",
         "_statistics",
         "accepted",
+        "accounts",
         "authors",
+        "charges",
         "commit",
         "engine",
         "entries_delta",
@@ -111,6 +115,7 @@ class Unit:
         "moves_rules",
         "now_ns",
         "oldest_change",
+        "over",
         "quiet",
         "renamed",
         "renames",
@@ -140,6 +145,9 @@ class Unit:
         self.segments: dict[int, Segment] = {}
         self.oldest_change: int | None = None  # set by the trim of the change log
         self.quiet = False  # housekeeping: the keys it touches mean nothing to a mirror
+        self.charges: dict[int, Taken] = {}  # what it takes, by directory, table or stream
+        self.accounts: dict[int, Taken] = {}  # the same by account, as far as it was added up
+        self.over: int | None = None  # which advisory limits the volume passes after it
         self.accepted = False  # the quota was asked before, when its bytes were taken
         self.moves_rules = False  # a directory gets another place, mode, owner or expression
         self.renames = False  # a name of something that exists changed or went
@@ -297,7 +305,7 @@ class Unit:
             raise Corrupt("a count went below zero: run dp check", inode=number)
         statistics.mtime_ns = self.now_ns
         statistics.version = self.commit
-        self.used(size_bytes)
+        self.used(size_bytes, 0, number)
         self.put(keys.statistics(number), b"")  # packed at the end
 
     def new_inode_number(self) -> int:
@@ -322,21 +330,17 @@ class Unit:
         self.writes[_NEXT_INODE] = max(inode, next_inode).to_bytes(8, "big")
         self.writes[_NEXT_PRODUCER] = max(producer, next_producer).to_bytes(8, "big")
 
-    def used(self, size_bytes: int, entries: int = 0) -> None:
-        """The volume holds so much more (or less). EXHAUSTED over the quota."""
+    def used(self, size_bytes: int, entries: int = 0, directory: int = ROOT_INODE) -> None:
+        """So much more (or less) stands in this directory, table or stream. Whether there is room
+        is asked when the unit ends: see `quotas`."""
         self.used_bytes_delta += size_bytes
         self.entries_delta += entries
-        quota = self.volume.settings.quota_bytes
-        if quota and size_bytes > 0 and not self.accepted:
-            wanted = self.volume.state.used_bytes + self.used_bytes_delta
-            if wanted > quota:
-                raise Exhausted(
-                    "the volume's quota is used up: remove data or raise it with `dp volume set`",
-                    volume=self.volume.id,
-                    quota_bytes=quota,
-                    used_bytes=self.volume.state.used_bytes,
-                    errno=_EDQUOT,
-                )
+        if self.volume.quotas.directories:
+            taken = self.charges.get(directory)
+            if taken is None:
+                taken = self.charges[directory] = Taken()
+            taken.size_bytes += size_bytes
+            taken.entries += entries
 
     # ---- who may do it
 
@@ -494,5 +498,3 @@ class Unit:
 # Counters handed out within a unit: pseudo keys that never reach the engine.
 _NEXT_INODE = b"\x00next inode"
 _NEXT_PRODUCER = b"\x00next producer"
-
-_EDQUOT = 122

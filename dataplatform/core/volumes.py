@@ -16,6 +16,7 @@ from ..engine.base import Storage
 from ..keyspace import keys
 from ..keyspace.records import (
     ROOT_INODE,
+    DirectoryQuota,
     Entry,
     Inode,
     Kind,
@@ -31,6 +32,7 @@ from .partitions import Partitions
 from .principals import Principal
 from .promises import Promises
 from .puts import Puts
+from .quotas import Quotas, load_quotas
 from .replies import Replies
 from .segments import Holds, drop_unknown
 from .signals import Signal
@@ -80,6 +82,7 @@ class Volume:
         settings: VolumeSettings,
         promises: Promises | None = None,
         guard: Guard | None = None,
+        quotas: dict[int, DirectoryQuota] | None = None,
     ) -> None:
         self.id = volume_id
         self.storage = storage
@@ -90,6 +93,7 @@ class Volume:
         self.opened_monotonic_s = clock.monotonic()
         self._inodes_before = state.next_inode  # those below were there when it was opened
         self.paths = Paths()
+        self.quotas = Quotas(self, quotas if quotas is not None else {})
         self.statistics: dict[int, Statistics] = {}  # as committed, of what was written to lately
         self.changed = Signal()  # a commit became durable
         self.promises = promises if promises is not None else Promises(clock)  # of the whole server
@@ -248,4 +252,5 @@ async def open_volume(
         VolumeSettings.unpack(settings),
         promises,
         guard,
+        await load_quotas(storage.engine),
     )

@@ -21,13 +21,14 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import Conflict, Exhausted, Invalid, NotFound, PlatformError
+from ..base.errors import Conflict, Invalid, NotFound, PlatformError
 from ..base.limits import EXTENT_BYTES_MIN, FILE_BYTES_MAX, MIB
 from ..keyspace.records import Extent, Inode, Kind, Piece
 from . import extents, filemap, owners
 from .access.verbs import Verb
 from .principals import Principal
 from .promises import Told
+from .quotas import Chain
 from .units import Request, Unit
 
 if TYPE_CHECKING:
@@ -109,7 +110,6 @@ class Writeback:
         self._pending: dict[int, Pending] = {}
         self._flushing: dict[int, tuple[Pending, asyncio.Future[None]]] = {}
         self._complaint = ""  # what the last flush met, if it failed
-        self._growth_bytes = 0  # of all that is buffered, and of writes on their way here
         self._near_quota = asyncio.Lock()
         self._taken: dict[tuple[bytes | None, int], tuple[int, int, int]] = {}
         # of each slot, the last write that expected a size: (sequence, offset, length)
@@ -140,12 +140,14 @@ class Writeback:
         volume = self._volume
         if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
             raise Invalid("the offset is beyond the largest file", offset=offset, errno=errno.EFBIG)
+        version = volume.quotas.version
         inode = await self._writable(request, number)
         if not data:
             size = self.size_of(inode)
             expect_size(size, expected_size)
             return size, ()
-        growth_bytes = await self._ask_quota(number, offset, len(data)) if inode.links else 0
+        is_limited = bool(volume.settings.quota_bytes or volume.quotas.directories)
+        growth_bytes = await self._ask_quota(inode, version, offset, len(data))
         mtime_ns = mtime_ns or volume.clock.now_ns()
         try:
             with volume.holds.append():
@@ -159,11 +161,11 @@ class Writeback:
                         self._take_all(request, number, pieces, mtime_ns)
                         self._remember(request, offset, len(data))
                 else:
-                    if pieces[0].extent is not None or volume.settings.quota_bytes:
+                    if pieces[0].extent is not None or is_limited:
                         inode = await self._file(number)  # other writes were flushed meanwhile
                     self._take_all(request, number, pieces, mtime_ns)
         except BaseException:
-            self._growth_bytes -= growth_bytes
+            volume.quotas.release(number, growth_bytes)
             raise
         told: Told = ()
         if volume.promises:
@@ -184,16 +186,20 @@ class Writeback:
         """Several writes of one file, one after the other: as `write` of each. When one is refused,
         those before it are taken."""
         volume = self._volume
+        quotas, version = volume.quotas, volume.quotas.version
+        inode = await self._writable(request, number)
+        length = sum(len(data) for _, data in parts)
         is_small = all(0 < len(data) < EXTENT_BYTES_MIN for _, data in parts)
-        if not is_small or volume.settings.quota_bytes:
+        if inode.links:
+            chain = await quotas.chain_of_file(inode, version)
+            is_small = is_small and quotas.find_full(chain, length) is None
+        if not is_small:
             size, told = 0, list[Any]()
             for offset, data in parts:
                 size, news = await self.write(request, number, offset, data, mtime_ns=mtime_ns)
                 told += news
             return size, told
-        inode = await self._writable(request, number)
         mtime_ns = mtime_ns or volume.clock.now_ns()
-        length = 0
         with volume.holds.append():
             for offset, data in parts:
                 if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
@@ -201,10 +207,9 @@ class Writeback:
                         "the offset is beyond the largest file", offset=offset, errno=errno.EFBIG
                     )
                 self._take(request, number, Piece(offset, len(data), bytes(data)), mtime_ns)
-                length += len(data)
-        if inode.links:
-            self._growth_bytes += length
-            self._pending[number].growth_bytes += length
+                if inode.links:
+                    quotas.hold(number, chain, len(data))
+                    self._pending[number].growth_bytes += len(data)
         news_of_all = (
             volume.promises.written(volume.id, number, request.caller) if volume.promises else ()
         )
@@ -284,29 +289,63 @@ class Writeback:
         if len(self._taken) > TAKEN_MAX:
             del self._taken[next(iter(self._taken))]
 
-    async def _ask_quota(self, number: int, offset: int, length: int) -> int:
-        """By how much the volume may grow through a write: so much is kept for it until it is
+    async def _ask_quota(self, inode: Inode, version: int, offset: int, length: int) -> int:
+        """By how much the file may grow through a write: so much is held for it until it is
         flushed. EXHAUSTED (EDQUOT) now rather than then, when nobody is there to hear it."""
-        volume = self._volume
-        quota = volume.settings.quota_bytes
-        if not quota or volume.state.used_bytes + self._growth_bytes + length <= quota:
-            self._growth_bytes += length
+        number, quotas = inode.number, self._volume.quotas
+        if not inode.links:
+            return 0
+        chain = await quotas.chain_of_file(inode, version)
+        full = quotas.find_full(chain, length)
+        if full is None:
+            quotas.hold(number, chain, length)
             return length
+        flushed: set[int] = set()
         async with self._near_quota:
-            await self.flush_all()
-            end = offset + length
-            stored = await filemap.load(volume.storage.engine, number, offset, end)
-            new_bytes = length - sum(p.length for p in filemap.within(stored, offset, end))
-            if new_bytes and volume.state.used_bytes + self._growth_bytes + new_bytes > quota:
-                raise Exhausted(
-                    "the volume's quota is used up: remove data or raise it with `dp volume set`",
-                    volume=volume.id,
-                    quota_bytes=quota,
-                    used_bytes=volume.state.used_bytes,
-                    errno=errno.EDQUOT,
-                )
-            self._growth_bytes += new_bytes
-            return new_bytes
+            while full is not None and full not in flushed:
+                flushed.add(full)
+                await self._flush_each(quotas.holding(full))  # then it is known what they took
+                version = quotas.version
+                new_bytes = await self._new_bytes(number, offset, length)
+                inode = await self._file(number)
+                if not inode.links:
+                    return 0
+                chain = await quotas.chain_of_file(inode, version)
+                full = quotas.find_full(chain, new_bytes) if new_bytes else None
+                if full is None:
+                    quotas.hold(number, chain, new_bytes)
+                    return new_bytes
+            raise await quotas.refusal(full)
+
+    async def _new_bytes(self, number: int, offset: int, length: int) -> int:
+        """How much of the range has no bytes yet that are committed."""
+        end = offset + length
+        stored = await filemap.load(self._volume.storage.engine, number, offset, end)
+        return length - sum(p.length for p in filemap.within(stored, offset, end))
+
+    async def tighten(self, number: int) -> None:
+        """Hold no more for the file than its buffered writes will take. While a unit is under way:
+        then no flush is committed."""
+        layers = self.layers(number)
+        inode = await self._volume.find_inode(number)
+        known: list[Piece] = []
+        if layers and inode is not None and inode.links:
+            start = min(layer.pieces[0].offset for layer in layers)
+            end = max(layer.size for layer in layers)
+            known = await filemap.load(self._volume.storage.engine, number, start, end)
+        if not self.still(number, layers):
+            return
+        before = sum(p.length for p in known)
+        for layer in layers:
+            growth = 0
+            if inode is not None and inode.links:
+                for piece in layer.pieces:
+                    filemap.overlay(known, piece)
+                after = sum(p.length for p in known)
+                before, growth = after, after - before
+            growth = min(growth, layer.growth_bytes)
+            self._volume.quotas.release(number, layer.growth_bytes - growth)
+            layer.growth_bytes = growth
 
     async def _writable(self, request: Request, number: int) -> Inode:
         """The file, if the request's principal may write to it."""
@@ -367,6 +406,17 @@ class Writeback:
         pending.mtime_ns = max(pending.mtime_ns, mtime_ns)
         self.memory_bytes += pending.memory_bytes - memory
         self.segment_bytes += pending.segment_bytes - segment
+
+    def may_grow(self, number: int, chain: Chain, size_bytes: int) -> None:
+        """Bytes went that what is buffered for the file may lie over: it grows by them, then."""
+        pending = self._pending.get(number)
+        if pending is not None:
+            pending.growth_bytes += size_bytes
+            self._volume.quotas.hold(number, chain, size_bytes)
+
+    def has(self, number: int) -> bool:
+        """Whether anything is buffered for the file."""
+        return number in self._pending or number in self._flushing
 
     def lowest_segment(self) -> int | None:
         """The lowest segment that a buffered write refers to: it must not be deleted."""
@@ -464,8 +514,8 @@ class Writeback:
                 self._put_back(number, pending)
             raise
         else:
-            for _, pending in batch:
-                self._growth_bytes -= pending.growth_bytes
+            for number, pending in batch:
+                self._volume.quotas.release(number, pending.growth_bytes)
                 self.memory_bytes -= pending.memory_bytes
                 self.segment_bytes -= pending.segment_bytes
         finally:

@@ -29,6 +29,7 @@ ended by NUL where something follows it (names cannot contain NUL).
     R session:16 slot:4                       StoredReply      last write of a client's slot
     C commit:8                                ChangeRow        commit
     a volume:8                                AuditCursor      audited volume (in the root volume)
+    L directory:8                             DirectoryQuota   directory with a quota
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ REFERENCE = b"Y"
 REPLY = b"R"
 CHANGE = b"C"
 AUDIT_CURSOR = b"a"
+QUOTA = b"L"
 
 TOKENS = TOKEN + b"token/"
 SIGNING_KEYS = TOKEN + b"key/"
@@ -224,6 +226,10 @@ def change(commit: int) -> bytes:
 
 def audit_cursor(volume_id: int) -> bytes:
     return _Q.pack(AUDIT_CURSOR, volume_id)
+
+
+def quota(directory: int) -> bytes:
+    return _Q.pack(QUOTA, directory)
 
 
 def number_of(key: bytes) -> int:

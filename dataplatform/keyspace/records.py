@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from struct import Struct
 from typing import Any, NamedTuple, TypeVar
@@ -152,6 +152,7 @@ class VolumeState(Record):
     used_bytes: int = 0  # of everything that has a name
     entries: int = 0  # inodes that have a name, the root not counted
     oldest_change: int = 1  # change rows before this commit were trimmed
+    over: int = 0  # advisory limits that are passed: see core/quotas
 
 
 @dataclass(slots=True)
@@ -168,6 +169,24 @@ class VolumeSettings(Record):
     encryption: dict[str, Any] = field(default_factory=dict)  # wrapped keys; empty: not encrypted
     audit: str = ""  # what the audit stream is told: "" nothing, "changes", "all"
     audit_ttl_ms: int = 0  # how long the audit stream keeps it; 0: for ever
+
+
+@dataclass(slots=True)
+class DirectoryQuota(Record):
+    """What a directory may hold below it, and holds: rewritten by every commit that changes it."""
+
+    quota_bytes: int = 0  # 0: none
+    quota_entries: int = 0
+    advisory_bytes: int = 0  # over it one is warned; 0: none
+    advisory_entries: int = 0
+    used_bytes: int = 0  # of everything below that has its first name there
+    entries: int = 0  # inodes below, the directory itself not counted
+    over: int = 0  # advisory limits that are passed: see core/quotas
+    is_counting: bool = field(default=False, metadata=UNSTORED)
+    """What it held before is still being counted."""
+
+    def copy(self) -> DirectoryQuota:
+        return replace(self)
 
 
 class VolumePhase(enum.IntEnum):

@@ -14,6 +14,7 @@ from dataplatform.engine.base import scan_all
 from dataplatform.keyspace import keys
 from dataplatform.keyspace.records import (
     ROOT_INODE,
+    DirectoryQuota,
     Entry,
     Inode,
     Kind,
@@ -39,6 +40,7 @@ async def assert_accounts(volume: Volume) -> None:
     _check_tree(rows, inodes, names)
     _check_pieces(rows, inodes)
     _check_usage(volume, rows, inodes)
+    _check_quotas(volume, rows, inodes)
     await _check_segments(volume, rows)
     commits = [keys.number_of(k) for k in rows[keys.CHANGE]]
     assert commits == list(range(volume.state.oldest_change, volume.state.commit + 1))
@@ -132,6 +134,34 @@ def _check_usage(
     assert volume.state.used_bytes == used
     assert volume.state.entries == len(named)
     assert volume.state.next_inode > max(inodes)
+
+
+def _check_quotas(
+    volume: Volume, rows: dict[bytes, dict[bytes, bytes]], inodes: dict[int, Inode]
+) -> None:
+    stored = {keys.number_of(k): DirectoryQuota.unpack(v) for k, v in rows[keys.QUOTA].items()}
+    assert stored == volume.quotas.directories
+    assert not volume.quotas.moving
+    for number, quota in stored.items():
+        assert inodes[number].kind == Kind.DIRECTORY
+        assert inodes[number].links
+        below = [i for i in inodes.values() if i.links and _is_below(i, number, inodes)]
+        used = sum(i.used_bytes for i in below)
+        for inode in below:
+            value = rows[keys.STATISTICS].get(keys.statistics(inode.number))
+            used += Statistics.unpack(value).size_bytes if value is not None else 0
+        assert (quota.used_bytes, quota.entries) == (used, len(below)), f"quota of {number}"
+    if not volume.writeback:
+        held = {account: volume.quotas.held_bytes(account) for account in (0, *stored)}
+        assert not any(held.values()), f"held for nobody: {held}"
+
+
+def _is_below(inode: Inode, directory: int, inodes: dict[int, Inode]) -> bool:
+    while inode.parent:
+        if inode.parent == directory:
+            return True
+        inode = inodes[inode.parent]
+    return False
 
 
 async def _check_segments(volume: Volume, rows: dict[bytes, dict[bytes, bytes]]) -> None:

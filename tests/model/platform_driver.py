@@ -20,7 +20,14 @@ import pytest
 
 from dataplatform.base.clock import ManualClock, SeededEntropy
 from dataplatform.base.errors import Invalid, NotFound, PlatformError
-from dataplatform.core import files, listing, namespace, streams, transactions
+from dataplatform.core import (
+    files,
+    listing,
+    namespace,
+    quota_directories,
+    streams,
+    transactions,
+)
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import NewName, Node, Platform
 from dataplatform.core.replies import SESSION_AGE_NS
@@ -30,7 +37,7 @@ from dataplatform.core.volumes import Volume
 from dataplatform.engine.base import Storages
 from dataplatform.engine.memory import MemoryDisk, MemoryStorages
 from dataplatform.engine.wrappers import Faults, FaultyStorages
-from dataplatform.keyspace.records import ROOT_VOLUME, Inode, Kind, VolumeSettings
+from dataplatform.keyspace.records import ROOT_VOLUME, DirectoryQuota, Inode, Kind, VolumeSettings
 from tests.principals import admin
 
 from .accounts import assert_accounts
@@ -611,6 +618,21 @@ class Driver:
                 return await self.platform.catalog.create(request, at, settings or VolumeSettings())
 
         return await self._write(call)
+
+    async def set_quota(self, target: Target, **limits: int) -> DirectoryQuota:
+        async def call(request: Request) -> DirectoryQuota:
+            async with self.reference(target) as (volume, number):
+                given = quota_directories.Limits(**limits)
+                return await quota_directories.set_quota(volume, request, number, given)
+
+        return await self._write(call)
+
+    async def remove_quota(self, target: Target) -> None:
+        async def call(request: Request) -> None:
+            async with self.reference(target) as (volume, number):
+                await quota_directories.remove_quota(volume, request, number)
+
+        await self._write(call)
 
     async def remove_volume(self, volume_id: int, *, recursive: bool = False) -> None:
         async def call(request: Request) -> None:

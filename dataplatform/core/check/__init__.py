@@ -10,6 +10,7 @@ over each kind of row, in pages, beside maps of some sixty bytes per inode (`ino
     tabledata   rows and their counts
     streamdata  topics, partitions, batches, producers, committed offsets
     accounts    segments and what refers to them, the volume's usage and counters
+    quotas      what directories with a quota hold
     log         change rows and stored replies
 
 What is found is a `Finding`, in a user's words. What is damaged is reported where it is, and what

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ...base.errors import Corrupt
 from ...engine.base import Pair, View
 from ...keyspace import keys
-from ...keyspace.records import ROOT_INODE, Inode, Statistics, VolumeState
+from ...keyspace.records import ROOT_INODE, DirectoryQuota, Inode, Statistics, VolumeState
 from ..volumes import Volume
 from .findings import Findings, Repair
 from .inodes import Inodes
@@ -32,6 +32,7 @@ class Moment(NamedTuple):
     view: View
     state: VolumeState
     statistics: dict[int, Statistics]
+    quotas: dict[int, DirectoryQuota]
 
 
 class Check:
@@ -54,6 +55,8 @@ class Check:
         self.references = References(self, sizes)
         self.counts: Counter[str] = Counter()
         self.used_bytes = 0
+        self.quotas: dict[int, DirectoryQuota] = {}
+        self.used_below: Counter[int] = Counter()  # bytes by directory, if there are quotas
         self.usage_is_sure = True
         self.highest_producer = 0
         self.unreadable_statistics: set[int] = set()
@@ -163,6 +166,9 @@ class Check:
         """The inode's data takes so many bytes."""
         if self.inodes.is_named(number):
             self.used_bytes += size_bytes
+            index = self.inodes.find(number) if self.quotas else -1
+            if index >= 0:
+                self.used_below[self.inodes.parents[index]] += size_bytes
 
     async def is_unchanged(self, key: bytes, value: bytes) -> bool:
         """Whether it is still so: what was rewritten meanwhile may rightly have lost its bytes."""

@@ -44,6 +44,7 @@ _LENGTHS: dict[bytes, tuple[int, int]] = {
     keys.REPLY: (21, 21),
     keys.CHANGE: (9, 9),
     keys.AUDIT_CURSOR: (9, 9),
+    keys.QUOTA: (9, 9),
 }
 """Least and most bytes of a key, by prefix."""
 
@@ -71,6 +72,7 @@ NOUNS: dict[bytes, tuple[str, bool]] = {
     keys.REPLY: ("stored replies", False),
     keys.CHANGE: ("rows of the change log", False),
     keys.AUDIT_CURSOR: ("positions of the audit", False),
+    keys.QUOTA: ("quotas of directories", False),
 }
 """What rows of a prefix are to a user, and whether their key begins with an inode."""
 

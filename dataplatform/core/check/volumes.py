@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from ..units import SYSTEM, Unit
 from ..volumes import Volume
-from . import accounts, filedata, inodes, keytable, log, names, streamdata, tabledata
+from . import accounts, filedata, inodes, keytable, log, names, quotas, streamdata, tabledata
 from .context import Check, Moment, Progress
 from .findings import Findings, Report
 
@@ -48,6 +48,8 @@ async def check_one(
         check = await _look(volume, findings, progress)
         if repair:
             await findings.repair(volume)
+            if any(finding.repaired for finding in findings.listed):
+                await quotas.recount(volume)
             await volume.lane.durable()
     return Report(findings.end(), dict(check.counts)), check.inodes.junctions
 
@@ -70,7 +72,9 @@ async def _take(volume: Volume) -> Moment:
 
     async def take(unit: Unit) -> None:
         view = await unit.engine.view()
-        taken.append(Moment(view, volume.state, dict(volume.statistics)))
+        taken.append(
+            Moment(view, volume.state, dict(volume.statistics), dict(volume.quotas.directories))
+        )
 
     await volume.run(SYSTEM, take, durable=False)
     return taken[0]
@@ -81,6 +85,7 @@ async def _check(check: Check) -> None:
     await keytable.read_state(check)
     await keytable.check_unknown(check)
     highest_volume = await keytable.check_volume_records(check)
+    await quotas.read_quotas(check)
     await inodes.read_inodes(check)
     await names.check_names(check)
     await filedata.check_xattrs(check)
@@ -93,4 +98,5 @@ async def _check(check: Check) -> None:
     await log.check_changes(check)
     await log.check_replies(check)
     await accounts.check_usage(check)
+    await quotas.check_quotas(check)
     accounts.check_counters(check, highest_volume)
