@@ -11,8 +11,17 @@ from dataplatform.core.audit.names import topic_of
 from dataplatform.core.catalog import Description
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import Node
+from dataplatform.core.quota_directories import Limits
+from dataplatform.core.quotas import OVER_BYTES, OVER_ENTRIES
 from dataplatform.core.streams import Part
-from dataplatform.keyspace.records import Inode, Kind, Piece, VolumeSettings
+from dataplatform.keyspace.records import (
+    DirectoryQuota,
+    Inode,
+    Kind,
+    Piece,
+    VolumeSettings,
+    VolumeState,
+)
 
 from .areas import Area
 
@@ -106,12 +115,41 @@ def stream_options(inode: Inode) -> pb.StreamOptions:
 def volume_settings(message: pb.VolumeSettings, old: VolumeSettings) -> VolumeSettings:
     """The old settings with what the message sets."""
     return VolumeSettings(
-        quota_bytes=message.quota_bytes if message.HasField("quota_bytes") else old.quota_bytes,
+        **_limits(message, old),
         compression=message.compression if message.HasField("compression") else old.compression,
         created_ns=old.created_ns,
         identity=old.identity,
         audit=_audit_mode(message.audit) if message.HasField("audit") else old.audit,
         audit_ttl_ms=message.audit_ttl_ms if message.HasField("audit_ttl_ms") else old.audit_ttl_ms,
+    )
+
+
+LIMITS = ("quota_bytes", "quota_entries", "advisory_bytes", "advisory_entries")
+
+
+def _limits(message: pb.VolumeSettings, old: VolumeSettings) -> dict[str, Any]:
+    return {name: getattr(message if message.HasField(name) else old, name) for name in LIMITS}
+
+
+def quota_limits(message: pb.QuotaLimits) -> Limits:
+    return Limits(*(getattr(message, name) if message.HasField(name) else None for name in LIMITS))
+
+
+def quota_message(
+    path: str,
+    limits: DirectoryQuota | VolumeSettings,
+    usage: DirectoryQuota | VolumeState,
+    *,
+    is_volume: bool = False,
+) -> pb.QuotaInfo:
+    return pb.QuotaInfo(
+        path=path,
+        limits=pb.QuotaLimits(**{name: getattr(limits, name) for name in LIMITS}),
+        used_bytes=usage.used_bytes,
+        entries=usage.entries,
+        volume=is_volume,
+        over_bytes=bool(usage.over & OVER_BYTES),
+        over_entries=bool(usage.over & OVER_ENTRIES),
     )
 
 
@@ -127,7 +165,7 @@ def volume_message(described: Description) -> pb.VolumeInfo:
         used_bytes=described.used_bytes,
         entries=described.entries,
         settings=pb.VolumeSettings(
-            quota_bytes=described.settings.quota_bytes,
+            **{name: getattr(described.settings, name) for name in LIMITS},
             compression=described.settings.compression,
             audit=described.settings.audit or "off",
             audit_ttl_ms=described.settings.audit_ttl_ms,

@@ -23,6 +23,7 @@ MODULES = {  # what each brings, in the order of `dp --help`
     "changes": ("changes",),
     "volumes": ("volume",),
     "audit": ("audit",),
+    "quotas": ("quota",),
     "server": ("server",),
     "certs": ("certs",),
     "mounts": ("mount", "umount"),

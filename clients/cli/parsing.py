@@ -27,6 +27,18 @@ def parse_quota(text: str) -> int:
     return 0 if text.lower() == "none" else parse_size(text)
 
 
+def parse_entries(text: str) -> int:
+    """A count, `10k` or `2M` for thousands and millions, or `none`, which is 0."""
+    lowered = text.lower()
+    factor = {"k": 1000, "m": 1_000_000}.get(lowered[-1:], 1)
+    digits = lowered if factor == 1 else lowered[:-1]
+    if lowered == "none":
+        return 0
+    if not digits.isascii() or not digits.isdigit():
+        raise typer.BadParameter(f"{text!r} is not a count: write 1000000, 10k, 2M or none")
+    return int(digits) * factor
+
+
 def parse_duration(text: str) -> timedelta:
     """`30d`, `12h`, `15m`, `90s`, `500ms`, `2w`, or several as `1d12h`."""
     try:

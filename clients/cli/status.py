@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from . import outputs
+from . import outputs, quotas
 from .apps import SYSTEM, Json, app, command
 from .connections import connect
 from .outputs import Size, Time
@@ -37,8 +37,9 @@ def status(json: Json = False) -> None:
     """Show the server: version, engine, memory, volumes, mounts."""
     with connect() as client:
         found = client.status()
+        over = client.quotas_over()
     if json:
-        outputs.json_line(found)
+        outputs.json_line(outputs.as_mapping(found) | {"over": over})
         return
     up = timedelta(seconds=round((datetime.now(UTC) - found.started).total_seconds()))
     audit = "none"
@@ -69,11 +70,16 @@ def status(json: Json = False) -> None:
         if found.mounts:
             outputs.line("")
             outputs.table(MOUNT_HEADERS, map(mount_cells, found.mounts))
+        if over:
+            outputs.line("\nAbove an advisory limit:")
+            outputs.table(quotas.HEADERS, map(quotas.cells, over))
     else:
         for item in found.volumes:
             outputs.table((), [("volume", *cells(item))])
         for mount in found.mounts:
             outputs.table((), [("mount", *mount_cells(mount))])
+        for above in over:
+            outputs.table((), [("over", *quotas.cells(above))])
 
 
 def mount_cells(mount: MountInfo) -> Sequence[Any]:

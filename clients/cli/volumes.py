@@ -11,6 +11,7 @@ from .apps import SYSTEM, Json, RemotePath, app, command, group
 from .connections import connect
 from .outputs import Size, Time
 from .parsing import parse_quota, parse_ttl
+from .quotas import Advisory, AdvisoryEntries, QuotaEntries, limit_cells
 
 if TYPE_CHECKING:
     from dataplatform import VolumeInfo
@@ -48,6 +49,9 @@ AuditTtl = Annotated[
 def create(
     path: RemotePath,
     quota: Quota = None,
+    quota_entries: QuotaEntries = None,
+    advisory: Advisory = None,
+    advisory_entries: AdvisoryEntries = None,
     compression: Compression = None,
     audit: Audit = None,
     audit_ttl: AuditTtl = None,
@@ -62,6 +66,9 @@ def create(
                 path,
                 quota_bytes=quota,
                 compression=compression,
+                quota_entries=quota_entries,
+                advisory_bytes=advisory,
+                advisory_entries=advisory_entries,
                 audit=audit,
                 audit_ttl=audit_ttl,
             )
@@ -101,6 +108,7 @@ def info(path: RemotePath, json: Json = False) -> None:
             return
         known = dict(zip(HEADERS, cells(found), strict=True))
         known |= {
+            **limit_cells(found),
             "compression": found.compression,
             "audit": found.audit
             if found.audit == "off"
@@ -119,17 +127,28 @@ def info(path: RemotePath, json: Json = False) -> None:
 def set_(
     path: RemotePath,
     quota: Quota = None,
+    quota_entries: QuotaEntries = None,
+    advisory: Advisory = None,
+    advisory_entries: AdvisoryEntries = None,
     compression: Compression = None,
     audit: Audit = None,
     audit_ttl: AuditTtl = None,
     json: Json = False,
 ) -> None:
     """Change settings of a volume; what is not named stays."""
-    if all(value is None for value in (quota, compression, audit, audit_ttl)):
+    limits = (quota, quota_entries, advisory, advisory_entries)
+    if all(value is None for value in (*limits, compression, audit, audit_ttl)):
         raise typer.BadParameter("nothing to set: give --quota, --compression or --audit")
     with connect() as client:
         changed = client.set_volume(
-            path, quota_bytes=quota, compression=compression, audit=audit, audit_ttl=audit_ttl
+            path,
+            quota_bytes=quota,
+            compression=compression,
+            quota_entries=quota_entries,
+            advisory_bytes=advisory,
+            advisory_entries=advisory_entries,
+            audit=audit,
+            audit_ttl=audit_ttl,
         )
         if json:
             outputs.json_line(changed)

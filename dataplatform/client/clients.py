@@ -12,6 +12,7 @@ from .changes import ChangeOperations
 from .connection import FIRST_PATIENCE_S, Channel
 from .entering import Entering
 from .files import FileOperations
+from .quotas import QuotaOperations
 from .runtime import AsyncRuntime, BlockingRuntime, Runtime
 from .streams import StreamOperations
 from .system import SystemOperations
@@ -27,6 +28,7 @@ class Client(
     TransactionOperations,
     ChangeOperations,
     VolumeOperations,
+    QuotaOperations,
     SystemOperations,
 ):
     """A connected client of an event loop. The operations are those of `dataplatform.Client`, with

@@ -188,6 +188,8 @@ class NamespaceOperations(Operations):
             reply.quota_bytes or None,
             reply.available_bytes,
             reply.capacity_bytes or None,
+            reply.quota_entries or None,
+            reply.available_entries if reply.quota_entries else None,
         )
 
     async def readlink(self, path: Path) -> str:

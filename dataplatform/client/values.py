@@ -93,7 +93,9 @@ class Entry(Stat):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Space of the volume that a path lies in. `quota_bytes` is None where there is no quota,
+    """Space for a path, by the tightest of the quotas that count there: those of the directories at
+    and above it, and its volume's. `used_bytes` and `entries` are those of whatever that quota is
+    of, else of the volume. `quota_bytes` and `quota_entries` are None where there is no quota,
     `capacity_bytes` is the quota, or else what the disk below holds; None if nobody knows."""
 
     used_bytes: int
@@ -101,6 +103,8 @@ class Usage:
     quota_bytes: int | None
     available_bytes: int
     capacity_bytes: int | None = None
+    quota_entries: int | None = None
+    available_entries: int | None = None
 
 
 # ------------------------------------------------------------------------------------- tables
@@ -259,6 +263,9 @@ class VolumeInfo:
     created_ns: int
     open: bool
     state: str
+    quota_entries: int | None = None
+    advisory_bytes: int | None = None
+    advisory_entries: int | None = None
     audit: str = "off"  # or "changes", "all"
     audit_ttl: timedelta | None = None  # None: kept for ever
     audit_topic: str | None = None  # of the stream /.audit
@@ -266,6 +273,23 @@ class VolumeInfo:
     @property
     def created(self) -> datetime:
         return utc(self.created_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a directory, or a volume, may hold below it, and holds. Limits are None where there is
+    none. Above an advisory limit nothing is refused: `over_bytes` and `over_entries` tell."""
+
+    path: str
+    quota_bytes: int | None
+    quota_entries: int | None
+    advisory_bytes: int | None
+    advisory_entries: int | None
+    used_bytes: int
+    entries: int
+    volume: bool = False  # it is the volume's
+    over_bytes: bool = False
+    over_entries: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from ..base.errors import Denied, Exhausted, Invalid, NotFound, Unavailable
 from ..engine.base import View, scan_all
 from ..keyspace import keys
 from ..keyspace.records import (
+    ROOT_INODE,
     DirectoryQuota,
     Entry,
     Inode,
@@ -189,6 +190,12 @@ async def list_quotas(volume: Volume, directory: int) -> list[tuple[int, Directo
         if current:
             found.append((number, quota))
     return found
+
+
+async def list_over(volume: Volume) -> list[int]:
+    """Directories above an advisory limit of theirs; the root, if the volume is above its own."""
+    found = [n for n, q in sorted(volume.quotas.directories.items()) if q.over]
+    return [ROOT_INODE, *found] if volume.state.over else found
 
 
 async def remove_quota(volume: Volume, request: Request, directory: int) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..engine.base import Room
+from ..keyspace.records import Kind
+from .platform import Node
 from .quotas import VOLUME, VOLUME_ONLY, Chain
 from .volumes import Volume
 
@@ -53,3 +55,10 @@ def usage_of(volume: Volume, room: Room | None, chain: Chain = VOLUME_ONLY) -> U
         return Usage(used, entries, 0, *(room or (0, 0)), quota_entries, entries_left)
     available = min(left, room.available_bytes) if room else left
     return Usage(used, entries, quota, quota, available, quota_entries, entries_left)
+
+
+async def usage_at(node: Node, room: Room | None) -> Usage:
+    """Of a directory with what is above it, or of what anything else stands in."""
+    inode = node.inode
+    directory = inode.number if inode.kind == Kind.DIRECTORY else inode.parent
+    return usage_of(node.volume, room, await node.volume.quotas.chain(directory))

@@ -11,7 +11,7 @@ from dataplatform.core.access.verbs import ALL, Verb
 from dataplatform.core.owners import opened_by_maker
 from dataplatform.core.platform import NewName
 from dataplatform.core.units import Unit
-from dataplatform.core.usage import usage_of
+from dataplatform.core.usage import usage_at
 from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import Inode, Kind
 
@@ -291,13 +291,15 @@ async def remove_xattr(call: Call, message: pb.XattrRequest, data: Any) -> pb.Em
 @rpc("Namespace.Usage")
 async def usage(call: Call, message: pb.StatRequest, data: Any) -> pb.UsageReply:
     node = await call.node(message.target)
-    found = usage_of(node.volume, call.platform.storages.room())
+    found = await usage_at(node, call.platform.storages.room())
     return pb.UsageReply(
         used_bytes=found.used,
         entries=found.entries,
         quota_bytes=found.quota,
         available_bytes=found.available,
         capacity_bytes=found.capacity,
+        quota_entries=found.quota_entries,
+        available_entries=found.available_entries,
     )
 
 

@@ -549,6 +549,50 @@ def test_volumes(dp: Shell) -> None:
     dp.fails("dp volume info /none", 3)
 
 
+def test_quotas(dp: Shell) -> None:
+    dp("dp mkdir -p /home/ana/deep")
+    dp("dp put - /home/ana/before", stdin=b"x" * 1000)
+    [quota] = dp.json("dp quota set /home/ana --bytes 100KiB --entries 5 --advisory-bytes 50KiB")
+    assert (quota["path"], quota["used_bytes"], quota["entries"]) == ("/home/ana", 1000, 2)
+    dp("dp put - /home/ana/f", stdin=b"x" * 60_000)
+    dp.fails("dp put - /home/ana/deep/g", 9, "quota", "path=`/home/ana`", stdin=b"x" * 60_000)
+    dp("dp table create /home/ana/t")
+    dp("dp stream create /home/ana/s")
+    dp.fails("dp mkdir /home/ana/one-too-many", 9, "quota of entries")
+    dp.fails(f"dp table put /home/ana/t row text={'y' * 50_000}", 9, "quota")
+    dp.fails("dp stream produce /home/ana/s:a", 9, "quota", stdin=os.urandom(60_000).hex().encode())
+    [found] = dp.json("dp quota ls /")
+    assert (found["path"], found["over_bytes"], found["over_entries"]) == ("/home/ana", True, False)
+    assert "above advisory\tbytes\n" in dp("dp quota get /home/ana")
+    [status] = dp.json("dp status")
+    assert [quota["path"] for quota in status["over"]] == ["/home/ana"]
+    assert "over\t/home/ana\t" in dp("dp status")
+    assert "advisory limit passed" in dp("dp changes /home")
+    dp("dp rm /home/ana/f")
+    dp("dp put - /home/ana/deep/g", stdin=b"x" * 60_000)  # free again at once
+    dp("dp rm /home/ana/deep/g")
+    assert dp.json("dp status")[0]["over"] == []
+    dp("dp put - /outside", stdin=b"x" * 102_000)
+    dp.fails("dp mv /outside /home/ana/outside", 9, "quota")
+    dp("dp quota set /home/ana --bytes none --entries none")
+    dp("dp mv /outside /home/ana/outside")
+    assert "0 problems" in dp("dp check /")
+    dp("dp quota remove /home/ana")
+    dp.fails("dp quota get /home/ana", 3, "dp quota ls")
+    dp.fails("dp quota set /home/ana", 2, "nothing to set")
+    dp.fails("dp quota set / --bytes 1GiB", 2, "dp volume set")
+    dp("dp volume create /limited --quota-entries 1 --advisory 1KiB --advisory-entries 10")
+    [info] = dp.json("dp volume info /limited")
+    limits = (info["quota_entries"], info["advisory_bytes"], info["advisory_entries"])
+    assert limits == (1, 1024, 10)
+    assert "quota of entries\t1\n" in dp("dp quota get /limited") + dp("dp volume info /limited")
+    dp("dp put - /limited/a", stdin=b"x" * 2000)
+    dp.fails("dp touch /limited/b", 9, "volume's quota of entries")
+    assert [quota["path"] for quota in dp.json("dp status")[0]["over"]] == ["/limited"]
+    dp("dp volume remove -r /limited")
+    dp("dp rm -r /home")
+
+
 def test_removing_stays_in_its_volume(dp: Shell) -> None:
     dp("dp mkdir -p /kept/deep")
     dp("dp volume create /kept/deep/volume")

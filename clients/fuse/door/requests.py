@@ -59,6 +59,7 @@ SIGKILL_BIT = 1 << 8
 TIME_NS_MAX = (1 << 63) - 1
 
 USAGE_BLOCK_BYTES = 4096
+UNKNOWN_ENTRIES = 1 << 40
 UNKNOWN_CAPACITY_BYTES = 1 << 50
 """Shown where the store below does not say how much it holds (object stores)."""
 
@@ -404,13 +405,16 @@ class Requests:
         capacity = usage.capacity_bytes or UNKNOWN_CAPACITY_BYTES
         free = min(usage.available_bytes if usage.capacity_bytes else capacity, capacity)
         free_blocks = free // USAGE_BLOCK_BYTES
-        entries_max = 1 << 40
+        entries_max = usage.quota_entries or UNKNOWN_ENTRIES
+        entries_free = entries_max - usage.entries
+        if usage.quota_entries:
+            entries_free = usage.available_entries
         return kernel.STATFS_OUT.pack(
             capacity // USAGE_BLOCK_BYTES,
             free_blocks,
             free_blocks,
             entries_max,
-            entries_max - usage.entries,
+            entries_free,
             USAGE_BLOCK_BYTES,
             255,
             USAGE_BLOCK_BYTES,

@@ -38,6 +38,7 @@ XATTR_CREATE = 1
 XATTR_REPLACE = 2
 
 USAGE_AGE_S = 1.0
+USAGES_MAX = 1000
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class Attributes:
         self._names = names
         self._calls = mount.calls
         self._rights = mount.rights
-        self._usages: dict[int, tuple[float, pb.UsageReply]] = {}  # by volume
+        self._usages: dict[int, tuple[float, pb.UsageReply]] = {}  # by node
 
     async def get(self, number: int) -> Node:
         node = self._mount.nodes.get(number)
@@ -230,13 +231,15 @@ class Attributes:
     # ---- the whole
 
     async def usage(self, number: int) -> pb.UsageReply:
-        """Of the volume that the node is in, at most a second old."""
+        """By the tightest quota that counts for the node, at most a second old."""
         now_s = time.monotonic()
         node = self._mount.nodes.get(number)
-        known = self._usages.get(node.volume)
+        known = self._usages.get(number)
         if known is None or now_s - known[0] > USAGE_AGE_S:
             known = now_s, await self._calls.call(USAGE, pb.StatRequest(target=_target(node)))
-            self._usages[node.volume] = known
+            if len(self._usages) >= USAGES_MAX:
+                self._usages.clear()
+            self._usages[number] = known
         return known[1]
 
 

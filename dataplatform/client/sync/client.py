@@ -12,6 +12,7 @@ from ..runtime import run
 from .changes import ChangeOperations
 from .files import FileOperations
 from .namespace import NamespaceOperations
+from .quotas import QuotaOperations
 from .streams import StreamOperations
 from .system import SystemOperations
 from .tables import TableOperations
@@ -27,6 +28,7 @@ class Client(
     TransactionOperations,
     ChangeOperations,
     VolumeOperations,
+    QuotaOperations,
     SystemOperations,
 ):
     """A connected client. Made by `connect`; may be shared by threads, each of which gets its own

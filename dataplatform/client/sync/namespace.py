@@ -54,7 +54,8 @@ class NamespaceOperations(Operations):
         return iterate(self._aio.walk(path, topdown=topdown))
 
     def usage(self, path: Path = "/") -> Usage:
-        """Bytes and entries in use at and below `path`, its quota, and what is still free."""
+        """Bytes and entries in use, by the tightest quota that counts for `path`, and what is
+        still free."""
         return run(self._aio.usage(path))
 
     def readlink(self, path: Path) -> str:

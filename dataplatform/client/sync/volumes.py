@@ -17,21 +17,28 @@ class VolumeOperations(Operations):
         *,
         quota_bytes: int | None = None,
         compression: str | None = None,
+        quota_entries: int | None = None,
+        advisory_bytes: int | None = None,
+        advisory_entries: int | None = None,
         audit: str | None = None,
         audit_ttl: timedelta | None = None,
     ) -> VolumeInfo:
         """Create a volume, mounted at `path`, whose parent directory must exist.
 
-        `quota_bytes`: writes beyond it raise Exhausted (None: no quota). `compression` of its
-        files: "lz4" or "none". `audit`: what the stream /.audit is told, "off", "changes" (and
-        denials) or "all" (reads, too); `audit_ttl`: how long that is kept, a day or longer (0: for
-        ever). Raises Exists, NotFound.
+        `quota_bytes`, `quota_entries`: what goes beyond raises Exhausted (None: no quota); above
+        `advisory_bytes` and `advisory_entries` one is only told. `compression` of its files: "lz4"
+        or "none". `audit`: what the stream /.audit is told, "off", "changes" (and denials) or "all"
+        (reads, too); `audit_ttl`: how long that is kept, a day or longer (0: for ever). Raises
+        Exists, NotFound.
         """
         return run(
             self._aio.create_volume(
                 path,
                 quota_bytes=quota_bytes,
                 compression=compression,
+                quota_entries=quota_entries,
+                advisory_bytes=advisory_bytes,
+                advisory_entries=advisory_entries,
                 audit=audit,
                 audit_ttl=audit_ttl,
             )
@@ -51,15 +58,21 @@ class VolumeOperations(Operations):
         *,
         quota_bytes: int | None = None,
         compression: str | None = None,
+        quota_entries: int | None = None,
+        advisory_bytes: int | None = None,
+        advisory_entries: int | None = None,
         audit: str | None = None,
         audit_ttl: timedelta | None = None,
     ) -> VolumeInfo:
-        """Change settings; None leaves one as it is. `quota_bytes=0` removes the quota."""
+        """Change settings; None leaves one as it is. 0 removes a limit."""
         return run(
             self._aio.set_volume(
                 path,
                 quota_bytes=quota_bytes,
                 compression=compression,
+                quota_entries=quota_entries,
+                advisory_bytes=advisory_bytes,
+                advisory_entries=advisory_entries,
                 audit=audit,
                 audit_ttl=audit_ttl,
             )
