@@ -122,11 +122,15 @@ class Witness:
 
 def lift_quotas(wire: FramesWire) -> None:
     """Whatever the attack has set: honest work needs room."""
-    unlimited = pb.VolumeSettings(quota_bytes=0)
+    unlimited = pb.VolumeSettings(quota_bytes=0, quota_entries=0)
+    limits = pb.QuotaLimits(quota_bytes=0, quota_entries=0)
     for volume in wire.call("Volumes.List", pb.Empty()).volumes:
         target = pb.Target(volume=volume.volume)
         outcome = wire.call("Volumes.Set", pb.VolumeRequest(target=target, settings=unlimited))
         assert isinstance(outcome, pb.VolumeInfo), outcome
+        for quota in wire.call("Quotas.List", pb.QuotaRequest(target=target)).quotas:
+            at = pb.Target(path=quota.path)
+            wire.call("Quotas.Set", pb.QuotaRequest(target=at, limits=limits))
 
 
 def furnish(subject: Subject, base: str) -> Pool:
