@@ -29,6 +29,8 @@ from ..keyspace.records import (
     Statistics,
     unpack,
 )
+from .access.verbs import REACH
+from .principals import Principal
 from .quotas import Taken, check_limits
 from .units import Request, Unit
 
@@ -177,8 +179,10 @@ def get_quota(volume: Volume, directory: int) -> DirectoryQuota:
     return quota
 
 
-async def list_quotas(volume: Volume, directory: int) -> list[tuple[int, DirectoryQuota]]:
-    """Those at and below a directory, in order of their numbers."""
+async def list_quotas(
+    volume: Volume, principal: Principal, directory: int
+) -> list[tuple[int, DirectoryQuota]]:
+    """Those at and below a directory, in order of their numbers, as far as one may go there."""
     found = []
     for number, quota in sorted(volume.quotas.directories.items()):
         if quota.is_counting:
@@ -187,15 +191,17 @@ async def list_quotas(volume: Volume, directory: int) -> list[tuple[int, Directo
         while current and current != directory:
             inode = await volume.find_inode(current)
             current = inode.parent if inode is not None else 0
-        if current:
+        if current and await volume.guard.may(principal, volume, number, REACH):
             found.append((number, quota))
     return found
 
 
-async def list_over(volume: Volume) -> list[int]:
-    """Directories above an advisory limit of theirs; the root, if the volume is above its own."""
-    found = [n for n, q in sorted(volume.quotas.directories.items()) if q.over]
-    return [ROOT_INODE, *found] if volume.state.over else found
+async def list_over(volume: Volume, principal: Principal) -> list[int]:
+    """Directories above an advisory limit of theirs, as far as one may go there; the root, if the
+    volume is above its own."""
+    over = [n for n, q in sorted(volume.quotas.directories.items()) if q.over]
+    over = [ROOT_INODE, *over] if volume.state.over else over
+    return [n for n in over if await volume.guard.may(principal, volume, n, REACH)]
 
 
 async def remove_quota(volume: Volume, request: Request, directory: int) -> None:

@@ -47,7 +47,9 @@ async def list_(call: Call, message: pb.QuotaRequest, data: Any) -> pb.QuotasRep
     node = await call.node(message.target)
     volume = node.volume
     reply = pb.QuotasReply()
-    for number, quota in await quota_directories.list_quotas(volume, node.inode.number):
+    for number, quota in await quota_directories.list_quotas(
+        volume, call.principal, node.inode.number
+    ):
         path = await call.platform.path_of(volume, number)
         reply.quotas.append(quota_message(path, quota, quota))
     return reply
@@ -65,6 +67,6 @@ async def over(call: Call, message: pb.Empty, data: Any) -> pb.QuotasReply:
     """Of the volumes that are open: where nobody writes, nothing passes a limit."""
     reply = pb.QuotasReply()
     for volume in list(call.platform.volumes):
-        for number in await quota_directories.list_over(volume):
+        for number in await quota_directories.list_over(volume, call.principal):
             reply.quotas.append(await _info(call, volume, number))
     return reply

@@ -12,7 +12,7 @@ import pytest
 from dataplatform.base.errors import Denied, Exhausted, Invalid, NotFound
 from dataplatform.core import check, files, namespace, quota_directories, streams, tables
 from dataplatform.core.namespace import Attributes
-from dataplatform.core.principals import Principal
+from dataplatform.core.principals import SYSTEM_PRINCIPAL, Principal
 from dataplatform.core.quota_directories import Limits
 from dataplatform.core.quotas import VOLUME_ONLY
 from dataplatform.core.units import Request
@@ -99,7 +99,9 @@ async def test_nested_quotas_add_up(tmp_path: Path) -> None:
         inode = await driver.stat("/a/b")
         usage = usage_of(volume, None, await volume.quotas.chain(inode.number))
         assert (usage.quota, usage.used, usage.available) == (500, 400, 100)
-        found = await quota_directories.list_quotas(volume, (await driver.stat("/a")).number)
+        found = await quota_directories.list_quotas(
+            volume, SYSTEM_PRINCIPAL, (await driver.stat("/a")).number
+        )
         assert [quota.quota_bytes for _, quota in found] == [500, 1000]
         await driver.remove_quota("/a")
         await driver.write_file("/a/b/g", b"x" * 200)
