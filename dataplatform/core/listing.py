@@ -148,7 +148,7 @@ async def xattr(node: Node, name: str, request: Request = SYSTEM) -> bytes:
             await node.volume.allow(
                 principal, node.inode, Verb.READ, session=session, origin=origin
             )
-        elif name.startswith("trusted.") and not principal.is_admin:
+        elif name.startswith("trusted.") and not principal.is_trusted:
             raise NotFound("no such attribute", name=name, errno=errno.ENODATA)
     key = keys.xattr(node.inode.number, name.encode("utf-8", "surrogateescape"))
     value = await node.volume.storage.engine.get(key)
@@ -164,6 +164,6 @@ async def xattr_names(node: Node, request: Request = SYSTEM) -> list[str]:
         keys.name_of(key).decode("utf-8", "surrogateescape")
         async for key, _ in scan_all(node.volume.storage.engine, start, end)
     ]
-    if request.principal.is_admin:
+    if request.principal.is_trusted:
         return names
     return [name for name in names if not name.startswith("trusted.")]

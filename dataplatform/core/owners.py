@@ -29,12 +29,14 @@ _DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 
 
 def is_member(principal: Principal, gid: int) -> bool:
-    return gid in principal.gids or (gid == principal.gid and gid != NOBODY)
+    return (
+        principal.modes_checked or gid in principal.gids or (gid == principal.gid and gid != NOBODY)
+    )
 
 
 def owns(principal: Principal, inode: Inode) -> bool:
     """Nobody in particular owns nothing."""
-    return principal.uid == inode.uid and inode.uid != NOBODY
+    return principal.modes_checked or (principal.uid == inode.uid and inode.uid != NOBODY)
 
 
 # ---------------------------------------------------------------- what is new
@@ -48,7 +50,7 @@ async def check_create(unit: Unit, parent: Inode, kind: int, *, is_junction: boo
     await unit.allow(parent, Verb.CREATE)
     if is_junction:
         await unit.allow(parent, Verb.ADMIN, code=errno.EPERM)
-    if kind in _DEVICES and not principal.is_admin:  # mknod(2)
+    if kind in _DEVICES and not principal.is_trusted:  # mknod(2)
         raise _not_permitted(principal, "only an administrator may make a device")
 
 
@@ -58,13 +60,13 @@ def of_new(
     """(uid, gid, mode) of a new inode: administrators choose, others own what they make. A
     set-group-id directory gives its group on, as on Linux and BSD."""
     uid, gid = wanted.uid, wanted.gid
-    if not principal.is_admin:
+    if not principal.is_trusted:
         uid, gid = principal.uid, principal.gid
     if parent.mode & SET_GID:
         gid = parent.gid
         if wanted.kind == Kind.DIRECTORY:
             mode |= SET_GID
-        elif mode & GROUP_EXECUTE and not (principal.is_admin or is_member(principal, gid)):
+        elif mode & GROUP_EXECUTE and not (principal.is_trusted or is_member(principal, gid)):
             mode &= ~SET_GID  # Linux, mode_strip_sgid
     return uid, gid, mode
 
@@ -114,7 +116,7 @@ async def check_delete(unit: Unit, directory: int, entry: Entry) -> None:
         return
     await unit.allow(parent, Verb.DELETE)
     is_owner = owns(principal, victim) or owns(principal, parent)
-    if parent.mode & STICKY and not (is_owner or principal.is_admin):
+    if parent.mode & STICKY and not (is_owner or principal.is_trusted):
         raise _not_permitted(
             principal,
             "the directory is sticky: only the owner may take this name away",
@@ -165,9 +167,9 @@ async def check_put_over(unit: Unit, directory: int, entry: Entry, old: Inode) -
         rules = await guard.rules_of(volume, old, unit=unit)
         if Verb.WRITE.word in rules:
             await unit.allow(old, Verb.WRITE)
-            return not principal.is_admin
+            return not principal.is_trusted
         if await guard.may(principal, volume, old, Verb.WRITE, unit=unit):
-            return not principal.is_admin
+            return not principal.is_trusted
     await check_delete(unit, directory, entry)
     await unit.allow(directory, Verb.CREATE)
     return False
@@ -202,7 +204,7 @@ async def check_attributes(
     if principal.is_free:
         return
     await unit.allow(inode, REACH, opened=True)
-    if uid is not None and uid != inode.uid and not principal.is_admin:
+    if uid is not None and uid != inode.uid and not principal.is_trusted:
         raise _not_permitted(
             principal,
             "only an administrator may give things to others",
@@ -212,7 +214,7 @@ async def check_attributes(
         await unit.allow(inode, Verb.ADMIN, code=errno.EPERM)
     elif now and not owns(principal, inode):
         await unit.allow(inode, Verb.WRITE)
-    if gid is None or gid == inode.gid or principal.is_admin or is_member(principal, gid):
+    if gid is None or gid == inode.gid or principal.is_trusted or is_member(principal, gid):
         return
     raise _not_permitted(
         principal,
@@ -225,7 +227,7 @@ async def check_attributes(
 def mode_for(principal: Principal, inode: Inode, mode: int) -> int:
     """What chmod(2) by somebody leaves of a mode: nobody makes a program run as somebody else, or
     with a group of which they are no member."""
-    if principal.is_admin:
+    if principal.is_trusted:
         return mode
     if not is_member(principal, inode.gid):
         mode &= ~SET_GID
@@ -242,7 +244,7 @@ def set_ids(mode: int) -> int:
 
 def loses_set_ids(principal: Principal, inode: Inode) -> bool:
     """Whether a write by somebody changes a file's mode."""
-    return bool(inode.mode & (SET_UID | SET_GID)) and not principal.is_admin
+    return bool(inode.mode & (SET_UID | SET_GID)) and not principal.is_trusted
 
 
 def written(principal: Principal, inode: Inode) -> None:
@@ -258,7 +260,7 @@ async def check_xattr(unit: Unit, inode: Inode, name: str) -> None:
     principal = unit.request.principal
     if principal.is_free:
         return
-    if not is_for_users(name) and not principal.is_admin:
+    if not is_for_users(name) and not principal.is_trusted:
         await unit.allow(inode, REACH)
         raise _not_permitted(
             principal,

@@ -37,6 +37,12 @@ class Principal:
     modes_checked: bool = False  # by the kernel it came through: expressions alone decide here
 
     @property
+    def is_trusted(self) -> bool:
+        """Whether what POSIX grants need not be asked: of an administrator, or of somebody
+        whose own kernel has asked it."""
+        return self.is_admin or self.modes_checked
+
+    @property
     def is_free(self) -> bool:
         """An administrator whom no token limits: there is nothing to ask."""
         return self.is_admin and not self.is_read_only and not self.roots

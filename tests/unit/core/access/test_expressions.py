@@ -45,6 +45,7 @@ def python_says(text: str, principal: Principal) -> bool:
 
     words = re.sub(r"\b(?:([ug]):([\w.@-]+)|p\b)", word, text)
     words = words.replace("&", " and ").replace("|", " or ").replace("!", " not ")
+    words = " ".join(words.split())  # a line's end means nothing to us
     return bool(eval(words))  # only of what the strategies below make
 
 
