@@ -51,6 +51,7 @@ class Call:
         "principal",
         "server",
         "session",
+        "speaks",
         "who_now",
     )
 
@@ -68,6 +69,7 @@ class Call:
         """Whom the call is for, at any moment: whoever the connection is of; or somebody it speaks
         for, whom the dispatcher puts here."""
         self.principal = self.who_now()
+        self.speaks = self.principal.may_speak
         self.origin = attachment.origin
         self.method = method
         self.platform = platform
@@ -233,11 +235,23 @@ class Call:
         if first is not second:
             raise Invalid("the two are in different volumes: copy instead", errno=errno.EXDEV)
 
+    async def shown(self, node: Node, *, name: str = "") -> pb.Node:
+        """The node's message; with what expressions decide, for who leaves the rest to a kernel."""
+        message = node_message(node, name=name)
+        if self.keeper is not None and self.speaks and node.inode.links:
+            guard = self.platform.guard
+            governed = guard.governed_now(node.volume, node.inode)
+            if governed is None:
+                governed = await guard.governed(node.volume, node.inode)
+            if governed:
+                message.governed = governed
+        return message
+
     async def describe(self, volume: Volume, number: int) -> pb.Node:
         """The node as it is now."""
         if self.keeper is not None:
             await self.keeper.keep(volume, number)
-        return node_message(Node(volume, await self.platform.describe(volume, number)))
+        return await self.shown(Node(volume, await self.platform.describe(volume, number)))
 
     async def left(self, unit: Unit, number: int) -> bytes:
         """The inode as this unit leaves it: what a lane keeps to answer with a node."""
@@ -264,4 +278,4 @@ class Call:
         if keeper is not None and not (self._is_fresh and keeper.keeps(volume.id, inode.number)):
             await keeper.keep(volume, inode.number)
             inode = await volume.find_inode(inode.number) or inode
-        return node_message(Node(volume, await volume.complete(inode)))
+        return await self.shown(Node(volume, await volume.complete(inode)))

@@ -550,6 +550,14 @@ async def _move(
     await _rename_link(unit, moved.inode, (old_directory, old_name), (directory, name))
 
 
+async def _come_under_rules(unit: Unit, old: int, new: int) -> None:
+    """A directory comes from one directory into another: so do the rules for all below it."""
+    guard, volume = unit.volume.guard, unit.volume
+    left = await guard.rules_of(volume, old, unit=unit)
+    if left != await guard.rules_of(volume, new, unit=unit):
+        unit.change_rules()
+
+
 async def _exchange(
     unit: Unit, first: tuple[int, bytes, Entry], second: tuple[int, bytes, Entry]
 ) -> None:
@@ -570,6 +578,7 @@ async def _rename_link(
     inode = await unit.inode(number)
     protection.check_inode(unit, inode)
     if inode.is_directory and old[0] != new[0]:
+        await _come_under_rules(unit, old[0], new[0])
         unit.move_rules()
     if (inode.parent, inode.name) == old:
         inode.parent, inode.name = new

@@ -375,10 +375,21 @@ class Promises:
 
     def committed(self, unit: Unit) -> Told:
         """Tell whoever keeps what the unit changed."""
+        if unit.changes_rules:
+            return self._end_everything(unit.request.caller)
         others = self.others(unit.request.caller)
         if not others or unit.quiet or unit.told_before:
             return ()
         return self._tell(others, unit.volume.id, effects_of(unit))
+
+    def _end_everything(self, session: bytes | None) -> Told:
+        """For all keepers; the one whose change it is waits for nobody but the others."""
+        told = []
+        for keeper in self.keepers.values():
+            keeper.end_everything()
+            if keeper.session != session:
+                told.append((keeper, keeper.sequence))
+        return told
 
     def written(self, volume: int, inode: int, session: bytes | None) -> Told:
         """Tell whoever keeps a file that bytes were written to it, or that it is longer."""

@@ -107,6 +107,7 @@ class Unit:
         "accounts",
         "authors",
         "charges",
+        "changes_rules",
         "commit",
         "engine",
         "entries_delta",
@@ -149,6 +150,7 @@ class Unit:
         self.accounts: dict[int, Taken] = {}  # the same by account, as far as it was added up
         self.over: int | None = None  # which advisory limits the volume passes after it
         self.accepted = False  # the quota was asked before, when its bytes were taken
+        self.changes_rules = False  # expressions hold, or hold no more, for what is below
         self.moves_rules = False  # a directory gets another place, mode, owner or expression
         self.renames = False  # a name of something that exists changed or went
         self.resized: list[int] = []  # files that changed beyond what their pieces tell
@@ -368,6 +370,12 @@ class Unit:
         if principal.is_free:
             return
         await self.volume.guard.search(principal, self.volume, directory, target=target, unit=self)
+
+    def change_rules(self) -> None:
+        """Other expressions hold for the thing and for all below it: caches hear that everything is
+        over, for nobody knows what they keep of that."""
+        self.changes_rules = True
+        self.move_rules()
 
     def move_rules(self) -> None:
         """What verdicts are made of changes in this unit: see `Guard.changed`."""

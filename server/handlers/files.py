@@ -14,7 +14,7 @@ from dataplatform.core.volumes import Volume
 
 from ..areas import area_of, open_area
 from ..dispatch import Call, rpc
-from ..packing import attributes_of, located, node_message, shared_bytes, write_parts
+from ..packing import attributes_of, located, shared_bytes, write_parts
 from .namespace import node_left
 
 
@@ -34,7 +34,7 @@ async def open_(call: Call, message: pb.OpenRequest, data: Any) -> pb.Node:
     if message.truncate:
         stored = await files.truncate(volume, call.request(message), inode.number, 0, durable=False)
         return await call.node_left(volume, stored)
-    return node_message(Node(volume, inode))
+    return await call.shown(Node(volume, inode))
 
 
 @rpc("Files.Close")

@@ -16,7 +16,7 @@ from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import Inode, Kind
 
 from ..dispatch import Call, rpc
-from ..packing import attributes_of, node_message, settings_of
+from ..packing import attributes_of, settings_of
 
 
 def done(call: Call, message: Any, volume: Volume, stored: None) -> pb.Empty:
@@ -32,7 +32,7 @@ async def node_left(call: Call, message: Any, volume: Volume, stored: bytes) -> 
 @rpc("Namespace.Stat")
 async def stat(call: Call, message: pb.StatRequest, data: Any) -> pb.Node:
     node = await call.node(message.target, follow=message.follow)
-    return node_message(node)
+    return await call.shown(node)
 
 
 @rpc("Namespace.Access")
@@ -51,7 +51,7 @@ async def list_(call: Call, message: pb.ListRequest, data: Any) -> pb.ListReply:
     node = await call.node(message.target)
     page = await listing.page(node, message.after, message.limit, call.keeper, call.asker)
     return pb.ListReply(
-        nodes=[node_message(n, name=n.inode.name.decode()) for n in page.nodes], end=page.end
+        nodes=[await call.shown(n, name=n.inode.name.decode()) for n in page.nodes], end=page.end
     )
 
 

@@ -24,7 +24,17 @@ from ...base.errors import Corrupt, Denied, Invalid, NotFound, Unavailable
 from ...keyspace import keys
 from ...keyspace.records import ROOT_INODE, ROOT_VOLUME, Inode, Kind
 from ..principals import Principal
-from .rules import NO_RULES, Directory, Passage, Rule, Rules, holds, mode_allows, rules_below
+from .rules import (
+    NO_RULES,
+    Directory,
+    Passage,
+    Rule,
+    Rules,
+    holds,
+    mode_allows,
+    rules_below,
+    verbs_in,
+)
 from .verbs import CHANGING, REACH, Verb
 
 if TYPE_CHECKING:
@@ -284,6 +294,20 @@ class Guard:
         inode = thing if isinstance(thing, Inode) else await _inode(volume, thing, unit)
         places = await self._places(volume, inode, unit)
         return rules_below(volume.id, inode, places[0].rules if places else NO_RULES)
+
+    def governed_now(self, volume: Volume, inode: Inode) -> Verb | None:
+        """The verbs that expressions decide of it; None if its directory has to be read first."""
+        directory = self._directories.get((volume.id, inode.parent))
+        if directory is None:
+            return None
+        return verbs_in(rules_below(volume.id, inode, directory.rules))
+
+    async def governed(self, volume: Volume, inode: Inode) -> Verb:
+        """The same, whatever has to be read."""
+        now = self.governed_now(volume, inode)
+        if now is None:
+            now = verbs_in(await self.rules_of(volume, inode))
+        return now
 
     async def path_of(self, place: tuple[int, int]) -> str:
         """Of a directory or something in it, from the platform's root."""

@@ -16,7 +16,7 @@ from ...base.errors import Invalid
 from ...keyspace.records import Inode
 from ..principals import NOBODY, Principal
 from .expressions import parse
-from .verbs import MODE_BITS, Verb
+from .verbs import MODE_BITS, NUMBERS, Verb
 
 PASSAGES_MAX = 1000
 """Principals that one directory remembers to let pass."""
@@ -125,6 +125,14 @@ class Directory:
         if mode_allows(principal, self.mode, self.uid, self.gid, Verb.EXECUTE):
             return PASSED
         return Passage(False, "mode", None, self)
+
+
+def verbs_in(rules: Rules) -> Verb:
+    """The verbs that these decide, those of single columns included (`read:COLUMN`)."""
+    verbs = Verb(0)
+    for word in rules:
+        verbs |= NUMBERS.get(word.partition(":")[0], Verb(0))
+    return verbs
 
 
 def rules_below(volume: int, inode: Inode, inherited: Rules) -> Rules:

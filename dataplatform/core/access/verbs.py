@@ -36,6 +36,8 @@ REACH = Verb(0)
 """Asks for no more than that the thing can be reached."""
 ALL = Verb(1023)
 
+NUMBERS = {str(verb.name).lower(): verb for verb in Verb}
+
 WORDS = {int(verb): str(verb.name).lower() for verb in Verb}
 
 CHANGING = Verb.WRITE | Verb.CREATE | Verb.DELETE | Verb.ADMIN | Verb.PRODUCE | Verb.TOPICS
