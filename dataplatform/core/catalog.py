@@ -26,6 +26,7 @@ from ..base.errors import (
 from ..engine.base import scan_all
 from ..keyspace import keys
 from ..keyspace.records import (
+    ROOT_INODE,
     ROOT_VOLUME,
     AuditCursor,
     Inode,
@@ -34,7 +35,8 @@ from ..keyspace.records import (
     VolumeRecord,
     VolumeSettings,
 )
-from . import namespace
+from . import namespace, owners
+from .access.verbs import REACH, Verb
 from .audit import trail
 from .namespace import Attributes
 from .principals import Principal
@@ -143,8 +145,7 @@ class Catalog:
         finally:
             self._platform.release(volume)
 
-    async def list(self) -> list[Description]:
-        """All of them; one that cannot be opened is listed with what is wrong as its state."""
+    async def _list(self) -> list[Description]:
         found = [await self.describe(ROOT_VOLUME)]
         for record in await self._readable_records():
             if record.phase == VolumePhase.READY:
@@ -155,6 +156,24 @@ class Catalog:
                         raise
                     found.append(await self._describe_damaged(record, error))
         return found
+
+    async def list(self, request: Request = SYSTEM) -> list[Description]:
+        """All of them whose root the request's principal can reach; one that cannot be opened is
+        listed with what is wrong as its state."""
+        found = await self._list()
+        if request.principal.is_free:
+            return found
+        return [described for described in found if await self._can_reach(request, described)]
+
+    async def _can_reach(self, request: Request, described: Description) -> bool:
+        if not described.is_open:
+            return False
+        volume = await self._platform.acquire(described.id)
+        try:
+            guard = self._platform.guard
+            return await guard.may(request.principal, volume, ROOT_INODE, REACH)
+        finally:
+            self._platform.release(volume)
 
     async def _describe_damaged(self, record: VolumeRecord, error: PlatformError) -> Description:
         try:
@@ -167,7 +186,8 @@ class Catalog:
     # ---- coming
 
     async def create(self, request: Request, at: NewName, settings: VolumeSettings) -> int:
-        """A new volume mounted at a new name; its id. EXISTS, INVALID."""
+        """A new volume mounted at a new name; its id. EXISTS, INVALID; DENIED to whoever may not
+        create names in the directory, or has no `admin` there."""
         check_settings(settings)
         async with self._lock:
             root = await self._platform.acquire(ROOT_VOLUME)
@@ -191,9 +211,12 @@ class Catalog:
             if at.missing:
                 new = Attributes(Kind.DIRECTORY)
                 directory = await namespace.make_parents(unit, directory, at.missing, new)
+            await unit.search(directory)
+            parent = await namespace.directory_of(unit, directory)
+            await owners.check_create(unit, parent, Kind.DIRECTORY, is_junction=True)
             return directory, unit.new_inode_number()
 
-        directory, junction = await at.volume.run(SYSTEM, parents, durable=False)
+        directory, junction = await at.volume.run(request.step, parents, durable=False)
 
         async def announce(unit: Unit) -> int:
             number = unit.new_inode_number()  # never used again, so neither is the volume's id
@@ -221,7 +244,9 @@ class Catalog:
             platform.audit.created(volume_id, cursor)
         try:
             storage = await platform.storages.open(volume_id, create=True)
-            await create_volume(storage, volume_id, now_ns, settings)
+            by = request.principal
+            uid, gid = (0, 0) if by.is_admin else (by.uid, by.gid)
+            await create_volume(storage, volume_id, now_ns, settings, uid, gid)
             await storage.segments.close()
             await storage.engine.close()
 
@@ -249,7 +274,9 @@ class Catalog:
     # ---- changing
 
     async def set(self, request: Request, volume: Volume, settings: VolumeSettings) -> None:
-        """New settings for an open volume."""
+        """New settings for an open volume. DENIED to whoever is no administrator: what a volume may
+        use is not its owner's to say."""
+        self._platform.guard.require_admin(request.principal, "set a volume")
         check_settings(settings)
         old = volume.settings
         facts: dict[str, Any] = {"quota_bytes": settings.quota_bytes}
@@ -283,16 +310,39 @@ class Catalog:
     # ---- going
 
     async def remove(self, request: Request, volume_id: int, *, recursive: bool) -> None:
-        """Unmount the volume and delete its bytes for good. INVALID if it is not empty."""
+        """Unmount the volume and delete its bytes for good. INVALID if it is not empty; DENIED to
+        whoever has no `admin` of it and of the directory that it is mounted in."""
         async with self._lock:
             root = await self._platform.acquire(ROOT_VOLUME)
             try:
                 known, _ = await root.lane.find_reply(request)
                 if not known:
+                    await self._check_admin(request, volume_id)
                     await self._check_removable(volume_id)
                     await self._remove(root, request, volume_id, recursive=recursive)
             finally:
                 self._platform.release(root)
+
+    async def _check_admin(self, request: Request, volume_id: int) -> None:
+        principal = request.principal
+        if principal.is_free or volume_id == ROOT_VOLUME:
+            return
+        record = await self.find(volume_id)
+        if record is None:
+            raise NotFound("no such volume", volume=volume_id)
+        parent = await self._platform.acquire(record.parent_volume)
+        try:
+            volume = await self._platform.acquire(volume_id)
+            try:
+                await volume.allow(principal, ROOT_INODE, Verb.ADMIN, code=errno.EPERM)
+            finally:
+                self._platform.release(volume)
+            junction = await parent.find_inode(record.junction)
+            if junction is None:
+                raise NotFound("no such volume", volume=volume_id)
+            await parent.allow(principal, junction.parent, Verb.ADMIN, code=errno.EPERM)
+        finally:
+            self._platform.release(parent)
 
     async def _check_removable(self, volume_id: int) -> None:
         if volume_id == ROOT_VOLUME:

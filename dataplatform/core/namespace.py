@@ -302,8 +302,8 @@ async def take_away(
 
 
 async def remove_junction(unit: Unit, directory: int, name: bytes) -> None:
-    """Take away the name where a volume was mounted."""
-    found = await entry(unit, directory, name)
+    """Take away the name where a volume was mounted, for whom may do it as was found before."""
+    found = await find_entry(unit, directory, name) or await entry(unit, directory, name)
     if not found.volume:
         raise Invalid("no volume is mounted here", path=await _path(unit, directory, name))
     path = await _path(unit, directory, name)

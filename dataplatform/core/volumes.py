@@ -199,17 +199,23 @@ class Volume:
 
 
 async def create_volume(
-    storage: Storage, volume_id: int, now_ns: int, settings: VolumeSettings
+    storage: Storage,
+    volume_id: int,
+    now_ns: int,
+    settings: VolumeSettings,
+    uid: int = 0,
+    gid: int = 0,
 ) -> None:
-    """Write what an empty volume holds, durably. Repeating it after a crash is fine."""
+    """Write what an empty volume holds, durably; its root is this owner's. Repeating it after a
+    crash is fine."""
     if await storage.engine.get(keys.STATE_KEY) is not None:
         return
     root = Inode(
         number=ROOT_INODE,
         kind=Kind.DIRECTORY,
         mode=0o755,
-        uid=0,
-        gid=0,
+        uid=uid,
+        gid=gid,
         links=2,
         atime_ns=now_ns,
         mtime_ns=now_ns,

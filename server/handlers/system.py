@@ -20,8 +20,9 @@ async def ping(call: Call, message: pb.Empty, data: Any) -> pb.Empty:
 
 @rpc("System.Status")
 async def status(call: Call, message: pb.Empty, data: Any) -> pb.StatusReply:
+    """Administrators see everything; others the totals, without a path."""
     server, platform = call.server, call.platform
-    return pb.StatusReply(
+    reply = pb.StatusReply(
         version=server.version,
         cluster=platform.cluster,
         engine=server.engine,
@@ -30,6 +31,19 @@ async def status(call: Call, message: pb.Empty, data: Any) -> pb.StatusReply:
         memory_bytes=server.memory_bytes,
         volumes=[volume_message(v) for v in await platform.catalog.list()],
         counters=server.counters(),
+    )
+    if not call.principal.is_admin or call.principal.roots:
+        for volume in reply.volumes:
+            volume.path = ""
+            volume.state = volume.state.partition(":")[0]
+        return reply
+    reply.MergeFrom(_for_administrators(call))
+    return reply
+
+
+def _for_administrators(call: Call) -> pb.StatusReply:
+    server, platform = call.server, call.platform
+    return pb.StatusReply(
         data=server.data,
         pid=server.pid,
         mounts=platform.promises.reports(),
@@ -50,6 +64,7 @@ def _audit(call: Call) -> pb.AuditStatus:
 
 @rpc("System.Check")
 async def check(call: Call, message: pb.CheckRequest, data: Any) -> pb.CheckReply:
+    call.platform.guard.require_admin(call.principal, "check", changes=message.repair)
     checks = Checks.of(call.platform)
     if message.job:
         job = checks.find(message.job)

@@ -36,7 +36,7 @@ async def create(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeI
 
 @rpc("Volumes.List")
 async def list_(call: Call, message: pb.Empty, data: Any) -> pb.VolumesReply:
-    found = await call.platform.catalog.list()
+    found = await call.platform.catalog.list(call.asker)
     return pb.VolumesReply(volumes=[volume_message(v) for v in found])
 
 
