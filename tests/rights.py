@@ -12,8 +12,9 @@ from dataplatform.engine.memory import MemoryStorages
 from dataplatform_server import handlers as _handlers  # noqa: F401  registers them
 from dataplatform_server.dispatch import Dispatcher
 from dataplatform_server.facts import ServerFacts
-from dataplatform_server.identity import Attachment, Credential
+from dataplatform_server.identity import Attachment
 from dataplatform_server.sessions import Session
+from tests.principals import Shown
 
 ROOT = Principal("root", uid=0, gid=0, gids=frozenset((0,)), is_admin=True, may_speak=True)
 ANA = Principal("ana", uid=1000, gid=1000, gids=frozenset((1000, 50)), groups=frozenset(("eng",)))
@@ -42,7 +43,7 @@ class Core:
         if known is None:
             number = len(self._attachments) + 1
             session = Session(number.to_bytes(16, "big"), who)
-            known = self._attachments[who] = Attachment(session, Credential(who))
+            known = self._attachments[who] = Attachment(session, Shown(who))
         return known
 
     async def call(self, who: Principal, method: str, message: Any, data: bytes = b"") -> Any:
