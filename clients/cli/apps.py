@@ -113,8 +113,8 @@ def group(
     help=text(
         """Files, tables and streams side by side in one namespace.
 
-        `dp COMMAND --help` explains a command with an example. --server and --token may also
-        follow the command."""
+        `dp COMMAND --help` explains a command with an example. --server, --token-file and --token
+        may also follow the command."""
     ),
 )
 def root(
@@ -131,12 +131,29 @@ def root(
     ] = "",
     token: Annotated[
         str,
-        typer.Option(envvar="DP_TOKEN", metavar="TOKEN", show_default=False, help="Who you are."),
+        typer.Option(
+            envvar="DP_TOKEN",
+            metavar="TOKEN",
+            show_default=False,
+            help="Who you are. Others on this machine can see it (ps): rather use a file.",
+        ),
+    ] = "",
+    token_file: Annotated[
+        str,
+        typer.Option(
+            "--token-file",
+            envvar="DP_TOKEN_FILE",
+            metavar="FILE",
+            show_default=False,
+            help="The same from a file, read at every connection.",
+        ),
     ] = "",
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     """What comes before every command."""
-    connections.choose(server or None, token or None)
+    if _is_given(context, "token_file") and not _is_given(context, "token"):
+        token = ""  # the file was named here, $DP_TOKEN was not
+    connections.choose(server or None, token or None, token_file if not token else None)
     if version:
         from .status import version as show_version
 
@@ -145,3 +162,9 @@ def root(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    """On the command line, and not by the environment."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dataplatform import Client
@@ -17,19 +17,20 @@ class _Choice:
 
     server: str | None = None
     token: str | None = None
+    token_file: str | None = None
 
 
 _choice = _Choice()
 
 
-def choose(server: str | None, token: str | None) -> None:
+def choose(server: str | None, token: str | None, token_file: str | None = None) -> None:
     """Which server the command of this process uses, and as whom."""
-    _choice.server, _choice.token = server, token
+    _choice.server, _choice.token, _choice.token_file = server, token, token_file
 
 
-def chosen() -> tuple[str | None, str | None]:
-    """Server and token, for what connects by itself."""
-    return _choice.server, _choice.token
+def chosen() -> tuple[str | None, str | None, str | None]:
+    """Server, token and the file with it, for what connects by itself."""
+    return _choice.server, _choice.token, _choice.token_file
 
 
 @contextmanager
@@ -37,7 +38,8 @@ def connect() -> Iterator[Client]:
     """A client, connected; Unavailable, with what to do, when there is no server."""
     import dataplatform
 
-    with dataplatform.connect(_choice.server, _choice.token) as client:
+    file: Any = {"token_file": _choice.token_file} if _choice.token_file else {}
+    with dataplatform.connect(_choice.server, _choice.token, **file) as client:
         yield client
 
 

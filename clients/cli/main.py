@@ -22,6 +22,7 @@ MODULES = {  # what each brings, in the order of `dp --help`
     "streams": ("stream",),
     "changes": ("changes",),
     "volumes": ("volume",),
+    "identities": ("user", "group", "token", "whoami"),
     "audit": ("audit",),
     "quotas": ("quota",),
     "server": ("server",),
@@ -32,7 +33,7 @@ MODULES = {  # what each brings, in the order of `dp --help`
     "bench": ("bench",),
 }
 
-GLOBAL_OPTIONS = ("--server", "--token")
+GLOBAL_OPTIONS = ("--server", "--token", "--token-file")
 
 
 def main() -> NoReturn:

@@ -150,8 +150,10 @@ def read(path: str, mountpoint: str, lists: list[str], flags: dict[str, Any]) ->
     from ..fuse.options import MountOptions, parse_options, parse_spec
 
     address, path = parse_spec(path)
-    server, token = chosen()
+    server, token, file = chosen()
     found: dict[str, Any] = {"address": server or "", "token": token or ""}
+    if file:
+        found["token_file"] = os.path.abspath(file)
     for name in ("ca", "cert", "key"):  # as the library takes them for every other command
         if file := os.environ.get(f"DP_{name.upper()}"):
             found[name] = os.path.abspath(file)

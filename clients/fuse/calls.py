@@ -21,6 +21,7 @@ from dataplatform.base.limits import SLOTS_MAX
 from dataplatform.client.connection import Channel, Pending
 from dataplatform.client.runtime import AsyncRuntime
 from dataplatform.client.slots import Slots
+from dataplatform.client.tokens import TokenSource
 from dataplatform.transport.addresses import Address
 from dataplatform.transport.connections import AsyncConnection, Connection, Data, Reply
 from dataplatform.transport.tls import Trust
@@ -92,7 +93,7 @@ class MountChannel(Channel):
         self,
         address: Address,
         *,
-        token: str | None,
+        token: str | TokenSource | None,
         patience_s: float,
         handover: Handover,
         areas: Areas,

@@ -35,10 +35,16 @@ def default_log_file(mountpoint: str) -> Path:
     return Path(state) / "dataplatform" / f"{name}.log"
 
 
+TOKEN_VARIABLE = "DP_TOKEN"  # noqa: S105  its name
+"""It is among the options by now, and would stand in the keeper's environment as long as it lives,
+for its user and root to read (/proc/PID/environ)."""
+
+
 def become_keeper(options: MountOptions) -> NoReturn:
     """Serve in this process, which systemd or a terminal waits for."""
     descriptor = _options_descriptor(options)
     os.set_inheritable(descriptor, True)
+    os.environ.pop(TOKEN_VARIABLE, None)
     os.execv(sys.executable, _command(options, descriptor, -1))
 
 
@@ -58,6 +64,7 @@ def start(options: MountOptions) -> int:
         pass_fds=[descriptor, answer],
         start_new_session=True,
         cwd="/",
+        env={name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE},
     )
     os.close(answer)
     os.close(descriptor)

@@ -17,6 +17,7 @@ from typing import Any
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid, PlatformError, Unavailable
 from dataplatform.client.syncing import sync
+from dataplatform.client.tokens import read_token
 from dataplatform.transport.addresses import Address, default_address, parse
 from dataplatform.transport.tls import Trust
 
@@ -55,7 +56,7 @@ async def serve(options: MountOptions, descriptor: int, handover: Handover) -> N
     areas = Areas(may_share=options.near)
     channel = MountChannel(
         _address(options),
-        token=options.read_token() or None,
+        token=lambda: read_token(options.token_file) if options.token_file else options.token,
         patience_s=options.patience_s,
         handover=handover,
         areas=areas,

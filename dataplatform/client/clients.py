@@ -12,11 +12,13 @@ from .changes import ChangeOperations
 from .connection import FIRST_PATIENCE_S, Channel
 from .entering import Entering
 from .files import FileOperations
+from .identities import IdentityOperations
 from .quotas import QuotaOperations
 from .runtime import AsyncRuntime, BlockingRuntime, Runtime
 from .streams import StreamOperations
 from .system import SystemOperations
 from .tables import TableOperations
+from .tokens import TokenSource, token_source
 from .transactions import TransactionOperations
 from .volumes import VolumeOperations
 
@@ -29,6 +31,7 @@ class Client(
     ChangeOperations,
     VolumeOperations,
     QuotaOperations,
+    IdentityOperations,
     SystemOperations,
 ):
     """A connected client of an event loop. The operations are those of `dataplatform.Client`, with
@@ -71,31 +74,31 @@ def connect(
     token: str | None = None,
     *,
     patience_s: float | None = None,
+    token_file: str | os.PathLike[str] | None = None,
     ca: str | None = None,
     cert: str | None = None,
     key: str | None = None,
 ) -> Entering[Client]:
     """Connect to a server, as `dataplatform.connect`: `await` it, or enter it with `async with`."""
     trust = Trust.from_environment(ca, cert, key)
-    return Entering(lambda: _connected(address, token, patience_s, AsyncRuntime(trust)))
+    source = token_source(token, token_file)
+    return Entering(lambda: _connected(address, source, patience_s, AsyncRuntime(trust)))
 
 
 async def blocking_client(
-    address: str | None, token: str | None, patience_s: float | None, trust: Trust
+    address: str | None, token: TokenSource, patience_s: float | None, trust: Trust
 ) -> Client:
     """A client whose coroutines never suspend, for the synchronous surface."""
     return await _connected(address, token, patience_s, BlockingRuntime(trust))
 
 
 async def _connected(
-    address: str | Address | None, token: str | None, patience_s: float | None, runtime: Runtime
+    address: str | Address | None, token: TokenSource, patience_s: float | None, runtime: Runtime
 ) -> Client:
     if address is None:
         place = default_address()
     else:
         place = parse(address) if isinstance(address, str) else address
-    channel = Channel(
-        place, runtime, token=token or os.environ.get("DP_TOKEN"), patience_s=patience_s
-    )
+    channel = Channel(place, runtime, token=token, patience_s=patience_s)
     await channel.connect(FIRST_PATIENCE_S if patience_s is None else patience_s)
     return Client(channel)

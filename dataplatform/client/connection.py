@@ -19,11 +19,12 @@ from typing import Any
 
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS, Method
-from ..base.errors import NotFound, PlatformError, Unavailable
+from ..base.errors import Denied, NotFound, PlatformError, Unavailable
 from ..transport.addresses import Address
 from ..transport.connections import Connection, Data, Reply
 from .runtime import Holder, Runtime
 from .slots import Slots
+from .tokens import TokenSource
 from .unsynced import Unsynced
 
 PATIENCE_S = 30.0
@@ -38,6 +39,9 @@ PAUSE_S_MAX = 0.5
 SESSION_BYTES = 16
 PROTOCOL = 1
 PROGRAM = "dataplatform python"
+
+CREDENTIAL = "credential"
+"""The fact by which the server says that it is the token that was refused, not the request."""
 
 OPEN = METHODS["Files.Open"]
 WRITE = METHODS["Files.Write"]
@@ -80,7 +84,12 @@ class Pending:
     async def _reply(self) -> Reply:
         awaitable, self._awaitable = self._awaitable, None
         return await self._channel.finish(
-            self._method, self._message, self._data, awaitable, is_numbered=self._is_numbered
+            self._method,
+            self._message,
+            self._data,
+            awaitable,
+            is_numbered=self._is_numbered,
+            connection=self.connection,
         )
 
     def done(self) -> bool:
@@ -104,14 +113,14 @@ class Channel:
         address: Address,
         runtime: Runtime,
         *,
-        token: str | None = None,
+        token: str | TokenSource | None = None,
         patience_s: float | None = None,
         session: bytes | None = None,
     ) -> None:
         self.address = address
         self.runtime = runtime
         self.patience_s = PATIENCE_S if patience_s is None else patience_s
-        self._token = token or ""
+        self._token: TokenSource = token if callable(token) else lambda: token or ""
         self._is_closed = False
         self._begin_session(session or os.urandom(SESSION_BYTES))
         _channels.add(self)
@@ -119,11 +128,8 @@ class Channel:
     def _begin_session(self, session: bytes) -> None:
         self.session = session
         self.unsynced = Unsynced()
-        self._hello = pb.Hello(
-            protocol=PROTOCOL, program=PROGRAM, token=self._token, session=session
-        )
         self._slots = Slots(session, self.runtime.condition())
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, str] = {}  # and the token that was shown
         self._instance = b""
         self._open_files: dict[tuple[int, int], int] = {}  # how many handles there are on each
         self._files_lock = threading.Lock()
@@ -208,6 +214,7 @@ class Channel:
         awaitable: Awaitable[Reply] | None,
         *,
         is_numbered: bool,
+        connection: Connection | None = None,
     ) -> Reply:
         """The reply of what `start` began. For `Pending`."""
         is_answered = False
@@ -216,6 +223,10 @@ class Channel:
                 try:
                     reply = await awaitable
                 except Unavailable:
+                    awaitable = None
+                except Denied as error:
+                    if not await self._left_for_new_token(connection, error):
+                        raise
                     awaitable = None
             if awaitable is None:
                 reply = await self._persist(method, message, data, None, None)
@@ -241,15 +252,29 @@ class Channel:
         """Attempt until there is an answer or the patience ends."""
         patience: Patience | None = None
         while True:
+            connection: Connection | None = None
             try:
                 holder = self.runtime.holder()
                 connection = holder.connection
                 if connection is None or connection.closed:
                     connection = await self._connected(holder)
                 return await connection.call(method, message, data, timeout_s)
+            except Denied as error:
+                if not await self._left_for_new_token(connection, error):
+                    raise
             except Unavailable as error:
                 patience = patience or Patience(self, patience_s)
                 await patience.pause(error)
+
+    async def _left_for_new_token(self, connection: Connection | None, error: Denied) -> bool:
+        """Whether the request was refused because the token of its connection is over, and there
+        is another one now: then that connection is left, and nothing was done."""
+        if connection is None or CREDENTIAL not in error.facts:
+            return False
+        if self._connections.get(connection) == self._token():
+            return False
+        await connection.close()
+        return True
 
     # -------------------------------------------------------------------------- connections
 
@@ -276,8 +301,11 @@ class Channel:
 
     async def _open(self) -> Connection:
         self.check_open()
-        connection = await self.runtime.open(self.address, self._hello, OPEN_TIMEOUT_S)
-        self._connections = {connection, *(c for c in set(self._connections) if not c.closed)}
+        token = self._token()
+        hello = pb.Hello(protocol=PROTOCOL, program=PROGRAM, token=token, session=self.session)
+        connection = await self.runtime.open(self.address, hello, OPEN_TIMEOUT_S)
+        known = list(self._connections.items())
+        self._connections = {connection: token, **{c: t for c, t in known if not c.closed}}
         instance, self._instance = self._instance, connection.welcome.instance
         if instance != self._instance:
             await self._reopen_files(connection)
@@ -295,8 +323,8 @@ class Channel:
 
     async def close(self) -> None:
         self._is_closed = True
-        connections, self._connections = self._connections, set()
-        for connection in connections:
+        connections, self._connections = self._connections, {}
+        for connection in list(connections):
             await connection.close()
 
     @property

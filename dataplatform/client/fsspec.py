@@ -1,7 +1,8 @@
 """fsspec: `dp://` paths for pandas, Arrow, Dask and others.
 
 `dp:///path` is on the default server, `dp://host:port/path` on that one. Options (`storage_options`
-in pandas): `address` for any address of `dataplatform.connect`, `token`, `patience_s`.
+in pandas): `address` for any address of `dataplatform.connect`, `token` or `token_file` (which does
+not show where file systems are written down), `patience_s`.
 
     pandas.read_parquet("dp:///projects/cars/x.parquet")
     fsspec.open("dp://east:7222/projects/readme.txt", "rt")
@@ -35,21 +36,22 @@ class DataPlatformFileSystem(AbstractFileSystem):
         port: int | None = None,
         address: str | None = None,
         token: str | None = None,
+        token_file: str | None = None,
         patience_s: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         if address is None and host is not None:
             address = f"{SCHEME}{host}" if port is None else f"{SCHEME}{host}:{port}"
-        self._options = address, token, patience_s
+        self._options = address, token, token_file, patience_s
         self._connected: Client | None = None
 
     @property
     def client(self) -> Client:
         """The client, connected at the first use."""
         if self._connected is None:
-            address, token, patience_s = self._options
-            self._connected = connect(address, token, patience_s=patience_s)
+            address, token, file, patience_s = self._options
+            self._connected = connect(address, token, token_file=file, patience_s=patience_s)
         return self._connected
 
     # ----------------------------------------------------------------------------------- urls

@@ -246,6 +246,86 @@ class Change:
         return utc(self.time_ns)
 
 
+# --------------------------------------------------------------------------------- identities
+
+
+@dataclass(frozen=True, slots=True)
+class UserInfo:
+    name: str
+    uid: int
+    groups: tuple[str, ...]
+    admin: bool
+    disabled: bool
+    created_ns: int
+
+    @property
+    def created(self) -> datetime:
+        return utc(self.created_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class UserGroupInfo:
+    """A group of users."""
+
+    name: str
+    gid: int
+    users: tuple[str, ...]
+    created_ns: int
+
+    @property
+    def created(self) -> datetime:
+        return utc(self.created_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """What is known of a token; not the token itself. `state`: "good", "expired" or "revoked"."""
+
+    id: str
+    user: str
+    issued_ns: int
+    expires_ns: int
+    revoked_ns: int  # 0: it is not
+    read_only: bool
+    speak: bool  # may name whom a request is for: a mount that many use
+    paths: tuple[str, ...]  # of the subtrees it is good for; none: everything
+    issuer: str
+    state: str
+
+    @property
+    def expires(self) -> datetime:
+        return utc(self.expires_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """A token that was just made: nobody can ask for it again."""
+
+    token: str = field(repr=False)
+    info: TokenInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a connection acts for, and `by` what: "token", "certificate", "socket" or "nothing"."""
+
+    name: str
+    uid: int
+    gids: tuple[int, ...]
+    groups: tuple[str, ...]
+    admin: bool
+    speak: bool
+    read_only: bool
+    paths: tuple[str, ...]
+    token: str  # its id
+    expires_ns: int  # 0: never
+    by: str
+
+    @property
+    def expires(self) -> datetime | None:
+        return utc(self.expires_ns) if self.expires_ns else None
+
+
 # --------------------------------------------------------------------------- volumes and system
 
 

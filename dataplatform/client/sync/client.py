@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import Self
 
@@ -9,8 +10,10 @@ from ...transport.tls import Trust
 from ..clients import Client as AsyncClient
 from ..clients import blocking_client
 from ..runtime import run
+from ..tokens import token_source
 from .changes import ChangeOperations
 from .files import FileOperations
+from .identities import IdentityOperations
 from .namespace import NamespaceOperations
 from .quotas import QuotaOperations
 from .streams import StreamOperations
@@ -29,6 +32,7 @@ class Client(
     ChangeOperations,
     VolumeOperations,
     QuotaOperations,
+    IdentityOperations,
     SystemOperations,
 ):
     """A connected client. Made by `connect`; may be shared by threads, each of which gets its own
@@ -66,6 +70,7 @@ def connect(
     token: str | None = None,
     *,
     patience_s: float | None = None,
+    token_file: str | os.PathLike[str] | None = None,
     ca: str | None = None,
     cert: str | None = None,
     key: str | None = None,
@@ -74,7 +79,9 @@ def connect(
 
     `address` is `dp://host:port`, `dps://host:port` or `dp+unix:///path`. Without one it is
     `$DP_SERVER`, else the local socket of a server run by the same user, else
-    `dp://127.0.0.1:7222`. `token` identifies the user (`dp token create`); `$DP_TOKEN` otherwise.
+    `dp://127.0.0.1:7222`. `token` identifies the user (`dp token create`), or `token_file`, which
+    is read at every connection, so that the token can be renewed; otherwise `$DP_TOKEN`, else the
+    file `$DP_TOKEN_FILE`. Without a token, a Unix socket says who you are; TCP does not.
 
     `patience_s` is how long an operation waits for a server that cannot be reached or that asks
     to try later, before it raises `Unavailable`: 30 s unless given, but only 1 s for this first
@@ -91,4 +98,4 @@ def connect(
             dp.write_file("/hello.txt", b"Hello")
     """
     trust = Trust.from_environment(ca, cert, key)
-    return Client(run(blocking_client(address, token, patience_s, trust)))
+    return Client(run(blocking_client(address, token_source(token, token_file), patience_s, trust)))

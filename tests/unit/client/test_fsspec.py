@@ -21,7 +21,9 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Where clients connect to; all of them to the same disk."""
     disk, used = Disk(), []
 
-    def connect(address: str | None, token: str | None, *, patience_s: float | None) -> Client:
+    def connect(
+        address: str | None, token: str | None, *, token_file: str | None, patience_s: float | None
+    ) -> Client:
         used.append((address, token, patience_s))
         return Client(AsyncClient(blocking_channel(disk, session=None)))
 
