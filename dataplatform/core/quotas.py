@@ -102,6 +102,7 @@ class Quotas:
         self._volume = volume
         self.directories = directories
         """As committed, by directory; those whose content is being counted, too."""
+        self.exempt_bytes = 0  # of the audit, as committed: no quota of the volume counts them
         self.version = 0  # grows with each change of what counts where
         self.moving: list[Move] = []  # by the unit under way
         self._reserved: dict[int, int] = {}  # bytes held and being committed, by account
@@ -116,6 +117,11 @@ class Quotas:
 
     def usage_of(self, account: int) -> VolumeState | DirectoryQuota:
         return self._volume.state if account == VOLUME else self.directories[account]
+
+    def used_bytes(self, account: int) -> int:
+        """What is compared with a quota."""
+        used = self.usage_of(account).used_bytes
+        return used - self.exempt_bytes if account == VOLUME else used
 
     def held_bytes(self, account: int) -> int:
         """Of buffered writes and commits under way."""
@@ -205,7 +211,7 @@ class Quotas:
         quota_bytes, moved_bytes = limits.quota_bytes, self._moved_growth(account)
         if not quota_bytes or taken.size_bytes + moved_bytes <= 0:
             return
-        wanted = usage.used_bytes + taken.size_bytes + taken.forced_bytes
+        wanted = self.used_bytes(account) + taken.size_bytes + taken.forced_bytes
         if wanted + moved_bytes + self.held_bytes(account) > quota_bytes:
             await self._tighten(account)
             if wanted + self._moved_growth(account) + self.held_bytes(account) > quota_bytes:
@@ -326,7 +332,7 @@ class Quotas:
         return None
 
     def _wanted(self, account: int) -> int:
-        return self.usage_of(account).used_bytes + self._reserved.get(account, 0)
+        return self.used_bytes(account) + self._reserved.get(account, 0)
 
     def hold(self, number: int, chain: Chain, size_bytes: int) -> None:
         """The file may grow by so much, soon."""

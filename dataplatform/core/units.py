@@ -494,9 +494,11 @@ class Unit:
         )
 
     def committed(self, ticket: int) -> None:
-        kept = self.volume.statistics
+        kept, audit_stream = self.volume.statistics, self.volume.audit_stream
         for number, statistics in self._statistics.items():
             kept[number] = statistics
+            if number == audit_stream:
+                self.volume.quotas.exempt_bytes = statistics.size_bytes
         if len(kept) > STATISTICS_KEPT_MAX:
             kept.clear()
         for callback in self._callbacks:

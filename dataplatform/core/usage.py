@@ -39,7 +39,7 @@ def usage_of(volume: Volume, room: Room | None, chain: Chain = VOLUME_ONLY) -> U
     for account in chain:
         limits, usage = quotas.limits_of(account), quotas.usage_of(account)
         if limits.quota_bytes:
-            here = max(0, limits.quota_bytes - usage.used_bytes)
+            here = max(0, limits.quota_bytes - quotas.used_bytes(account))
             if of_bytes < 0 or here < left:
                 of_bytes, left = account, here
         if limits.quota_entries:

@@ -108,6 +108,7 @@ class Volume:
         self.groups = Coordinator(self)
         self.audited_commit: int | None = None
         """Change rows after it are kept for the audit; None: the volume is not audited."""
+        self.audit_stream = 0  # of the root volume, once it is there
         self.users = 0  # calls under way; see Platform.acquire
         self.used_monotonic_s = self.opened_monotonic_s
 

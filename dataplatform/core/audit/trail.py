@@ -116,7 +116,6 @@ class Audit:
         self._settling: dict[int, int] = {}  # volumes whose settings are being changed, how often
         self._unwritten: dict[str, list[Line]] = {}
         self._lock = asyncio.Lock()
-        self._stream = 0  # the inode, once it is known
         self.observed = Observed(platform.clock)
         self.failure = ""
         """Why the stream cannot be written; empty: it can."""
@@ -129,6 +128,7 @@ class Audit:
         """Read the cursors: at the start, before any change row can be trimmed."""
         root = await self._platform.acquire(ROOT_VOLUME)
         try:
+            await _find_stream(root)
             start, end = keys.prefix_range(keys.AUDIT_CURSOR)
             async for key, value in scan_all(root.storage.engine, start, end):
                 cursor = AuditCursor.unpack(value)
@@ -468,25 +468,24 @@ class Audit:
             with root.holds.append():
                 prepared = await appends.prepare(root, parts)
 
-                async def work(unit: Unit) -> int:
+                async def work(unit: Unit) -> None:
                     unit.accepted = True  # outside of quotas
                     if prepared or step.ttls:
-                        inode = await _stream(unit, self._stream)
+                        inode = await _stream(unit, root.audit_stream)
+                        # From here on: see `Unit.committed`. A stream that is not committed after
+                        # all is found by its name the next time.
+                        root.audit_stream = inode.number
                         if step.ttls:
                             _set_ttls(unit, inode, step.ttls)
                         await appends.append(unit, inode.number, prepared)
-                        stream = inode.number
-                    else:
-                        stream = self._stream
                     for volume_id, cursor in step.cursors.items():
                         key = keys.audit_cursor(volume_id)
                         if cursor is None:
                             unit.delete(key)
                         else:
                             unit.put(key, cursor.pack())
-                    return stream
 
-                self._stream = await root.run(WRITING, work, durable=True)
+                await root.run(WRITING, work, durable=True)
         finally:
             platform.release(root)
         for volume_id, cursor in step.cursors.items():
@@ -503,6 +502,14 @@ def _switched(row: ChangeRow, is_on: bool) -> bool:
         if verb == "volume set" and "audit" in facts:
             is_on = facts["audit"] != "off"
     return is_on
+
+
+async def _find_stream(root: Volume) -> None:
+    """What the audit of before takes: no quota counts it."""
+    entry = await root.find_entry(ROOT_INODE, protection.NAME.encode())
+    inode = await root.find(entry.inode) if entry is not None else None
+    if inode is not None and protection.is_audit(inode):
+        root.audit_stream, root.quotas.exempt_bytes = inode.number, inode.used_bytes
 
 
 async def _stream(unit: Unit, known: int) -> Inode:

@@ -235,14 +235,27 @@ async def test_a_disk_without_room_delays_the_audit_and_a_removal(tmp_path: Path
 
 
 async def test_its_bytes_are_outside_of_quotas(tmp_path: Path) -> None:
-    async with at_work(Place("memory", tmp_path)) as (driver, root):
+    place = Place("memory", tmp_path)
+    quota = 10_000
+    async with at_work(place) as (driver, root):
         settings = VolumeSettings(
-            quota_bytes=1, created_ns=1, identity=root.settings.identity, audit="changes"
+            quota_bytes=quota, created_ns=1, identity=root.settings.identity, audit="changes"
         )
         await driver.platform.catalog.set(Request(admin("boss")), root, settings)
-        await driver.mkdir("/d")
+        for index in range(300):
+            await driver.mkdir(f"/{index:0200}")
+            if index % 10 == 0:
+                await settle(driver)
         await settle(driver)
-        assert len(await audited(driver.platform, "root")) == 2
+        assert len(await audited(driver.platform, "root")) == 301
+        assert root.state.used_bytes == root.quotas.exempt_bytes > quota
+    async with at_work(place) as (driver, root):
+        assert root.quotas.exempt_bytes == root.state.used_bytes
+        await driver.write_file("/f", bytes(quota))
+        with pytest.raises(Exhausted):
+            await driver.write_file("/g", b"x")
+        await settle(driver)
+        assert said(await audited(driver.platform, "root"))[-1] == "written /f"
 
 
 async def test_retention_is_an_audited_setting(tmp_path: Path) -> None:
