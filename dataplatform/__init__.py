@@ -47,6 +47,8 @@ from .client.sync import (
     connect,
 )
 from .client.values import (
+    AccessRule,
+    AccessRules,
     Change,
     CheckProgress,
     CheckReport,
@@ -72,10 +74,13 @@ from .client.values import (
     Usage,
     UserGroupInfo,
     UserInfo,
+    Verdict,
     VolumeInfo,
 )
 
 __all__ = [
+    "AccessRule",
+    "AccessRules",
     "Change",
     "CheckProgress",
     "CheckReport",
@@ -123,6 +128,7 @@ __all__ = [
     "Usage",
     "UserGroupInfo",
     "UserInfo",
+    "Verdict",
     "VolumeInfo",
     "aio",
     "connect",

@@ -64,8 +64,12 @@ def report(error: BaseException) -> int:
 
 
 def _say(text: str, code: int) -> int:
+    """One line; below it what a caret points at, if there is one."""
+    said, *shown = text.split("\n")
+    if not shown or shown[-1].strip() != "^":
+        said, shown = text, []
     try:
-        sys.stderr.write(f"dp: {' '.join(text.split())}\n")
+        sys.stderr.write("\n".join([f"dp: {' '.join(said.split())}", *shown, ""]))
         sys.stderr.flush()
     except OSError:
         _silence(sys.stderr)  # nobody can be told

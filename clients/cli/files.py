@@ -85,6 +85,7 @@ def _copy_tree(
     for directory, _, others in client.walk(source):
         place = target + directory[len(source) :]
         client.mkdir(place, client.stat(directory).mode, exist_ok=True)
+        client.acl.copy(directory, place)
         for entry in others:
             name = f"{place}/{entry.name}"
             if entry.is_file():

@@ -25,6 +25,7 @@ MODULES = {  # what each brings, in the order of `dp --help`
     "identities": ("user", "group", "token", "whoami"),
     "audit": ("audit",),
     "quotas": ("quota",),
+    "acl": ("acl",),
     "server": ("server",),
     "certs": ("certs",),
     "mounts": ("mount", "umount"),

@@ -8,6 +8,7 @@ from typing import Self
 
 from ..transport.addresses import Address, default_address, parse
 from ..transport.tls import Trust
+from .access import AccessOperations
 from .changes import ChangeOperations
 from .connection import FIRST_PATIENCE_S, Channel
 from .entering import Entering
@@ -33,6 +34,7 @@ class Client(
     QuotaOperations,
     IdentityOperations,
     SystemOperations,
+    AccessOperations,
 ):
     """A connected client of an event loop. The operations are those of `dataplatform.Client`, with
     the same arguments, as coroutines and asynchronous iterators; they are documented there."""

@@ -9,6 +9,7 @@ from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
 from ..base.errors import Exists, Invalid, NotFound
 from ..base.limits import IO_BYTES_MAX, MIB
+from .access import AccessOperations
 from .connection import OPEN
 from .entering import Entering
 from .handles import CALL_BYTES, READ, FileHandle
@@ -59,7 +60,7 @@ def write_file_request(
     )
 
 
-class FileOperations(NamespaceOperations):
+class FileOperations(NamespaceOperations, AccessOperations):
     # ------------------------------------------------------------------------------- opening
 
     def open(
@@ -196,6 +197,7 @@ class FileOperations(NamespaceOperations):
         async for directory, _, others in self.walk(source):
             place = to + directory[len(source.rstrip("/")) :]
             await self.mkdir(place, (await self.stat(directory)).mode, exist_ok=True)
+            await self.acl.copy(directory, place)
             for entry in others:
                 name = join(place, entry.name)
                 if entry.is_symlink():
@@ -213,10 +215,13 @@ class FileOperations(NamespaceOperations):
         there = await self._find(to)
         if there is not None and (there.volume, there.inode) == (stat.volume, stat.inode):
             raise Invalid("source and target are the same file", source=source, target=to)
+        rules = (await self.acl.get(source)).own
         reader = await self.open_handle(source, Mode.parse("rb"))
         try:
             async with await self.open_handle(to, Mode.parse("wb"), stat.mode) as writer:
                 there = await writer.stat()
+                if "read" in rules:  # before there is anything to read
+                    await self.acl.set(to, read=rules["read"])
                 if there.volume == stat.volume:
                     await self._copy_ranges(stat, there, progress)
                 else:
@@ -225,6 +230,8 @@ class FileOperations(NamespaceOperations):
             await reader.close()
         await self.chmod(to, stat.mode)
         await self.utime(to, ns=(stat.atime_ns, stat.mtime_ns))
+        if rules:
+            await self.acl.set(to, rules)
         return stat.size
 
     async def _copy_ranges(

@@ -373,6 +373,41 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessRule:
+    """An access expression for a verb, and the path that it is set on."""
+
+    verb: str
+    expression: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """The expressions set on a path, by verb, and those that it inherits for other verbs."""
+
+    path: str
+    own: Mapping[str, str]
+    inherited: tuple[AccessRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a user may, and why.
+
+    `by` is what decided: "expression" (`expression`, set on `rule_path`), "mode", "administrator",
+    "token" (its limits), or "reach" (the directory `rule_path` does not let pass).
+    """
+
+    user: str
+    path: str
+    verb: str
+    allowed: bool
+    by: str
+    expression: str | None
+    rule_path: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class MountInfo:
     """A mount that the server has heard of in the last seconds, as it last said of itself.
 

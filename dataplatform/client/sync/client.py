@@ -11,6 +11,7 @@ from ..clients import Client as AsyncClient
 from ..clients import blocking_client
 from ..runtime import run
 from ..tokens import token_source
+from .access import AccessOperations
 from .changes import ChangeOperations
 from .files import FileOperations
 from .identities import IdentityOperations
@@ -34,6 +35,7 @@ class Client(
     QuotaOperations,
     IdentityOperations,
     SystemOperations,
+    AccessOperations,
 ):
     """A connected client. Made by `connect`; may be shared by threads, each of which gets its own
     connection to the server. Use it in a `with` statement, or call `close()`."""
