@@ -114,6 +114,8 @@ def check(
         for verdict in verdicts:
             outputs.json_line(verdict)
         return
+    if verdicts and not verdicts[0].is_known:
+        outputs.note(f"there is no user {user}: this is what somebody of this name could do")
     outputs.table(
         ("verb", "verdict", "why"),
         [(v.verb, "allowed" if v.allowed else "denied", _why(v)) for v in verdicts],

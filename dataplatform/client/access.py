@@ -104,6 +104,7 @@ class Access:
                 by=verdict.by,
                 expression=verdict.expression if verdict.HasField("expression") else None,
                 rule_path=verdict.path or None,
+                is_known=not reply.unknown,
             )
             for verdict in reply.verdicts
         ]

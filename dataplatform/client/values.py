@@ -405,6 +405,7 @@ class Verdict:
     by: str
     expression: str | None
     rule_path: str | None
+    is_known: bool = True  # False: there is no user of this name, which is judged by the name alone
 
 
 @dataclass(frozen=True, slots=True)

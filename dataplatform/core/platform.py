@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-from collections.abc import Callable
 from typing import NamedTuple
 
 from ..base.clock import Clock, Entropy, SystemClock, SystemEntropy
@@ -31,7 +30,6 @@ from .audit.trail import Audit
 from .catalog import Catalog
 from .identities import Identities
 from .opens import Opens
-from .principals import Principal
 from .promises import Keeper, Promises
 from .units import SYSTEM, Request
 from .volumes import Volume, create_volume, open_volume
@@ -91,8 +89,6 @@ class Platform:
         self.guard = Guard(self)
         self.audit = Audit(self)
         self.guard.on_denied = self.audit.denied
-        self.principal_of: Callable[[str], Principal] = Principal
-        """A user by name; NOT_FOUND. Whoever knows users puts theirs here."""
         self._volumes: dict[int, Volume] = {}
         self._opening: dict[int, asyncio.Future[None]] = {}
         self._discarded: set[int] = set()  # removed since the start: ids are never used again

@@ -7,7 +7,7 @@ from typing import Any
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid
 from dataplatform.core.access import settings
-from dataplatform.core.units import Unit
+from dataplatform.core.units import Request, Unit
 from dataplatform.core.volumes import Volume
 
 from ..dispatch import Call, rpc
@@ -16,9 +16,8 @@ from ..dispatch import Call, rpc
 @rpc("Access.Check")
 async def check(call: Call, message: pb.VerdictsRequest, data: Any) -> pb.VerdictsReply:
     volume, inode = await call.node(message.target)
-    user, answers = await settings.explain(
-        call.platform, volume, inode, call.asker, message.user, message.verbs
-    )
+    asker = Request(call.principal, caller=call.session.id, origin=call.origin)
+    found = await settings.explain(call.platform, volume, inode, asker, message.user, message.verbs)
     verdicts = [
         pb.VerdictsReply.Verdict(
             verb=word,
@@ -27,10 +26,12 @@ async def check(call: Call, message: pb.VerdictsRequest, data: Any) -> pb.Verdic
             expression=verdict.rule,
             path=verdict.path,
         )
-        for word, verdict in answers
+        for word, verdict in found.answers
     ]
     path = await call.platform.path_of(volume, inode.number)
-    return pb.VerdictsReply(user=user, path=path, verdicts=verdicts)
+    return pb.VerdictsReply(
+        user=found.user, path=path, verdicts=verdicts, unknown=not found.is_known
+    )
 
 
 @rpc("Access.Get")

@@ -14,11 +14,12 @@ import errno
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...base.errors import Exhausted, Invalid
+from ...base.errors import Exhausted, Invalid, NotFound
 from ...base.limits import COLUMNS_MAX
 from ...keyspace import keys
 from ...keyspace.records import ROOT_INODE, Entry, Inode, Kind
 from ..audit import protection
+from ..principals import Principal
 from .columns import MARK, OF_COLUMNS, word_of
 from .expressions import parse
 from .guard import Verdict
@@ -26,7 +27,6 @@ from .verbs import OF_FILES, WORDS, Verb, verb_of, verbs_of
 
 if TYPE_CHECKING:
     from ..platform import Platform
-    from ..principals import Principal
     from ..units import Request, Unit
     from ..volumes import Volume
 
@@ -57,6 +57,14 @@ class Answer(NamedTuple):
 
     word: str
     verdict: Verdict
+
+
+class Explanation(NamedTuple):
+    """Verdicts on one user. Who is not known is judged by the name alone."""
+
+    user: str
+    is_known: bool
+    answers: list[Answer]
 
 
 class Page(NamedTuple):
@@ -234,20 +242,28 @@ async def explain(
     request: Request,
     user: str = "",
     words: Collection[str] = (),
-) -> tuple[str, list[Answer]]:
-    """(who, verdicts) on somebody's verbs (none: all that the thing knows), and why.
+) -> Explanation:
+    """What somebody may do (no verbs: all that the thing knows), and why.
 
-    Everybody may ask about themselves, whoever has `admin` of the thing about others. NOT_FOUND
-    for a user that is not known.
+    Everybody may ask about themselves, whoever has `admin` of the thing about others.
     """
-    principal = request.principal
+    principal, is_known = request.principal, True
     if user and user != principal.name:
         await volume.allow(principal, inode, Verb.ADMIN, code=errno.EPERM, origin=request.origin)
-        principal = platform.principal_of(user)
+        principal, is_known = _somebody(platform, user)
     known = OF_FILES if inode.kind == Kind.DIRECTORY else verbs_of(inode.kind)
     asked = list(words) or [WORDS[int(verb)] for verb in known]
     answers = [Answer(word, await _verdict(volume, inode, principal, word)) for word in asked]
-    return principal.name, answers
+    return Explanation(principal.name, is_known, answers)
+
+
+def _somebody(platform: Platform, name: str) -> tuple[Principal, bool]:
+    """A user by name, and whether the platform knows it: else somebody in no group."""
+    try:
+        platform.identities.user(name)
+    except NotFound:
+        return Principal(name), False
+    return platform.identities.principal_of_user(name), True
 
 
 async def _verdict(volume: Volume, inode: Inode, principal: Principal, word: str) -> Verdict:
