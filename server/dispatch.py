@@ -32,7 +32,7 @@ from .calls import FIRST_TARGETS, Call
 from .facts import ServerFacts
 from .identity import Attachment
 from .metrics import RequestMetrics
-from .observing import READS, observe, observe_refusal, observe_stranger
+from .observing import READS, observe, observe_login, observe_refusal, observe_stranger
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +140,11 @@ class Dispatcher:
             call.end()
             self.metrics.count(method, time.perf_counter() - started_s)
         return outcome if type(outcome) is tuple else (outcome, b"")
+
+    def refused(self, origin: str, error: PlatformError) -> None:
+        """A listener let somebody not in."""
+        if error.kind is ErrorKind.DENIED:
+            observe_login(self._platform, origin, error)
 
     def gather(
         self, attachment: Attachment, method: Method, message: Any, data: bytes

@@ -95,12 +95,17 @@ class FramesListener:
         await self._server.close(grace_s)
 
     async def _welcome(self, connection: ServerConnection, hello: pb.Hello) -> pb.HelloReply:
-        credential = self._credential(connection, hello)
-        principal = credential.now()
-        session = self._sessions.attach(
-            hello.session, principal, hello.program, connection.peer_pid
-        )
-        connection.session = Attachment(session, credential, _origin(connection, hello.program))
+        origin = _origin(connection, hello.program)
+        try:
+            credential = self._credential(connection, hello)
+            principal = credential.now()
+            session = self._sessions.attach(
+                hello.session, principal, hello.program, connection.peer_pid
+            )
+        except PlatformError as error:
+            self._dispatcher.refused(origin, error)
+            raise
+        connection.session = Attachment(session, credential, origin)
         return pb.HelloReply(
             server=self._facts.program,
             cluster=self._cluster,

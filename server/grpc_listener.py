@@ -111,7 +111,11 @@ class GrpcListener:
         return behave
 
     async def _answer(self, method: Method, request: bytes, context: Context) -> bytes:
-        attachment = self._attachment(context)
+        try:
+            attachment = self._attachment(context)
+        except PlatformError as e:
+            self._dispatcher.refused(f"grpc {context.peer()}", e)
+            raise
         try:
             message = method.request.FromString(request)
         except DecodeError:

@@ -12,7 +12,7 @@ from dataplatform.core.audit.records import DENIED
 from dataplatform.core.platform import Platform
 
 from .calls import Call
-from .identity import Attachment
+from .identity import ANONYMOUS, Attachment
 
 _WORDS = {
     "Files.Open": ("opened", "file"),
@@ -93,3 +93,9 @@ def observe_stranger(
         rule=error.message,
         path="",
     )
+
+
+def observe_login(platform: Platform, origin: str, error: PlatformError) -> None:
+    """Somebody was refused at the door. Errors hold no secrets, so their facts may be told."""
+    facts = {name: str(value) for name, value in error.facts.items()}
+    platform.audit.record(ANONYMOUS, origin, op="login", rule=error.message, path="", facts=facts)

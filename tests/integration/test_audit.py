@@ -335,3 +335,24 @@ def test_reads_and_the_command(server: tuple[ServerProcess, str], client: Client
     info = dp(server[0], "volume", "info", "/")
     assert "all, /.audit:root" in info.stdout
     assert "commits behind" in dp(server[0], "status").stdout
+
+
+def test_who_is_not_let_in_is_in_it(server: tuple[ServerProcess, str], client: Client) -> None:
+    with pytest.raises(dataplatform.Denied):
+        dataplatform.connect(server[0].address, token="no.such.token")
+    wire = GrpcWire(server[1])
+    wire._metadata = (*wire._metadata, ("authorization", "Bearer no.such.token"))
+    try:
+        assert isinstance(wire.call("System.Ping", pb.Empty()), pb.ErrorInfo)
+    finally:
+        wire.close()
+
+    def told() -> list[Record] | None:
+        logins = [r for r in records_of(client, "root") if r["op"] == "login"]
+        return logins if len(logins) == 2 else None
+
+    unix, grpc = wait(told)
+    assert unix["origin"].startswith(f"unix pid {os.getpid()} ")
+    assert grpc["origin"].startswith("grpc ipv4:127.0.0.1:")
+    assert {r["verdict"] for r in (unix, grpc)} == {"denied"}
+    assert "no.such.token" not in json.dumps([unix, grpc])

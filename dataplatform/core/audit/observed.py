@@ -10,7 +10,7 @@ Reads of one file, and fetches of one stream, by one session are told once a min
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +80,7 @@ class Observed:
         rule: str = "",
         op: str = records.DENIED,
         kind: str = "",
-        **facts: Any,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """`path` counts from the platform's root."""
         key = (

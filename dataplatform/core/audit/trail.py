@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -217,13 +217,13 @@ class Audit:
         rule: str = "",
         verb: str = "",
         volume: int = ROOT_VOLUME,
-        **facts: Any,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Something that was refused before it reached the core, as a login: in the topic of the
         root volume, if that is audited."""
         if self.mode_of(volume):
             self.observed.denied(
-                principal, origin, volume, verb=verb, path=path, rule=rule, op=op, **facts
+                principal, origin, volume, verb=verb, path=path, rule=rule, op=op, facts=facts
             )
 
     def denied(self, denial: Denial) -> None:
