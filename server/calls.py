@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
@@ -33,6 +34,12 @@ _TARGETS: dict[type[Any], tuple[str, ...]] = {
 
 FIRST_TARGETS = {message: names[0] for message, names in _TARGETS.items() if names}
 """The first of them, which also says whom the request is for."""
+
+
+@lru_cache(maxsize=4096)
+def _asking(principal: Principal, session: bytes, origin: str) -> Request:
+    """A request without an id; making one costs more than finding it."""
+    return Request(principal, caller=session, origin=origin)
 
 
 class Call:
@@ -111,12 +118,12 @@ class Call:
         """Who asks, for what changes nothing."""
         if self.principal.is_free:
             return SYSTEM  # there is nothing to ask about
-        return Request(self.principal, caller=self.session.id, origin=self.origin)
+        return _asking(self.principal, self.session.id, self.origin)
 
     def request(self, message: Any) -> Request:
         """Who asks, and the id by which a retry is known."""
         if not message.HasField("request"):
-            return Request(self.principal, caller=self.session.id, origin=self.origin)
+            return _asking(self.principal, self.session.id, self.origin)
         given = message.request
         if len(given.session) != SESSION_BYTES:
             raise Invalid("the session of a request id is not 16 bytes", length=len(given.session))

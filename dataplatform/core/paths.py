@@ -7,7 +7,6 @@ The rules are those of POSIX.1-2017 §3.170 and §4.13, except that names are UT
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from ..base.errors import Invalid, NotFound
@@ -100,9 +99,15 @@ class Place(NamedTuple):
         return not (self.volume or self.absolute or self.above)
 
 
-Search = Callable[[int, int, int], Awaitable[None]]
-"""(directory, volume, inode): somebody looks in the directory for a name, and there is this inode,
-or in the root of that volume (if not 0); or nothing (0, 0). DENIED if they may not."""
+class Search(Protocol):
+    """Whether somebody may look up names in the directories of a walk."""
+
+    def is_sure(self, directory: int) -> bool:
+        """Whether they may, as far as that is known without waiting. If not: `check`."""
+
+    async def check(self, directory: int, volume: int, inode: int) -> None:
+        """DENIED if they may not. There is this inode, or the root of that volume (if not 0), or
+        nothing (0, 0)."""
 
 
 async def walk(
@@ -135,22 +140,22 @@ async def walk(
         if name == "..":
             if place.inode == ROOT_INODE:
                 if search is not None:
-                    await search(ROOT_INODE, 0, 0)
+                    await search.check(ROOT_INODE, 0, 0)
                 return Place(0, b"", 0, 0, tuple(reversed(todo)), above=True)
             parent = await _parent(reader, place)
             if search is not None:
-                await search(place.inode, 0, parent.inode)
+                await search.check(place.inode, 0, parent.inode)
             place = parent
             continue
         encoded = name.encode()
         value = await reader.get(keys.entry(place.inode, encoded))
         if value is None:
             if search is not None:
-                await search(place.inode, 0, 0)
+                await search.check(place.inode, 0, 0)
             return Place(place.inode, encoded, 0, 0, (name, *reversed(todo)))
         entry = Entry.unpack(value)
-        if search is not None:
-            await search(place.inode, entry.volume, entry.inode)
+        if search is not None and not search.is_sure(place.inode):
+            await search.check(place.inode, entry.volume, entry.inode)
         if entry.volume and (todo or follow):
             rest = tuple(reversed(todo))
             return Place(place.inode, encoded, entry.inode, entry.kind, rest, entry.volume)

@@ -24,7 +24,7 @@ from ..keyspace.records import (
     VolumeSettings,
 )
 from . import damages, paths
-from .access.guard import Guard
+from .access.guard import Guard, Search
 from .access.verbs import REACH
 from .audit.trail import Audit
 from .catalog import Catalog
@@ -253,7 +253,10 @@ class Platform:
         the keeper, and so is the directory in which one name was looked for, found or not.
         """
         node = await self._locate(path, volume, inode, follow, keeper, request)
-        if not request.principal.is_free:
+        principal = request.principal
+        if not principal.is_free and not self.guard.allows_now(
+            principal, node.volume, node.inode, REACH
+        ):
             try:
                 await node.volume.allow(
                     request.principal,
@@ -323,11 +326,11 @@ class Platform:
                     keeper.keep_now(held, inode)
                 entry = await held.find_entry(inode, encoded)
                 search = self._searcher(held, request)
-                if search is not None:
+                if search is not None and not search.is_sure(inode):
                     if entry is None:
-                        await search(inode, 0, 0)
+                        await search.check(inode, 0, 0)
                     else:
-                        await search(inode, entry.volume, entry.inode)
+                        await search.check(inode, entry.volume, entry.inode)
                 if entry is None:
                     await self._check_directory(held, inode)
                     raise NotFound("no such file or directory", path=name)
@@ -448,13 +451,7 @@ class Platform:
         if principal.is_free:
             return None
 
-        async def search(directory: int, volume_id: int, inode: int) -> None:
-            target = (volume_id, ROOT_INODE) if volume_id else (volume.id, inode)
-            await self.guard.search(
-                principal, volume, directory, target=target, origin=request.origin
-            )
-
-        return search
+        return Search(principal, volume, origin=request.origin)
 
     def _on_this_cluster(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """`/cluster/path` is `/path` on that cluster (D9), so no directory of the root can have the

@@ -13,6 +13,7 @@ from ..base.limits import SYMLINK_FOLLOW_MAX
 from ..keyspace import keys
 from ..keyspace.records import ROOT_INODE, ROOT_VOLUME, Inode
 from . import paths
+from .access.guard import Search
 from .units import Request, Unit
 from .volumes import Volume
 
@@ -60,7 +61,8 @@ async def resolve_name(unit: Unit, base: int, path: str) -> tuple[int, str, tupl
 
 
 async def _walk(unit: Unit, base: int, path: str, *, follow: bool) -> paths.Place:
-    search = None if unit.request.principal.is_free else _searcher(unit)
+    principal = unit.request.principal
+    search = None if principal.is_free else Search(principal, unit.volume, unit=unit)
     place = await paths.walk(unit, base, paths.split_path(path), follow=follow, search=search)
     hops = 0
     while (place.absolute or place.above) and unit.volume.id == ROOT_VOLUME:
@@ -71,11 +73,3 @@ async def _walk(unit: Unit, base: int, path: str, *, follow: bool) -> paths.Plac
     if not place.ended:
         raise Invalid("a transaction stays within one volume", path=path, errno=errno.EXDEV)
     return place
-
-
-def _searcher(unit: Unit) -> paths.Search:
-    async def search(directory: int, volume: int, inode: int) -> None:
-        target = (volume, ROOT_INODE) if volume else (unit.volume.id, inode)
-        await unit.search(directory, target)
-
-    return search

@@ -361,8 +361,15 @@ class Unit:
         request = self.request
         if request.principal.is_free:
             return
+        guard = self.volume.guard
+        if (
+            not self.moves_rules
+            and not isinstance(thing, int)
+            and guard.allows_now(request.principal, self.volume, thing, verb)
+        ):
+            return
         session = request.caller if opened else None
-        await self.volume.guard.allow(
+        await guard.allow(
             request.principal, self.volume, thing, verb, session=session, unit=self, code=code
         )
 
@@ -371,7 +378,10 @@ class Unit:
         principal = self.request.principal
         if principal.is_free:
             return
-        await self.volume.guard.search(principal, self.volume, directory, target=target, unit=self)
+        guard = self.volume.guard
+        if not self.moves_rules and guard.searches_now(principal, self.volume, directory):
+            return
+        await guard.search(principal, self.volume, directory, target=target, unit=self)
 
     def change_rules(self) -> None:
         """Other expressions hold for the thing and for all below it: caches hear that everything is

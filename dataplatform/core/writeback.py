@@ -353,9 +353,11 @@ class Writeback:
         principal = request.principal
         if principal.is_free:
             return inode
-        await self._volume.allow(
-            principal, inode, Verb.WRITE, session=request.caller, origin=request.origin
-        )
+        volume = self._volume
+        if not volume.guard.allows_now(principal, volume, inode, Verb.WRITE):
+            await volume.allow(
+                principal, inode, Verb.WRITE, session=request.caller, origin=request.origin
+            )
         if owners.loses_set_ids(principal, inode):
 
             async def work(unit: Unit) -> None:

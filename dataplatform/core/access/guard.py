@@ -35,7 +35,7 @@ from .rules import (
     rules_below,
     verbs_in,
 )
-from .verbs import CHANGING, REACH, Verb
+from .verbs import CHANGING, CHANGING_BITS, REACH, Verb
 
 if TYPE_CHECKING:
     from ..platform import Platform
@@ -116,19 +116,35 @@ class Guard:
     # ---- asking
 
     def allows_now(self, principal: Principal, volume: Volume, inode: Inode, verb: Verb) -> bool:
-        """Whether it is allowed, as far as that is known without waiting. False: ask `allow`."""
+        """Whether it is allowed, as far as that is known without waiting. False: ask `allow`.
+
+        Every request of whoever is no unlimited administrator comes through here, so it works with
+        numbers: arithmetic with `Verb` costs more than all the rest.
+        """
         if principal.is_admin and not principal.is_read_only and not principal.roots:
             return True
-        if inode.links == 0 or (verb & CHANGING and principal.is_read_only):
-            return False
         directory = self._directories.get((volume.id, inode.parent))
-        if directory is None:
+        if directory is None or inode.links == 0:
             return False
         passage = directory.passages.get(principal)
         if passage is None or not passage.allowed:
             return False
-        decision = _decide(principal, volume.id, inode, directory.rules, verb, REACH)
-        return decision.allowed
+        bits = verb._value_
+        if not bits:
+            return True
+        if principal.is_read_only and bits & CHANGING_BITS:
+            return False
+        if principal.is_admin:
+            return True
+        if inode.access or directory.rules:
+            return _decide(principal, volume.id, inode, directory.rules, verb, REACH).allowed
+        return mode_allows(principal, inode.mode, inode.uid, inode.gid, verb)
+
+    def searches_now(self, principal: Principal, volume: Volume, directory: int) -> bool:
+        """Whether names in a directory may be looked up. False: ask `search`."""
+        known = self._directories.get((volume.id, directory))
+        passage = known.passages.get(principal) if known is not None else None
+        return passage is not None and passage.allowed
 
     async def allow(
         self,
@@ -473,6 +489,37 @@ class Guard:
         if verdict.rule is not None:
             facts |= {"rule": verdict.rule, "rule_path": verdict.path}
         return Denied("not allowed", path=path, errno=code, **facts)
+
+
+class Search:
+    """Whether somebody may look up names on a walk in a volume: see `paths.walk`."""
+
+    __slots__ = ("_origin", "_principal", "_unit", "_volume")
+
+    def __init__(
+        self, principal: Principal, volume: Volume, *, unit: Unit | None = None, origin: str = ""
+    ) -> None:
+        self._principal = principal
+        self._volume = volume
+        self._unit = unit
+        self._origin = origin
+
+    def is_sure(self, directory: int) -> bool:
+        unit, volume = self._unit, self._volume
+        if unit is not None and unit.moves_rules:
+            return False
+        return volume.guard.searches_now(self._principal, volume, directory)
+
+    async def check(self, directory: int, volume: int, inode: int) -> None:
+        target = (volume, ROOT_INODE) if volume else (self._volume.id, inode)
+        await self._volume.guard.search(
+            self._principal,
+            self._volume,
+            directory,
+            target=target,
+            unit=self._unit,
+            origin=self._origin,
+        )
 
 
 async def _further_directories(volume: Volume, number: int, unit: Unit | None) -> set[int]:

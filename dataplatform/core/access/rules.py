@@ -58,7 +58,7 @@ def mode_allows(principal: Principal, mode: int, uid: int, gid: int, verb: Verb)
         mode >>= 6
     elif gid in principal.gids or (principal.gid == gid and gid != NOBODY):
         mode >>= 3
-    return bool(mode & MODE_BITS[verb])
+    return mode & MODE_BITS[verb._value_] != 0
 
 
 class Passage(NamedTuple):

@@ -43,16 +43,17 @@ WORDS = {int(verb): str(verb.name).lower() for verb in Verb}
 CHANGING = Verb.WRITE | Verb.CREATE | Verb.DELETE | Verb.ADMIN | Verb.PRODUCE | Verb.TOPICS
 """What a token that allows no change does not cover."""
 
+CHANGING_BITS = int(CHANGING)
+
 MODE_BITS = {
-    Verb.READ: 4,
-    Verb.LIST: 4,
-    Verb.CONSUME: 4,
-    Verb.WRITE: 2,
-    Verb.PRODUCE: 2,
-    Verb.TOPICS: 2,
-    Verb.CREATE: 2,  # and x, which passing through the directory asks for
-    Verb.DELETE: 2,
-    Verb.EXECUTE: 1,
+    int(verb): bits
+    for bits, verbs in (
+        (4, (Verb.READ, Verb.LIST, Verb.CONSUME)),
+        # Of a directory, and x, which passing through it asks for.
+        (2, (Verb.WRITE, Verb.PRODUCE, Verb.TOPICS, Verb.CREATE, Verb.DELETE)),
+        (1, (Verb.EXECUTE,)),
+    )
+    for verb in verbs
 }
 """What POSIX modes say of each; ADMIN belongs to the owner (POSIX.1-2017 §4.5)."""
 
