@@ -203,9 +203,9 @@ class Guard:
         """Whether `allow` would let it be; nobody is told of a denial."""
         if principal.is_free:
             return True
-        if not isinstance(thing, int) and (unit is None or not unit.moves_rules):
-            if self.allows_now(principal, volume, thing, verb):
-                return True
+        is_known = not isinstance(thing, int) and (unit is None or not unit.moves_rules)
+        if is_known and self.allows_now(principal, volume, thing, verb):  # type: ignore[arg-type]
+            return True
         inode = thing if isinstance(thing, Inode) else await _inode(volume, thing, unit)
         return (await self._decision(principal, volume, inode, verb, session, unit)).allowed
 
