@@ -380,8 +380,6 @@ class Promises:
         others = self.others(unit.request.caller)
         if not others or unit.quiet or unit.told_before:
             return ()
-        if unit.ends_promises:
-            return self._tell_all(others)
         return self._tell(others, unit.volume.id, effects_of(unit))
 
     def _end_everything(self, session: bytes | None) -> Told:
@@ -413,18 +411,6 @@ class Promises:
                     keeper.tell(_key(volume, number), effects[number])
             self.broken_count += len(mine)
             told.append((keeper, keeper.sequence))
-        return told
-
-    def _tell_all(self, others: Iterable[Keeper]) -> Told:
-        """That everything is over."""
-        now_s = self._clock.monotonic()
-        told = []
-        for keeper in others:
-            if keeper.is_late(now_s):
-                self._expire(keeper)
-            else:
-                keeper.end_everything()
-                told.append((keeper, keeper.sequence))
         return told
 
     def outstanding(self, session: bytes | None) -> Told:

@@ -109,7 +109,6 @@ class Unit:
         "changes_rules",
         "charges",
         "commit",
-        "ends_promises",
         "engine",
         "entries_delta",
         "events",
@@ -153,7 +152,6 @@ class Unit:
         self.accepted = False  # the quota was asked before, when its bytes were taken
         self.changes_rules = False  # expressions hold, or hold no more, for what is below
         self.moves_rules = False  # a directory gets another place, mode, owner or expression
-        self.ends_promises = False  # what every cache holds may be other than it was
         self.renames = False  # a name of something that exists changed or went
         self.resized: list[int] = []  # files that changed beyond what their pieces tell
         self.unlinked: list[int] = []  # inodes whose last name goes

@@ -211,8 +211,7 @@ async def _change(unit: Unit, inode: Inode, fresh: dict[str, str]) -> bool:
     inode.ctime_ns = unit.now_ns
     unit.save(inode)
     if inode.is_directory:
-        unit.move_rules()
-        unit.ends_promises = True  # of what stands below
+        unit.change_rules()
     unit.event("access changed", await unit.path_of(inode.number), inode.kind, **facts)
     return True
 
