@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..base.errors import Conflict, Internal, PlatformError, Unavailable
+from ..base.errors import Conflict, Denied, Internal, PlatformError, Unavailable
 from ..keyspace import keys
 from ..keyspace.records import VolumeState
 from .audit.protection import WRITER
@@ -148,8 +149,12 @@ class Lane:
     async def _commit(
         self, unit: Unit, result: object, requests: Sequence[Request], *, awaited: bool
     ) -> Told:
-        """Whose acknowledgement the result waits for."""
+        """Whose acknowledgement the result waits for. DENIED to a token that allows no change,
+        whatever was asked before."""
         volume = self._volume
+        principal = unit.request.principal
+        if principal.is_read_only:
+            raise Denied("the token allows no change", user=principal.name, errno=errno.EACCES)
         holds: dict[int, int] = {}
         if unit.used_bytes_delta or unit.entries_delta or unit.charges or unit.accounts:
             holds = await volume.quotas.settle(unit)

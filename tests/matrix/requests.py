@@ -5,7 +5,8 @@ A method that is not here fails the matrix. What a method is about says how it m
 - `things`: it needs a right on what it names;
 - `reach`: it needs no more than to get there;
 - `admins`: it is for administrators;
-- `anybody`: everybody may ask, and sees what is theirs.
+- `own`: everybody may ask, and hears what is theirs, but not by a token for a subtree;
+- `anybody`: everybody may ask.
 """
 
 from __future__ import annotations
@@ -143,37 +144,37 @@ REQUESTS: dict[str, Request] = {
     ),
     "Groups.Describe": Request("things", lambda p: pb.GroupRequest(stream=at(f"{p}/s"))),
     "Groups.Delete": Request(
-        "things",
-        lambda p: pb.DeleteGroupRequest(stream=at(f"{p}/s"), group="g"),
-        is_sure=False,
+        "things", lambda p: pb.DeleteGroupRequest(stream=at(f"{p}/s"), group="g")
     ),
     "Transactions.Commit": Request("things", _transaction),
     "Changes.Read": Request("things", lambda p: pb.ChangesRequest(target=at(f"{p}/d"))),
     "Quotas.Set": Request("admins", lambda p: pb.QuotaRequest(target=at(f"{p}/d"))),
-    "Quotas.Get": Request("reach", lambda p: pb.QuotaRequest(target=at(f"{p}/d"))),
+    "Quotas.Get": Request("reach", lambda p: pb.QuotaRequest(target=at(f"{p}/d")), is_sure=False),
     "Quotas.List": Request("reach", lambda p: pb.QuotaRequest(target=at(f"{p}/d"))),
     "Quotas.Remove": Request("admins", lambda p: pb.QuotaRequest(target=at(f"{p}/d"))),
     "Quotas.Over": Request("anybody", lambda p: pb.Empty()),
     "Access.Check": Request("reach", lambda p: pb.VerdictsRequest(target=at(f"{p}/f"))),
     "Access.Get": Request("reach", lambda p: pb.RulesRequest(target=at(f"{p}/f"))),
-    "Access.Set": Request("things", lambda p: pb.SetRulesRequest(target=at(f"{p}/f"))),
+    "Access.Set": Request(
+        "things", lambda p: pb.SetRulesRequest(target=at(f"{p}/f"), set={"read": "u:ana"})
+    ),
     "Volumes.Create": Request("things", lambda p: pb.VolumeRequest(target=at(f"{p}/d/vol"))),
     "Volumes.List": Request("anybody", lambda p: pb.Empty()),
-    "Volumes.Info": Request("reach", lambda p: pb.VolumeRequest(target=at(p))),
+    "Volumes.Info": Request("reach", lambda p: pb.VolumeRequest(target=at(f"{p}/f"))),
     "Volumes.Set": Request("admins", lambda p: pb.VolumeRequest(target=at(p))),
     "Volumes.Remove": Request("things", lambda p: pb.VolumeRequest(target=at(f"{p}/v"))),
     "Identities.CreateUser": Request("admins", lambda p: pb.CreateUserRequest(name="new")),
     "Identities.SetUser": Request("admins", lambda p: pb.SetUserRequest(name="bob", add=[])),
     "Identities.RemoveUser": Request("admins", lambda p: pb.IdentityRequest(name="nobody")),
-    "Identities.Users": Request("anybody", lambda p: pb.Empty()),
+    "Identities.Users": Request("admins", lambda p: pb.Empty()),
     "Identities.CreateGroup": Request("admins", lambda p: pb.CreateGroupRequest(name="new")),
     "Identities.SetGroup": Request("admins", lambda p: pb.SetGroupRequest(name="eng")),
     "Identities.RemoveGroup": Request("admins", lambda p: pb.IdentityRequest(name="eng")),
-    "Identities.Groups": Request("anybody", lambda p: pb.Empty()),
+    "Identities.Groups": Request("admins", lambda p: pb.Empty()),
     "Identities.CreateToken": Request(
         "admins", lambda p: pb.CreateTokenRequest(user="bob", ttl_ms=1000)
     ),
-    "Identities.Tokens": Request("anybody", lambda p: pb.TokensRequest()),
+    "Identities.Tokens": Request("own", lambda p: pb.TokensRequest()),
     "Identities.RevokeTokens": Request("admins", lambda p: pb.RevokeTokensRequest(user="bob")),
     "Identities.WhoAmI": Request("anybody", lambda p: pb.Empty()),
 }
