@@ -8,6 +8,7 @@ from ...base.errors import Corrupt
 from ...keyspace import keys
 from ...keyspace.records import (
     ROOT_VOLUME,
+    AuditCursor,
     VolumePhase,
     VolumeRecord,
     VolumeSettings,
@@ -146,3 +147,19 @@ async def check_volume_records(check: Check) -> int:
             if record.volume != number:
                 check.add("/", f"the record of volume {number} is that of another one")
     return highest
+
+
+async def check_audit_cursors(check: Check) -> None:
+    """How far the audit has come with each volume: in the root volume only, and readable."""
+    async for page in check.pages(keys.AUDIT_CURSOR, "audit"):
+        for key, value in page:
+            number = keys.number_of(key)
+            if check.volume.id != ROOT_VOLUME:
+                check.add(
+                    "/", f"an audit cursor of volume {number} stands outside of the root volume"
+                )
+                continue
+            try:
+                read_record(AuditCursor, value)
+            except Corrupt:
+                check.add("/", f"the audit cursor of volume {number} cannot be read")

@@ -85,6 +85,7 @@ async def _check(check: Check) -> None:
     await keytable.read_state(check)
     await keytable.check_unknown(check)
     highest_volume = await keytable.check_volume_records(check)
+    await keytable.check_audit_cursors(check)
     await quotas.read_quotas(check)
     await inodes.read_inodes(check)
     await names.check_names(check)
