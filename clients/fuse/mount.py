@@ -28,7 +28,7 @@ from .operations.views import ViewTree
 from .options import MountOptions
 from .rights import Rights
 from .views import view_of
-from .writing import Budget, Writing
+from .writing import Budget, Fullness, Writing
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class Mount:
         self.blocks = blocks
         self.near: Near | None = Near(calls) if options.near else None
         self.budget = Budget(options.dirty_bytes_max)
+        self.fullness = Fullness()
         self.relief = Relief(calls.channel, UNSYNCED_BYTES)
         self.loop = asyncio.get_running_loop()
         self.steps = Steps(self.loop)

@@ -26,7 +26,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.base.errors import Conflict, Internal, PlatformError
+from dataplatform.base.errors import Conflict, Exhausted, Internal, PlatformError
 from dataplatform.base.limits import KIB, MIB
 from dataplatform.client import syncing
 from dataplatform.transport.connections import Bulk
@@ -48,6 +48,9 @@ BULK_BYTES = 256 * KIB
 
 FLIGHTS_MAX = 4
 PARTS_MAX = 512
+
+FULL_S = 1.0
+"""How long a volume is taken to be nearly full after the server said so."""
 
 HOLD_S = 0.002
 """How long a write waits for the sync that is expected to follow."""
@@ -75,6 +78,26 @@ class Budget:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+
+
+class Fullness:
+    """Volumes in which a quota is nearly used up: there each write waits for the server, so that
+    the one that has no room is told so itself, and not the close that follows."""
+
+    def __init__(self) -> None:
+        self._until_s: dict[int, float] = {}
+
+    def note(self, volume: int) -> None:
+        self._until_s[volume] = time.monotonic() + FULL_S
+
+    def is_near(self, volume: int) -> bool:
+        until_s = self._until_s.get(volume)
+        if until_s is None:
+            return False
+        if time.monotonic() > until_s:
+            del self._until_s[volume]
+            return False
+        return True
 
 
 class _Run:
@@ -107,6 +130,7 @@ class Writing:
         self._node = node
         self._calls = mount.calls
         self._budget = mount.budget
+        self._fullness = mount.fullness
         self._relief = mount.relief
         self._begin = mount.steps.begin
         self._damaged = mount.damaged
@@ -256,6 +280,8 @@ class Writing:
         mark = 0
         try:
             reply = await self._request(runs, durability)
+            if reply.nearly_full:
+                self._fullness.note(self._node.volume)
             unsynced = self._calls.channel.unsynced
             for run in runs:
                 unsynced.add(self._node.key, run.offset, run.parts, reply.verifier)
@@ -353,6 +379,8 @@ class Writing:
         self.failure = OSError(errno.EIO, "writes were lost")
 
     def _fail(self, error: PlatformError) -> None:
+        if isinstance(error, Exhausted):
+            self._fullness.note(self._node.volume)
         self.failures += 1
         self.failure = error
         self._node.known = False

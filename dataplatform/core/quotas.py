@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..base.errors import Corrupt, Exhausted, Invalid
+from ..base.limits import MIB
 from ..engine.base import Reader, scan_all
 from ..keyspace import keys
 from ..keyspace.records import DirectoryQuota, Inode, VolumeSettings, VolumeState
@@ -51,6 +52,9 @@ CHAINS_MAX = 100_000
 """Directories whose chains are remembered."""
 
 LIMIT_MAX = 2**63 - 1
+
+NEARLY_BYTES = 64 * MIB
+"""With less room than that an account is nearly full: as much as a mount gathers, by default."""
 
 OVER_BYTES = 1
 OVER_ENTRIES = 2
@@ -352,6 +356,14 @@ class Quotas:
         self._reserve(held.chain, -size_bytes)
         if not held.size_bytes:
             del self._held[number]
+
+    def is_nearly_full(self, number: int) -> bool:
+        """Whether an account that the buffered writes of a file are held against has little room
+        left: who gathers writes should wait for each, to hear in time of the one that has none."""
+        held = self._held.get(number)
+        if held is None:
+            return False
+        return self.find_full(held.chain, NEARLY_BYTES) is not None
 
     def holding(self, account: int) -> list[int]:
         """Files whose buffered writes are held against the account."""

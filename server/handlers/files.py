@@ -94,7 +94,7 @@ async def write(call: Call, message: pb.WriteRequest, data: Any) -> pb.WriteRepl
             durable=durable,
             mtime_ns=message.mtime_ns,
         )
-        return pb.WriteReply(size=size, verifier=call.server.instance)
+        return _written(call, volume, number, 0, size)
     # At an offset it is not in any commit yet: nothing is kept of it, and repeating it is harmless.
     size = await files.write(
         volume,
@@ -106,7 +106,16 @@ async def write(call: Call, message: pb.WriteRequest, data: Any) -> pb.WriteRepl
         expected_size=expected_size,
         mtime_ns=message.mtime_ns,
     )
-    return pb.WriteReply(offset=message.offset, size=size, verifier=call.server.instance)
+    return _written(call, volume, number, message.offset, size)
+
+
+def _written(call: Call, volume: Volume, number: int, offset: int, size: int) -> pb.WriteReply:
+    return pb.WriteReply(
+        offset=offset,
+        size=size,
+        verifier=call.server.instance,
+        nearly_full=volume.quotas.is_nearly_full(number),
+    )
 
 
 @rpc("Files.Sync")

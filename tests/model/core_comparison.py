@@ -34,6 +34,11 @@ class Comparison:
             await self.node(volume, line, state.nodes[ROOT], node.inode)
         await self._directory(volume, line, ROOT, "")
         assert found.used_bytes == state.used_bytes, f"{found.used_bytes} {state.used_bytes}"
+        quotas = {n: (q.used_bytes, q.entries) for n, q in volume.quotas.directories.items()}
+        assert quotas == {n: state.held_below(n) for n in state.quotas}, "quotas"
+        for number, limits in state.quotas.items():
+            for name, limit in limits.items():
+                assert getattr(volume.quotas.directories[number], name) == limit
         await self._feed(volume, line)
 
     async def _directory(self, volume: Volume, line: Line, directory: int, above: str) -> None:

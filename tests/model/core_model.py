@@ -19,6 +19,7 @@ from .core_state import (
     INVALID,
     NOT_FOUND,
     ONE_NAME,
+    ROOT,
     STALE,
     Batch,
     Node,
@@ -42,6 +43,7 @@ class Draft:
 
     def __init__(self, state: State, now_ns: int) -> None:
         self.nodes = dict(state.nodes)
+        self.quotas = dict(state.quotas)
         self.next_node = state.next_node
         self.next_producer = state.next_producer
         self.commit = state.commit + 1
@@ -54,7 +56,7 @@ class Draft:
         return self.now_ns // 1_000_000
 
     def state(self) -> State:
-        return State(self.commit, self.nodes, self.next_node, self.next_producer)
+        return State(self.commit, self.nodes, self.next_node, self.next_producer, self.quotas)
 
     def change(self, number: int) -> Node:
         """The draft's own copy of a node, without any mark that it was changed."""
@@ -94,6 +96,7 @@ class Draft:
             raise Refused(EXISTS)
         number, self.next_node = self.next_node, self.next_node + 1
         self.nodes[number] = Node(kind, mode, self.now_ns, self.now_ns, self.commit, **fields)
+        self.nodes[number].first = directory, name
         self._own.add(number)
         self.save_times(directory).entries[name] = number
         return number
@@ -128,6 +131,16 @@ class Draft:
         node.ctime_ns = self.now_ns
         if not node.links:
             del self.nodes[number]
+            self.quotas.pop(number, None)
+        elif node.first == (directory, name):
+            names = [
+                (above, other.encode())
+                for above, holder in self.nodes.items()
+                for other, held in holder.entries.items()
+                if held == number
+            ]
+            above, other = min(names)
+            node.first = above, other.decode()
 
     def rename(
         self,
@@ -154,14 +167,20 @@ class Draft:
         if exchange:
             assert target is not None
             self.save_times(old_directory).entries[old_name] = target
-            self.save(target).ctime_ns = self.now_ns
+            node = self.save(target)
+            node.ctime_ns = self.now_ns
+            if node.first == (directory, name):
+                node.first = old_directory, old_name
         else:
             if target is not None:
                 self._make_room(self.nodes[source], self.nodes[target])
                 self._drop(directory, name)
             del self.save_times(old_directory).entries[old_name]
         self.save_times(directory).entries[name] = source
-        self.save(source).ctime_ns = self.now_ns
+        node = self.save(source)
+        node.ctime_ns = self.now_ns
+        if node.first == (old_directory, old_name):
+            node.first = directory, name
 
     def _is_within(self, directory: int, number: int) -> bool:
         if directory == number:
@@ -173,6 +192,20 @@ class Draft:
         kinds = {source.kind, target.kind}
         if target.volume or target.entries or (len(kinds) > 1 and kinds & set(ONE_NAME)):
             raise Refused(INVALID)
+
+    # ---- quotas
+
+    def set_quota(self, number: int, limits: dict[str, int]) -> None:
+        if self.nodes[number].kind != "directory" or number == ROOT:
+            raise Refused(INVALID)
+        self.changed = True
+        self.quotas[number] = {**self.quotas.get(number, {}), **limits}
+
+    def remove_quota(self, number: int) -> None:
+        if number not in self.quotas:
+            raise Refused(NOT_FOUND)
+        self.changed = True
+        del self.quotas[number]
 
     # ---- attributes
 

@@ -104,6 +104,7 @@ class Node:
     ctime_ns: int
     version: int = 0
     links: int = 1  # names of what is no directory
+    first: tuple[int, str] = (0, "")  # the name where it counts: directory, name
     xattrs: dict[str, bytes] = field(default_factory=dict)
     entries: dict[str, int] = field(default_factory=dict)
     volume: int = 0  # of a directory where that volume is mounted
@@ -171,6 +172,19 @@ class State:
     nodes: dict[int, Node]
     next_node: int
     next_producer: int
+    quotas: dict[int, dict[str, int]] = field(default_factory=dict)  # limits, by directory
+
+    def held_below(self, directory: int) -> tuple[int, int]:
+        """What counts for the quota of a directory: bytes, entries."""
+        below = [node for node in self.nodes.values() if self._is_below(node, directory)]
+        return sum(node.used_bytes for node in below), len(below)
+
+    def _is_below(self, node: Node, directory: int) -> bool:
+        while node.first[0]:
+            if node.first[0] == directory:
+                return True
+            node = self.nodes[node.first[0]]
+        return False
 
     @property
     def used_bytes(self) -> int:

@@ -33,6 +33,7 @@ class Steps(Transactions):
             self.remove: 4,
             self.rename: 7,
             self.attributes: 5,
+            self.quota: 3,
             self.bytes: 12,
             self.buffered: 8,
             self.row: 14,
@@ -185,6 +186,21 @@ class Steps(Transactions):
         else:
             plan = self.on_node(path, lambda d, n: d.remove_xattr(n, name))
             await self.call(plan, lambda: driver.remove_xattr(path, name))
+
+    async def quota(self) -> None:
+        """Limits that are never passed: what is counted is what matters here."""
+        path, driver = self.path("directory"), self.driver
+        if self.chance(0.2):
+            plan = self.on_node(path, lambda d, n: d.remove_quota(n))
+            await self.call(plan, lambda: driver.remove_quota(path), durable=True)
+            return
+        name = self.rng.choice(["quota_bytes", "quota_entries", "advisory_entries"])
+        limits = {name: self.rng.choice([0, 1 << 40])}
+        if name == "advisory_entries":
+            limits[name] = self.rng.randrange(4)
+
+        plan = self.on_node(path, lambda d, n: d.set_quota(n, limits))
+        await self.call(plan, lambda: driver.set_quota(path, **limits), durable=True)
 
     # ---- bytes
 

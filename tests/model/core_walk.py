@@ -103,6 +103,7 @@ class Walk:
                     nodes[ROOT].entries["vol"] = junction.number
                     nodes[junction.number] = _as_found(junction)
                     nodes[junction.number].volume = self.second
+                    nodes[junction.number].first = ROOT, "vol"
                 first = State(state.commit, nodes, state.next_inode, state.next_producer)
                 self.lines[number] = Line(first)
 
@@ -467,7 +468,8 @@ class Walk:
             row = ChangeRow.unpack(value)
             draft = Draft(line.state, row.time_ns)
             for event in row.events:
-                self._explain(Event(*event), line, draft)
+                if not event[0].startswith("advisory limit"):
+                    self._explain(Event(*event), line, draft)
             if not row.events:
                 _explain_silent(row, draft)
             draft.changed = True

@@ -37,7 +37,7 @@ from dataplatform.core.volumes import Volume
 from dataplatform.engine.base import Storages
 from dataplatform.engine.memory import MemoryDisk, MemoryStorages
 from dataplatform.engine.wrappers import Faults, FaultyStorages
-from dataplatform.keyspace.records import ROOT_VOLUME, DirectoryQuota, Inode, Kind, VolumeSettings
+from dataplatform.keyspace.records import ROOT_VOLUME, Inode, Kind, VolumeSettings
 from tests.principals import admin
 
 from .accounts import assert_accounts
@@ -619,13 +619,13 @@ class Driver:
 
         return await self._write(call)
 
-    async def set_quota(self, target: Target, **limits: int) -> DirectoryQuota:
-        async def call(request: Request) -> DirectoryQuota:
+    async def set_quota(self, target: Target, **limits: int) -> None:
+        async def call(request: Request) -> None:
             async with self.reference(target) as (volume, number):
                 given = quota_directories.Limits(**limits)
-                return await quota_directories.set_quota(volume, request, number, given)
+                await quota_directories.set_quota(volume, request, number, given)
 
-        return await self._write(call)
+        await self._write(call)
 
     async def remove_quota(self, target: Target) -> None:
         async def call(request: Request) -> None:

@@ -29,6 +29,7 @@ from dataplatform.core import (
 from dataplatform.core.appends import _Append
 from dataplatform.core.lanes import Lane
 from dataplatform.core.partitions import Partitions
+from dataplatform.core.quotas import Quotas
 from dataplatform.core.replies import Replies
 from dataplatform.core.units import Unit
 from dataplatform.core.volumes import Paths
@@ -216,6 +217,13 @@ def lose_a_buffered_write_at_a_rename(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Writeback, "flush", flush)
 
 
+def leave_what_is_moved_to_its_old_quota(patch: pytest.MonkeyPatch) -> None:
+    async def relocate(self: Quotas, *args: Any, **options: Any) -> None:
+        return
+
+    patch.setattr(Quotas, "relocate", relocate)
+
+
 PLANTED = [
     acknowledge_before_the_sync,
     commit_before_the_segment_sync,
@@ -231,6 +239,7 @@ PLANTED = [
     spoil_the_counts_by_refused_units,
     remember_paths_after_a_rename,
     lose_a_buffered_write_at_a_rename,
+    leave_what_is_moved_to_its_old_quota,
 ]
 
 

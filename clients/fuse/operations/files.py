@@ -232,7 +232,13 @@ class Files:
         node.written_s = mount.loop.time()
         if mount.near is not None:
             mount.near.written(node, offset, len(data))
-        mount.writing(node).write(offset, data, appends=appends)
+        writing = mount.writing(node)
+        writing.write(offset, data, appends=appends)
+        if mount.fullness.is_near(node.volume):
+            await writing.flush()
+            if writing.failures > handle.seen_failures:
+                assert writing.failure is not None
+                raise writing.failure
         mount.stats.written_bytes += len(data)
         return len(data)
 

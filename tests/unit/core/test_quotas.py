@@ -35,7 +35,7 @@ async def test_a_directory_counts_what_stands_below_it(tmp_path: Path) -> None:
     async with at_work(Place("memory", tmp_path)) as (driver, volume):
         await driver.mkdir("/q/deep", parents=True)
         await driver.write_file("/q/deep/before", b"x" * 100)
-        assert (await driver.set_quota("/q", quota_bytes=10_000)).used_bytes == 100
+        await driver.set_quota("/q", quota_bytes=10_000)
         assert await quota_of(driver, volume, "/q") == (100, 2)
         await driver.write_file("/q/f", b"y" * 50)
         await driver.write_file("/outside", b"z" * 1000)
