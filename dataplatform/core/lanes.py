@@ -156,7 +156,7 @@ class Lane:
         if principal.is_read_only:
             raise Denied("the token allows no change", user=principal.name, errno=errno.EACCES)
         holds: dict[int, int] = {}
-        if unit.used_bytes_delta or unit.entries_delta or unit.charges or unit.accounts:
+        if volume.quotas.concern(unit):
             holds = await volume.quotas.settle(unit)
         try:
             return await self._write(unit, result, requests, awaited=awaited)

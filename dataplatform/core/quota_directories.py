@@ -37,7 +37,7 @@ from .units import Request, Unit
 if TYPE_CHECKING:
     from .volumes import Volume
 
-MOVED_MAX = 100_000
+MOVED_MAX = 50_000
 """Things that one rename counts for other quotas: while it does (about a second), nobody else
 writes to the volume."""
 

@@ -176,20 +176,40 @@ class Quotas:
     async def resolve(self, unit: Unit) -> None:
         """Add up by account what the unit took so far. Before it changes what is where."""
         charges, unit.charges = unit.charges, {}
+        known = {} if unit.renames else self._known_chains()
         for directory, taken in charges.items():
-            for account in await self.chain(directory, unit):
+            chain = known.get(directory)
+            if chain is None:
+                chain = await self.chain(directory, unit)
+            for account in chain:
                 if account != VOLUME:
                     _add(unit.accounts.setdefault(account, Taken()), taken)
+
+    def concern(self, unit: Unit) -> bool:
+        """Whether the unit is to be settled."""
+        if unit.charges or unit.accounts:
+            return True
+        return bool(unit.used_bytes_delta or unit.entries_delta) and self._volume_is_limited()
+
+    def _volume_is_limited(self) -> bool:
+        limits = self._volume.settings
+        return bool(
+            limits.quota_bytes
+            or limits.quota_entries
+            or limits.advisory_bytes
+            or limits.advisory_entries
+            or self._volume.state.over
+        )
 
     async def settle(self, unit: Unit) -> dict[int, int]:
         """Refuse what has no room, else put the counts as they are after the unit: the bytes held
         until its commit is done (see `let_go`), by account. EXHAUSTED (EDQUOT)."""
         if unit.charges:
             await self.resolve(unit)
-        accounts = dict(unit.accounts)
-        accounts[VOLUME] = Taken(unit.used_bytes_delta, unit.entries_delta)
-        for account in [a for a in accounts if a not in self.directories and a != VOLUME]:
-            del accounts[account]  # its directory went, or its count was given up
+        # Those whose directory went, or whose count was given up, are no more.
+        accounts = {a: t for a, t in unit.accounts.items() if a in self.directories}
+        if self._volume_is_limited():
+            accounts[VOLUME] = Taken(unit.used_bytes_delta, unit.entries_delta)
         if not unit.accepted:
             for account, taken in accounts.items():
                 await self._refuse_beyond(unit, account, taken)
@@ -329,6 +349,8 @@ class Quotas:
 
     def find_full(self, chain: Chain, size_bytes: int) -> int | None:
         """The first account that has no room for so much more; None if all have."""
+        if chain is VOLUME_ONLY and not self._volume.settings.quota_bytes:
+            return None
         for account in chain:
             quota = self.limits_of(account).quota_bytes
             if quota and self._wanted(account) + size_bytes > quota:

@@ -28,7 +28,7 @@ from . import extents, filemap, owners
 from .access.verbs import Verb
 from .principals import Principal
 from .promises import Told
-from .quotas import Chain
+from .quotas import VOLUME_ONLY, Chain
 from .units import Request, Unit
 
 if TYPE_CHECKING:
@@ -295,7 +295,9 @@ class Writeback:
         number, quotas = inode.number, self._volume.quotas
         if not inode.links:
             return 0
-        chain = await quotas.chain_of_file(inode, version)
+        chain = VOLUME_ONLY
+        if quotas.directories:
+            chain = await quotas.chain_of_file(inode, version)
         full = quotas.find_full(chain, length)
         if full is None:
             quotas.hold(number, chain, length)
