@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 quota = group(app, "quota", "What directories may hold, in bytes and entries.", SYSTEM)
 
-HEADERS = ("path", "used", "quota", "advisory", "entries", "quota", "advisory", "above")
+HEADERS = (
+    *("path", "used", "quota", "advisory"),
+    *("entries", "quota of entries", "advisory entries", "above"),
+)
 
 _SAYS = "Above it `dp status`, the log and `dp changes` say so; or `none`."
 _COUNTS = "Of files, directories, links, tables and streams; or `none`."
