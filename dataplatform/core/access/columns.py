@@ -11,11 +11,12 @@ condition, an increment or a filter answers would tell what it holds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...base.errors import Denied
 from ...keyspace.records import Inode
+from ..principals import Principal
 from .guard import Denial, Verdict
 from .rules import Rule, holds
 from .verbs import CHANGING, REACH, Verb
@@ -114,6 +115,17 @@ async def readable(volume: Volume, table: Inode, request: Request) -> Columns:
     principal = request.principal
     if principal.is_free:
         return EVERYTHING
+    known = _find(volume, table, principal, "read")
+    if known is not None:
+        return known
+    generation = volume.guard.generation
+    columns = await _readable(volume, table, request)
+    _keep(volume, table, principal, "read", columns, generation)
+    return columns
+
+
+async def _readable(volume: Volume, table: Inode, request: Request) -> Columns:
+    principal = request.principal
     guard, origin = volume.guard, request.origin
     if not _has_columns(table, Verb.READ):
         await volume.allow(principal, table, Verb.READ, origin=origin)
@@ -130,18 +142,78 @@ async def readable_in(unit: Unit, table: Inode) -> Columns:
     """As `readable`, in a unit."""
     if unit.request.principal.is_free:
         return EVERYTHING
-    return await _within(unit, table, Verb.READ)
+    return await _known_within(unit, table, "read", _within_readable)
 
 
 async def writable_in(unit: Unit, table: Inode) -> Columns:
     """What the unit's principal may write. DENIED if there is nothing."""
     if unit.request.principal.is_free:
         return EVERYTHING
+    return await _known_within(unit, table, "write", _within_writable)
+
+
+async def _within_readable(unit: Unit, table: Inode) -> Columns:
+    return await _within(unit, table, Verb.READ)
+
+
+async def _within_writable(unit: Unit, table: Inode) -> Columns:
     columns = await _within(unit, table, Verb.WRITE)
     if not _has_columns(table, Verb.READ):
         return columns
     unseen = _columns(table, Verb.READ, unit.request, others=True).denied
     return columns.without(unseen)
+
+
+# ---- verdicts that are known
+
+
+class Known(NamedTuple):
+    """A verdict about this very object: what is stored of a table is unpacked once, and changed
+    tables are others. The guard forgets all of them whenever anything above may have changed."""
+
+    table: Inode
+    columns: Columns
+
+
+KNOWN_MAX = 10_000
+"""Verdicts that are kept, at some 200 bytes each; twice that many with columns of their own."""
+
+
+def _find(volume: Volume, table: Inode, principal: Principal, word: str) -> Columns | None:
+    known = volume.guard.columns.get((volume.id, table.number, principal, word))
+    return known.columns if known is not None and known.table is table else None
+
+
+def _keep(
+    volume: Volume,
+    table: Inode,
+    principal: Principal,
+    word: str,
+    columns: Columns,
+    generation: int,
+) -> None:
+    guard = volume.guard
+    if generation != guard.generation:
+        return
+    if len(guard.columns) >= KNOWN_MAX:
+        guard.columns.clear()
+    guard.columns[volume.id, table.number, principal, word] = Known(table, columns)
+
+
+async def _known_within(
+    unit: Unit, table: Inode, word: str, ask: Callable[[Unit, Inode], Awaitable[Columns]]
+) -> Columns:
+    """What a unit changed itself, and may yet fail to commit, is neither believed nor kept."""
+    if unit.moves_rules or unit.known_inode(table.number) is not None:
+        return await ask(unit, table)
+    volume, principal = unit.volume, unit.request.principal
+    known = _find(volume, table, principal, word)
+    if known is not None:
+        return known
+    generation = volume.guard.generation
+    columns = await ask(unit, table)
+    _keep(volume, table, principal, word, columns, generation)
+    return columns
 
 
 async def _within(unit: Unit, table: Inode, verb: Verb) -> Columns:

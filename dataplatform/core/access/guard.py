@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ..platform import Platform
     from ..units import Unit
     from ..volumes import Volume
+    from .columns import Known
 
 DIRECTORIES_MAX = 100_000
 """Directories that are kept, at some 300 bytes each."""
@@ -105,6 +106,7 @@ class Guard:
         self._directories: dict[tuple[int, int], Directory] = {}
         self._ways: dict[Principal, frozenset[tuple[int, int]]] = {}
         self.generation = 0
+        self.columns: dict[tuple[int, int, Principal, str], Known] = {}  # see `columns`
         self.on_denied: Callable[[Denial], None] | None = None
 
     def changed(self) -> None:
@@ -112,6 +114,7 @@ class Guard:
         self.generation += 1
         self._directories.clear()
         self._ways.clear()
+        self.columns.clear()
 
     # ---- asking
 

@@ -9,7 +9,8 @@ import msgpack
 import pytest
 
 from dataplatform.base.errors import Denied, PlatformError
-from dataplatform.core import tables, transactions
+from dataplatform.core import namespace, tables, transactions
+from dataplatform.core.access import settings
 from dataplatform.core.principals import Principal
 from dataplatform.core.units import Request, Unit
 from dataplatform.keyspace.records import Kind
@@ -266,3 +267,43 @@ async def test_errors_do_not_tell_what_a_column_holds(world: World) -> None:
         with pytest.raises(PlatformError) as caught:
             await work
         assert "secret" not in str(caught.value)
+
+
+@in_world
+async def test_verdicts_that_are_known_are_forgotten_with_what_they_are_made_of(
+    world: World,
+) -> None:
+    directory = await world.make_node("/d", 0o755, kind=Kind.DIRECTORY)
+    number = await world.make_node("/d/t", 0o700, kind=Kind.TABLE)
+    table = Table(world, number)
+    await table.put(ROOT, b"k", {})
+
+    async def rule(number: int, **rules: str | None) -> None:
+        await world.run(lambda u: settings.set_rules(u, number, rules))
+
+    async def mode(number: int, mode: int) -> None:
+        await world.run(lambda u: namespace.set_attributes(u, number, mode=mode))
+
+    async def may(is_allowed: bool) -> None:
+        for _ in range(2):
+            for work in (table.get(BOB), table.put(BOB, b"k", {}), table.scan(BOB)):
+                if is_allowed:
+                    await work
+                else:
+                    await denied(work)
+
+    await may(False)
+    await rule(directory, read="u:bob", write="u:bob")
+    await may(True)
+    await mode(directory, 0o700)
+    await may(False)
+    await rule(directory, execute="p")
+    await may(True)
+    await rule(number, read="", write="")
+    await may(False)
+    await rule(number, read=None, write=None)
+    await may(True)
+    await rule(directory, read=None, write=None)
+    await may(False)
+    await mode(number, 0o706)
+    await may(True)
