@@ -21,12 +21,21 @@ import uvloop
 from dataplatform.base.errors import KINDS, ErrorKind, NotFound, PlatformError
 from dataplatform.base.logs import start_logging
 from dataplatform.core.check import check_platform
+from dataplatform.core.keys import Masters
 from dataplatform.core.platform import Platform
 from dataplatform.engine.stores import open_storages
 
 from . import notify
+from .masters import master_keys, take_variable
 from .servers import Server
-from .settings import Settings, add_arguments, default_data, read_settings
+from .settings import (
+    Settings,
+    add_arguments,
+    add_key_arguments,
+    default_data,
+    file_of,
+    read_settings,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +45,20 @@ PROGRAM = "dp-server"
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code, which follows the error's kind."""
     options = _parser().parse_args(arguments)
+    variable = take_variable()
     try:
         if options.command == "check":
             start_logging("warning")
-            return uvloop.run(_check(Path(options.data), options.store, options.repair))
+            file = options.master_key_file or os.environ.get("DP_MASTER_KEY_FILE")
+            command = options.master_key_command or os.environ.get("DP_MASTER_KEY_COMMAND", "")
+            masters = master_keys(file_of(file), command, variable)
+            return uvloop.run(_check(Path(options.data), options.store, options.repair, masters))
         settings = read_settings(vars(options))
         start_logging(settings.log_level)
-        return uvloop.run(_start(settings, options.ready_file, options.ready_fd))
+        masters = master_keys(settings.master_key_file, settings.master_key_command, variable)
+        if masters:
+            _dump_no_core()
+        return uvloop.run(_start(settings, masters, options.ready_file, options.ready_fd))
     except PlatformError as e:
         sys.stderr.write(f"{PROGRAM}: {e}\n")
         return KINDS[e.kind].exit_code
@@ -62,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="check the stored data while no server runs")
     check.add_argument("--data", metavar="DIR", default=str(default_data()))
     check.add_argument("--store", metavar="URL")
+    add_key_arguments(check)
     check.add_argument("--repair", action="store_true", help="repair what needs no guessing")
     return parser
 
@@ -85,12 +102,20 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _start(settings: Settings, ready_file: Path | None, ready_fd: int | None) -> int:
+def _dump_no_core() -> None:
+    """Keys are in our memory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+
+
+async def _start(
+    settings: Settings, masters: Masters, ready_file: Path | None, ready_fd: int | None
+) -> int:
     _raise_file_limit()
     stop = asyncio.Event()
     _stop_on_signals(stop)
     storages = await open_storages(settings.store or settings.data)
-    server = await Server.start(settings, storages)
+    server = await Server.start(settings, storages, masters=masters)
     if server.certificates is not None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, server.certificates.reload)
@@ -129,12 +154,12 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, received, number)
 
 
-async def _check(data: Path, store: str | None, repair: bool) -> int:
+async def _check(data: Path, store: str | None, repair: bool, masters: Masters) -> int:
     """0 if nothing is wrong, or everything was repaired; else the exit code of CORRUPT."""
     if store is None and not (data / "format.json").exists():
         raise NotFound("no server has stored here: name the directory it was given", data=data)
     _raise_file_limit()
-    platform = await Platform.start(await open_storages(store or data))
+    platform = await Platform.start(await open_storages(store or data), masters=masters)
     try:
         report = await check_platform(platform, repair=repair)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
@@ -9,6 +10,7 @@ from dataplatform.base.errors import Invalid
 from dataplatform.base.limits import IO_BYTES_MAX, PARTITIONS_MAX
 from dataplatform.core.audit.names import topic_of
 from dataplatform.core.catalog import Description
+from dataplatform.core.encryption import State
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import Node
 from dataplatform.core.quota_directories import Limits
@@ -114,11 +116,10 @@ def stream_options(inode: Inode) -> pb.StreamOptions:
 
 def volume_settings(message: pb.VolumeSettings, old: VolumeSettings) -> VolumeSettings:
     """The old settings with what the message sets."""
-    return VolumeSettings(
+    return replace(
+        old,
         **_limits(message, old),
         compression=message.compression if message.HasField("compression") else old.compression,
-        created_ns=old.created_ns,
-        identity=old.identity,
         audit=_audit_mode(message.audit) if message.HasField("audit") else old.audit,
         audit_ttl_ms=message.audit_ttl_ms if message.HasField("audit_ttl_ms") else old.audit_ttl_ms,
     )
@@ -174,7 +175,12 @@ def volume_message(described: Description) -> pb.VolumeInfo:
         open=described.is_open,
         state=described.state,
         audit_topic=topic_of(described.path),
+        encryption=_encryption(described.encrypted),
     )
+
+
+def _encryption(state: State) -> pb.Encryption | None:
+    return pb.Encryption(**state._asdict()) if state.cipher else None
 
 
 def append_parts(message: pb.AppendRequest, data: bytes | memoryview) -> list[Part]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from dataplatform.base.clock import Clock, Entropy, SystemClock, SystemEntropy
 from dataplatform.base.errors import PlatformError
+from dataplatform.core.keys import Masters
 from dataplatform.core.platform import Platform
 from dataplatform.engine.base import Storages
 from dataplatform.transport.addresses import Address, join_host_port
@@ -94,6 +95,7 @@ class Server:
         storages: Storages,
         clock: Clock | None = None,
         entropy: Entropy | None = None,
+        masters: Masters | None = None,
     ) -> Server:
         """Open the platform, then listen. What was opened is closed again if that fails."""
         try:
@@ -102,6 +104,8 @@ class Server:
                 cluster=settings.cluster,
                 clock=clock or SystemClock(),
                 entropy=entropy or SystemEntropy(),
+                masters=masters,
+                encrypt_root=settings.encrypt_root,
             )
         except BaseException:
             await storages.close()

@@ -52,6 +52,9 @@ class Settings:
     socket_is_default: bool
     insecure: bool
     log_level: str
+    master_key_file: Path | None = None
+    master_key_command: str = ""
+    encrypt_root: bool = False
     tls: ServerTls | None = None
     """With it, frames over TCP and gRPC speak nothing else; HTTP too, beyond loopback."""
 
@@ -66,12 +69,15 @@ _DEFAULTS: dict[str, Any] = {
     "socket": None,
     "insecure": False,
     "log_level": "info",
+    "master_key_file": None,
+    "master_key_command": None,
+    "encrypt_root": False,
     "tls_cert": None,
     "tls_key": None,
     "tls_ca": None,
     "require_client_certificate": False,
 }
-_FLAGS = ("insecure", "require_client_certificate")
+_FLAGS = ("insecure", "encrypt_root", "require_client_certificate")
 _TLS = ("tls_cert", "tls_key", "tls_ca", "require_client_certificate")
 _PORTS = {"listen": FRAMES_PORT, "grpc": GRPC_PORT, "http": HTTP_PORT}
 assert set(_DEFAULTS) - {*_TLS} == {f.name for f in fields(Settings)} - {"socket_is_default", "tls"}
@@ -104,6 +110,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve only clients that show one",
     )
     parser.add_argument("--log-level", choices=LOG_LEVELS, help="(info)")
+    add_key_arguments(parser)
+    parser.add_argument(
+        "--encrypt-root",
+        action="store_true",
+        default=None,
+        help="at the first start: encrypt the root volume, too",
+    )
+
+
+def add_key_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the master key is, which wraps the keys of encrypted volumes."""
+    parser.add_argument(
+        "--master-key-file", metavar="FILE", help="made by dp keys create-master, mode 0600"
+    )
+    parser.add_argument(
+        "--master-key-command", metavar="COMMAND", help="wraps and unwraps keys, by a KMS say"
+    )
 
 
 def read_settings(
@@ -119,6 +142,10 @@ def read_settings(
             values[name] = _boolean(f"DP_{name.upper()}", text) if name in _FLAGS else text
     values |= {n: v for n, v in flags.items() if n in _DEFAULTS and v is not None}
     return _checked(values, environment)
+
+
+def file_of(text: str | None) -> Path | None:
+    return Path(text).absolute() if text else None
 
 
 def default_data(environment: Mapping[str, str] = os.environ) -> Path:
@@ -169,6 +196,9 @@ def _checked(values: dict[str, Any], environment: Mapping[str, str]) -> Settings
         socket_is_default=socket is None,
         insecure=insecure,
         log_level=values["log_level"],
+        master_key_file=file_of(values["master_key_file"]),
+        master_key_command=values["master_key_command"] or "",
+        encrypt_root=values["encrypt_root"],
         tls=tls,
     )
 

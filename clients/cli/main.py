@@ -27,6 +27,7 @@ MODULES = {  # what each brings, in the order of `dp --help`
     "quotas": ("quota",),
     "acl": ("acl",),
     "server": ("server",),
+    "keys": ("keys",),
     "certs": ("certs",),
     "mounts": ("mount", "umount"),
     "status": ("status", "version"),

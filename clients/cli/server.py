@@ -62,6 +62,16 @@ def start(
         bool,
         typer.Option("--require-client-certificate", help="Serve only clients that show one."),
     ] = False,
+    master_key_file: Annotated[
+        Text,
+        typer.Option(metavar="FILE", help="Wraps the keys of encrypted volumes; or DP_MASTER_KEY."),
+    ] = None,
+    master_key_command: Annotated[
+        Text, typer.Option(metavar="COMMAND", help="The same by a KMS; see docs/security.md.")
+    ] = None,
+    is_root_encrypted: Annotated[
+        bool, typer.Option("--encrypt-root", help="At the first start: encrypt `/`, too.")
+    ] = False,
     log_level: Annotated[
         Text, typer.Option(metavar="debug|info|warning|error", help="What is logged; info.")
     ] = None,
@@ -80,6 +90,8 @@ def start(
         "http": http,
         "socket": socket,
         "config": config,
+        "master-key-file": master_key_file,
+        "master-key-command": master_key_command,
         "log-level": log_level,
         "tls-cert": tls_cert,
         "tls-key": tls_key,
@@ -87,6 +99,7 @@ def start(
     }
     options = [f"--{name}={value}" for name, value in named.items() if value is not None]
     options += ["--insecure"] * is_insecure
+    options += ["--encrypt-root"] * is_root_encrypted
     options += ["--require-client-certificate"] * requires_certificate
     become_server("start", *options, *context.args)
 

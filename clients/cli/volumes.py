@@ -45,7 +45,12 @@ AuditTtl = Annotated[
 ]
 
 
-@command(volume, "create", "dp volume create /projects --quota 10GiB")
+@command(
+    volume,
+    "create",
+    "dp volume create /projects --quota 10GiB",
+    "dp volume create /secret --encrypt",
+)
 def create(
     path: RemotePath,
     quota: Quota = None,
@@ -55,6 +60,9 @@ def create(
     compression: Compression = None,
     audit: Audit = None,
     audit_ttl: AuditTtl = None,
+    is_encrypted: Annotated[
+        bool, typer.Option("--encrypt", help="With a key that the server's master key wraps.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Create a volume at PATH, a new name in a directory."""
@@ -71,6 +79,7 @@ def create(
                 advisory_entries=advisory_entries,
                 audit=audit,
                 audit_ttl=audit_ttl,
+                encrypt=is_encrypted,
             )
         except dataplatform.Exists as error:
             raise dataplatform.Exists(
@@ -114,6 +123,7 @@ def info(path: RemotePath, json: Json = False) -> None:
             if found.audit == "off"
             else f"{found.audit}, /.audit:{found.audit_topic}",
             "audit kept": found.audit_ttl or "for ever",
+            "encryption": encryption(found),
             "created": Time(found.created_ns),
             "volume": str(found.volume),
             "open": found.open,
@@ -164,3 +174,41 @@ def remove(
     """Remove an empty volume, or with -r one with everything that it holds."""
     with connect() as client:
         client.remove_volume(path, recursive=is_recursive)
+
+
+def encryption(item: VolumeInfo) -> str:
+    """What of it is encrypted, in words."""
+    if not item.encryption:
+        return "none"
+    words = f"{item.encryption}, key {item.key}, master key {item.master}"
+    return f"{words}; rotating: {item.rotating}" if item.rotating else words
+
+
+@command(volume, "rotate-key", "dp volume rotate-key /secret")
+def rotate_key(path: RemotePath, json: Json = False) -> None:
+    """Give an encrypted volume a new key.
+
+    What is written from now on is encrypted with it; what is stored follows in the background, and
+    then the old key is forgotten. `dp volume info` shows how far that is."""
+    with connect() as client:
+        changed = client.rotate_volume_key(path)
+        if json:
+            outputs.json_line(changed)
+
+
+@command(volume, "lock", "dp volume lock /secret")
+def lock(path: RemotePath, json: Json = False) -> None:
+    """Close an encrypted volume: nobody, administrators included, reads it until it is unlocked."""
+    with connect() as client:
+        changed = client.lock_volume(path)
+        if json:
+            outputs.json_line(changed)
+
+
+@command(volume, "unlock", "dp volume unlock /secret")
+def unlock(path: RemotePath, json: Json = False) -> None:
+    """Open a locked volume again."""
+    with connect() as client:
+        changed = client.unlock_volume(path)
+        if json:
+            outputs.json_line(changed)

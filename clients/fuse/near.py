@@ -127,6 +127,7 @@ class Near:
         self._files: OrderedDict[tuple[int, int], _File] = OrderedDict()
         self._has_read = False
         self._directories: dict[int, str] = {}
+        self._without: set[int] = set()  # volumes whose files cannot be read here
         self._is_off = False
         self._disk = ThreadPoolExecutor(4, thread_name_prefix="near")
 
@@ -144,7 +145,7 @@ class Near:
     async def read(self, node: Node, offset: int, size: int) -> list[Bulk] | None:
         """The bytes of [offset, offset + size), shorter at the end of the file; None: ask the
         server for them."""
-        if self._is_off or not (node.known and node.promised):
+        if self._is_off or not (node.known and node.promised) or node.volume in self._without:
             return None
         now_s = asyncio.get_running_loop().time()
         if size < LARGE_BYTES and now_s - node.written_s < WRITTEN_S:
@@ -201,7 +202,7 @@ class Near:
         )
         reply, data = await self._calls.call_bulk(LOCATE, request)
         if not reply.directory:
-            self._turn_off("the server keeps no local files")
+            self._without.add(node.volume)  # an object store, or an encrypted volume
             raise _Elsewhere
         self._directories[node.volume] = reply.directory
         windows = [_Window(turn) for _ in range(first, last + 1)]

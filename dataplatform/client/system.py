@@ -9,7 +9,7 @@ from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
 from .base import Operations
 from .paths import Path, target
-from .values import CheckProgress, CheckReport, Finding, MountInfo, Status
+from .values import CheckProgress, CheckReport, Finding, MasterRotation, MountInfo, Status
 from .volumes import volume_of
 
 _REPORTED = tuple(field.name for field in dataclasses.fields(MountInfo))
@@ -17,6 +17,7 @@ _REPORTED = tuple(field.name for field in dataclasses.fields(MountInfo))
 PING = METHODS["System.Ping"]
 STATUS = METHODS["System.Status"]
 CHECK = METHODS["System.Check"]
+ROTATE_MASTER = METHODS["System.RotateMaster"]
 CHECK_WAIT_MS = 500
 """Of one look at a running check: how often its progress is told."""
 
@@ -47,6 +48,12 @@ class SystemOperations(Operations):
             audit_failure=reply.audit.failure or None,
             audit_backlog=reply.audit.backlog,
             audit_dropped=reply.audit.dropped,
+        )
+
+    async def rotate_master_key(self) -> MasterRotation:
+        reply, _ = await self._channel.call(ROTATE_MASTER, pb.Empty())
+        return MasterRotation(
+            reply.master, reply.volumes, reply.secrets, reply.unchanged, tuple(reply.left)
         )
 
     async def check(

@@ -331,7 +331,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class VolumeInfo:
-    """A volume. `state` is "ready", "creating", "removing" or "failed: …"."""
+    """A volume. `state` is "ready", "creating", "removing", "locked" or "failed: …".
+
+    `encryption` is the cipher, or "" if the volume is not encrypted; `key` the number of its key,
+    `master` the fingerprint of the master key that wraps it, `rotating` how far a rotation is.
+    """
 
     path: str
     volume: int
@@ -349,6 +353,10 @@ class VolumeInfo:
     audit: str = "off"  # or "changes", "all"
     audit_ttl: timedelta | None = None  # None: kept for ever
     audit_topic: str | None = None  # of the stream /.audit
+    encryption: str = ""
+    key: int = 0
+    master: str = ""
+    rotating: str = ""
 
     @property
     def created(self) -> datetime:
@@ -406,6 +414,18 @@ class Verdict:
     expression: str | None
     rule_path: str | None
     is_known: bool = True  # False: there is no user of this name, which is judged by the name alone
+
+
+@dataclass(frozen=True, slots=True)
+class MasterRotation:
+    """What a rotation of the master key did: `volumes` and other `secrets` were wrapped anew by
+    `master`, `left` (each with the reason) were not."""
+
+    master: str
+    volumes: int
+    secrets: int
+    unchanged: int
+    left: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,9 @@ LIST = METHODS["Volumes.List"]
 INFO = METHODS["Volumes.Info"]
 SET = METHODS["Volumes.Set"]
 REMOVE = METHODS["Volumes.Remove"]
+ROTATE_KEY = METHODS["Volumes.RotateKey"]
+LOCK = METHODS["Volumes.Lock"]
+UNLOCK = METHODS["Volumes.Unlock"]
 
 
 def volume_of(volume: pb.VolumeInfo) -> VolumeInfo:
@@ -37,6 +40,10 @@ def volume_of(volume: pb.VolumeInfo) -> VolumeInfo:
         audit=volume.settings.audit or "off",
         audit_ttl=timedelta(milliseconds=volume.settings.audit_ttl_ms) or None,
         audit_topic=volume.audit_topic or None,
+        encryption=volume.encryption.cipher,
+        key=volume.encryption.key,
+        master=volume.encryption.master,
+        rotating=volume.encryption.rotating,
     )
 
 
@@ -52,6 +59,7 @@ class VolumeOperations(Operations):
         advisory_entries: int | None = None,
         audit: str | None = None,
         audit_ttl: timedelta | None = None,
+        encrypt: bool = False,
     ) -> VolumeInfo:
         request = build(
             pb.VolumeRequest,
@@ -65,6 +73,7 @@ class VolumeOperations(Operations):
                 advisory_entries=advisory_entries,
                 audit=audit,
                 audit_ttl_ms=None if audit_ttl is None else _ttl_ms(audit_ttl),
+                encrypt=encrypt or None,
             ),
         )
         return volume_of((await self._channel.call(CREATE, request))[0])
@@ -104,6 +113,18 @@ class VolumeOperations(Operations):
             ),
         )
         return volume_of((await self._channel.call(SET, request))[0])
+
+    async def rotate_volume_key(self, path: Path) -> VolumeInfo:
+        request = build(pb.VolumeRequest, target=target(path))
+        return volume_of((await self._channel.call(ROTATE_KEY, request))[0])
+
+    async def lock_volume(self, path: Path) -> VolumeInfo:
+        request = build(pb.VolumeRequest, target=target(path))
+        return volume_of((await self._channel.call(LOCK, request))[0])
+
+    async def unlock_volume(self, path: Path) -> VolumeInfo:
+        request = build(pb.VolumeRequest, target=target(path))
+        return volume_of((await self._channel.call(UNLOCK, request))[0])
 
     async def remove_volume(self, path: Path, *, recursive: bool = False) -> None:
         request = build(pb.VolumeRequest, target=target(path), recursive=recursive)

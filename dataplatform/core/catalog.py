@@ -35,14 +35,14 @@ from ..keyspace.records import (
     VolumeRecord,
     VolumeSettings,
 )
-from . import namespace, owners
+from . import encryption, namespace, owners, paths
 from .access.verbs import REACH, Verb
 from .audit import trail
 from .namespace import Attributes
 from .principals import Principal
 from .quotas import VOLUME, check_limits
 from .units import SYSTEM, Request, Unit
-from .volumes import Volume, create_volume
+from .volumes import Volume
 
 if TYPE_CHECKING:
     from .platform import NewName, Platform
@@ -64,6 +64,7 @@ class Description:
     settings: VolumeSettings
     is_open: bool
     state: str
+    encrypted: encryption.State = encryption.NOT_ENCRYPTED
 
 
 class Catalog:
@@ -141,6 +142,7 @@ class Catalog:
                 settings=volume.settings,
                 is_open=True,
                 state=f"failed: {broken}" if broken else "ready",
+                encrypted=encryption.state_of(volume.settings, volume.rotation),
             )
         finally:
             self._platform.release(volume)
@@ -152,9 +154,9 @@ class Catalog:
                 try:
                     found.append(await self.describe(record.volume))
                 except PlatformError as error:
-                    if error.kind is not ErrorKind.CORRUPT:
+                    if error.kind not in (ErrorKind.CORRUPT, ErrorKind.DENIED):
                         raise
-                    found.append(await self._describe_damaged(record, error))
+                    found.append(await self.describe_closed(record, error))
         return found
 
     async def list(self, request: Request = SYSTEM) -> list[Description]:
@@ -175,20 +177,73 @@ class Catalog:
         finally:
             self._platform.release(volume)
 
-    async def _describe_damaged(self, record: VolumeRecord, error: PlatformError) -> Description:
+    async def path_for_people(self, volume_id: int) -> str:
+        """Where it is mounted, or its number if that cannot be known."""
         try:
-            path = await self.mount_path(record.volume)
+            return await self.mount_path(volume_id)
         except PlatformError:
-            path = f"(volume {record.volume})"
-        state = f"damaged: {error}"
+            return f"(volume {volume_id})"
+
+    async def find_id(self, path: str) -> int:
+        """The volume mounted at a path, also if it cannot be opened. NOT_FOUND."""
+        wanted = "/".join(paths.split_path(path))
+        wanted = "/" + wanted.removeprefix(f"{self._platform.cluster}/")
+        if wanted in ("/", f"/{self._platform.cluster}"):
+            return ROOT_VOLUME
+        for record in await self._readable_records():
+            if await self.path_for_people(record.volume) == wanted:
+                return record.volume
+        raise NotFound("no volume is mounted there: dp volume ls lists them", path=path)
+
+    async def describe_any(self, volume_id: int) -> Description:
+        """As `describe`, also of a volume that cannot be opened. NOT_FOUND."""
+        try:
+            return await self.describe(volume_id)
+        except PlatformError as error:
+            record = await self.find(volume_id)
+            if record is None or error.kind not in (ErrorKind.CORRUPT, ErrorKind.DENIED):
+                raise
+            return await self.describe_closed(record, error)
+
+    async def find_closed(self, path: str, error: PlatformError) -> Description | None:
+        """The volume mounted at a path, if it is the one that cannot be opened; not if somebody may
+        not see what is in an open one."""
+        volume_id = error.facts.get("volume")
+        if any(volume.id == volume_id for volume in self._platform.volumes):
+            return None
+        for record in await self._readable_records():
+            if record.volume == volume_id:
+                described = await self.describe_closed(record, error)
+                wanted = "/" + "/".join(paths.split_path(path))
+                return described if described.path == wanted else None
+        return None
+
+    async def locked(self) -> set[int]:
+        """Volumes that nobody may open."""
+        return {record.volume for record in await self._readable_records() if record.locked}
+
+    async def describe_closed(self, record: VolumeRecord, error: PlatformError) -> Description:
+        """A volume that cannot be opened, with the reason as its state."""
+        path = await self.path_for_people(record.volume)
+        if record.locked:
+            state = "locked"
+        elif error.kind is ErrorKind.DENIED:
+            state = f"locked: {error.message}"
+        else:
+            state = f"damaged: {error}"
         return Description(record.volume, path, 0, 0, 0, VolumeSettings(), False, state)
 
     # ---- coming
 
-    async def create(self, request: Request, at: NewName, settings: VolumeSettings) -> int:
+    async def create(
+        self, request: Request, at: NewName, settings: VolumeSettings, *, encrypt: bool = False
+    ) -> int:
         """A new volume mounted at a new name; its id. EXISTS, INVALID; DENIED to whoever may not
         create names in the directory, or has no `admin` there."""
         check_settings(settings)
+        if encrypt:
+            platform = self._platform
+            settings.encryption = await encryption.new_keys(platform.masters, platform.entropy)
         async with self._lock:
             root = await self._platform.acquire(ROOT_VOLUME)
             try:
@@ -246,7 +301,7 @@ class Catalog:
             storage = await platform.storages.open(volume_id, create=True)
             by = request.principal
             uid, gid = (0, 0) if by.is_admin else (by.uid, by.gid)
-            await create_volume(storage, volume_id, now_ns, settings, uid, gid)
+            await platform.make_volume(storage, volume_id, settings, uid, gid)
             await storage.segments.close()
             await storage.engine.close()
 
@@ -289,6 +344,7 @@ class Catalog:
             facts["audit_ttl_ms"] = settings.audit_ttl_ms
 
         async def work(unit: Unit) -> None:
+            settings.encryption = volume.settings.encryption  # its own changes: see encryption
             unit.put(keys.SETTINGS_KEY, settings.pack())
             unit.on_commit(lambda _: setattr(volume, "settings", settings))
             unit.event("volume set", "/", "volume", **facts)

@@ -74,10 +74,10 @@ async def delete_dead(volume: Volume) -> int:
 
     async def work(unit: Unit) -> list[int]:
         unit.quiet = True
-        held_from = _held_from(volume)
+        held_from_ = held_from(volume)
         gone = []
         for number in dead:
-            if (held_from is None or number < held_from) and await _is_dead(unit, number):
+            if (held_from_ is None or number < held_from_) and await _is_dead(unit, number):
                 unit.delete(keys.segment(number))
                 gone.append(number)
         return gone
@@ -102,15 +102,15 @@ async def _delete_unnamed(volume: Volume) -> None:
     segments = volume.storage.segments
     sizes = await segments.sizes()
     # Looked at after the sizes: what begins to append from now on goes to later segments.
-    held_from, open_segment = _held_from(volume), segments.open_segment
+    held_from_, open_segment = held_from(volume), segments.open_segment
     for number in sizes:
-        if number == open_segment or (held_from is not None and number >= held_from):
+        if number == open_segment or (held_from_ is not None and number >= held_from_):
             continue
         if await volume.storage.engine.get(keys.segment(number)) is None:
             await segments.delete(number)
 
 
-def _held_from(volume: Volume) -> int | None:
+def held_from(volume: Volume) -> int | None:
     """Segments from here on may be named by a commit that is still to come."""
     holders = volume.holds.held_from(), volume.writeback.lowest_segment()
     return min((number for number in holders if number is not None), default=None)

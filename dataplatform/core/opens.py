@@ -82,6 +82,12 @@ class Opens:
             del held[key]
             _let_go(volume, inode)
 
+    def forget_volume(self, volume_id: int) -> None:
+        """The volume was closed for everybody: nothing of it is open any more."""
+        for held in self._sessions.values():
+            for key in [key for key in held if key[0] == volume_id]:
+                del held[key]
+
     def close_session(self, session: bytes) -> None:
         """The client is gone."""
         volumes = {v.id: v for v in self._platform.volumes}

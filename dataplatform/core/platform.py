@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from ..base.clock import Clock, Entropy, SystemClock, SystemEntropy
@@ -23,12 +24,13 @@ from ..keyspace.records import (
     Kind,
     VolumeSettings,
 )
-from . import damages, paths
+from . import damages, encryption, paths
 from .access.guard import Guard, Search
 from .access.verbs import REACH
 from .audit.trail import Audit
 from .catalog import Catalog
 from .identities import Identities
+from .keys import Masters
 from .opens import Opens
 from .promises import Keeper, Promises
 from .units import SYSTEM, Request
@@ -39,6 +41,9 @@ log = logging.getLogger(__name__)
 IDLE_S = 600.0
 """A volume that nobody used for so long is closed; it reopens on demand."""
 
+
+WITHDRAW_S = 5.0
+"""What calls under way have to end when their volume is locked."""
 
 REPLACED_MAX = 100
 """How often a name is looked up again because what it led to went meanwhile."""
@@ -75,7 +80,16 @@ def identity_of(root: VolumeSettings) -> bytes:
 class Platform:
     """All volumes of one server. `await Platform.start(...)` makes one."""
 
-    def __init__(self, storages: Storages, cluster: str, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self,
+        storages: Storages,
+        cluster: str,
+        clock: Clock,
+        entropy: Entropy,
+        masters: Masters | None = None,
+        *,
+        encrypt_root: bool = False,
+    ) -> None:
         self.storages = storages
         self.cluster = cluster
         self.clock = clock
@@ -91,6 +105,9 @@ class Platform:
         self.guard.on_denied = self.audit.denied
         self._volumes: dict[int, Volume] = {}
         self._opening: dict[int, asyncio.Future[None]] = {}
+        self.masters = masters if masters is not None else Masters()
+        self._encrypt_root = encrypt_root
+        self.withdrawn: set[int] = set()  # locked: nobody may open them
         self._discarded: set[int] = set()  # removed since the start: ids are never used again
         self._closed = False
 
@@ -102,9 +119,19 @@ class Platform:
         cluster: str = "local",
         clock: Clock | None = None,
         entropy: Entropy | None = None,
+        masters: Masters | None = None,
+        encrypt_root: bool = False,
     ) -> Platform:
         """Open the root volume, made on the first start, and finish what a crash left half done."""
-        platform = cls(storages, cluster, clock or SystemClock(), entropy or SystemEntropy())
+        platform = cls(
+            storages,
+            cluster,
+            clock or SystemClock(),
+            entropy or SystemEntropy(),
+            masters,
+            encrypt_root=encrypt_root,
+        )
+        platform.withdrawn |= await platform.catalog.locked()
         await platform.audit.load()
         await platform.catalog.recover()
         root = await platform.acquire(ROOT_VOLUME)
@@ -147,12 +174,16 @@ class Platform:
                 raise Unavailable("the server is shutting down")
             if volume_id in self._discarded:
                 raise NotFound("the volume was removed", volume=volume_id)
+            if volume_id in self.withdrawn:
+                raise encryption.refusal(volume_id)
             await self._open(volume_id)
 
     def hold(self, volume_id: int) -> Volume | None:
         """The volume if it is open, in use until `release`."""
         volume = self._volumes.get(volume_id)
         if volume is None or self._closed or volume_id in self._discarded:
+            return None
+        if volume_id in self.withdrawn:
             return None
         volume.users += 1
         volume.used_monotonic_s = self.clock.monotonic()
@@ -161,6 +192,8 @@ class Platform:
     def release(self, volume: Volume) -> None:
         volume.users -= 1
         assert volume.users >= 0
+        if not volume.users:
+            volume.unused.set()
 
     async def _open(self, volume_id: int) -> None:
         """Open it, or wait for whoever opens or closes it right now: look again afterwards."""
@@ -179,8 +212,18 @@ class Platform:
             try:
                 if is_root:
                     await self._make_root(storage)
+                settings = await encryption.stored_settings(storage)
+                readable, keyring = await encryption.with_keys(
+                    storage, settings, self.masters, self.entropy
+                )
                 volume = await open_volume(
-                    volume_id, storage, self.clock, self.entropy, self.promises, self.guard
+                    volume_id,
+                    readable,
+                    self.clock,
+                    self.entropy,
+                    self.promises,
+                    self.guard,
+                    keyring,
                 )
             except BaseException:
                 await _let_go(storage)
@@ -198,7 +241,21 @@ class Platform:
         """On the first start, or after one that was cut short before it stored anything."""
         if await _is_empty(storage):
             settings = VolumeSettings(identity=self.entropy.token(IDENTITY_BYTES))
-            await create_volume(storage, ROOT_VOLUME, self.clock.now_ns(), settings)
+            if self._encrypt_root:
+                settings.encryption = await encryption.new_keys(self.masters, self.entropy)
+            await self.make_volume(storage, ROOT_VOLUME, settings)
+        elif self._encrypt_root and not (await encryption.stored_settings(storage)).encryption:
+            raise Invalid(
+                "the root volume was made without encryption, and that cannot be changed: start "
+                "without --encrypt-root, or with an empty data directory"
+            )
+
+    async def make_volume(
+        self, storage: Storage, volume_id: int, settings: VolumeSettings, uid: int = 0, gid: int = 0
+    ) -> None:
+        """Write what an empty volume with these settings holds; its root is this owner's."""
+        readable, _ = await encryption.with_keys(storage, settings, self.masters, self.entropy)
+        await create_volume(readable, volume_id, self.clock.now_ns(), settings, uid, gid)
 
     async def _close(self, volume: Volume) -> None:
         """Close it; who wants it meanwhile waits, and opens it again."""
@@ -229,6 +286,48 @@ class Platform:
                 self.readmit(volume_id)
                 raise
             await self._close(volume)
+
+    async def withdraw(self, volume_id: int) -> None:
+        """Let nobody open the volume, and close it: calls under way have a few seconds."""
+        self.withdrawn.add(volume_id)
+        self.guard.changed()
+        self.promises.forget_volume(volume_id)
+        while (opening := self._opening.get(volume_id)) is not None:
+            await asyncio.wait((opening,))
+        volume = self._volumes.get(volume_id)
+        if volume is None:
+            return
+        volume.partitions.close()  # those who wait for records wait no longer
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WITHDRAW_S):
+                while volume.users:
+                    volume.unused.clear()
+                    await volume.unused.wait()
+        with contextlib.suppress(PlatformError):  # then it goes on after the unlocking
+            await self.audit.drain(volume)
+        self.opens.forget_volume(volume_id)
+        if self._volumes.get(volume_id) is volume:
+            await self._close(volume)
+
+    @contextlib.asynccontextmanager
+    async def aside(self, volume_id: int) -> AsyncIterator[Storage]:
+        """The storage, as it is, of a volume that is not open; nobody opens it meanwhile."""
+        while (opening := self._opening.get(volume_id)) is not None:
+            await asyncio.wait((opening,))
+        if volume_id in self._volumes:
+            raise Unavailable("the volume is open", volume=volume_id)
+        busy: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._opening[volume_id] = busy
+        try:
+            storage = await self.storages.open(volume_id)
+            try:
+                yield storage
+            finally:
+                await storage.segments.close()
+                await storage.engine.close()
+        finally:
+            del self._opening[volume_id]
+            busy.set_result(None)
 
     def readmit(self, volume_id: int) -> None:
         """The volume is not going to be removed after all."""

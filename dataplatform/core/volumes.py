@@ -13,6 +13,7 @@ from typing import TypeVar
 from ..base.clock import Clock, Entropy
 from ..base.errors import Corrupt
 from ..engine.base import Storage
+from ..engine.ciphers import Keyring
 from ..keyspace import keys
 from ..keyspace.records import (
     ROOT_INODE,
@@ -34,6 +35,7 @@ from .promises import Promises
 from .puts import Puts
 from .quotas import Quotas, load_quotas
 from .replies import Replies
+from .rotations import Rotation
 from .segments import Holds, drop_unknown
 from .signals import Signal
 from .units import SYSTEM, Request, Unit
@@ -83,6 +85,7 @@ class Volume:
         promises: Promises | None = None,
         guard: Guard | None = None,
         quotas: dict[int, DirectoryQuota] | None = None,
+        keyring: Keyring | None = None,
     ) -> None:
         self.id = volume_id
         self.storage = storage
@@ -103,6 +106,8 @@ class Volume:
         self.puts = Puts(self)
         self.opens: dict[int, int] = {}  # inode -> how many sessions hold it open
         self.holds = Holds(storage.segments)
+        self.keyring = keyring  # None: the volume is not encrypted
+        self.rotation = Rotation()  # of its key
         self.writeback = Writeback(self)
         self.partitions = Partitions(self)
         self.groups = Coordinator(self)
@@ -110,6 +115,7 @@ class Volume:
         """Change rows after it are kept for the audit; None: the volume is not audited."""
         self.audit_stream = 0  # of the root volume, once it is there
         self.users = 0  # calls under way; see Platform.acquire
+        self.unused = asyncio.Event()  # set when they are over
         self.used_monotonic_s = self.opened_monotonic_s
 
     def may_be_missed(self, number: int) -> bool:
@@ -241,6 +247,7 @@ async def open_volume(
     entropy: Entropy,
     promises: Promises | None = None,
     guard: Guard | None = None,
+    keyring: Keyring | None = None,
 ) -> Volume:
     """CORRUPT if the storage does not hold a volume."""
     state, settings = await storage.engine.get_many([keys.STATE_KEY, keys.SETTINGS_KEY])
@@ -260,4 +267,5 @@ async def open_volume(
         promises,
         guard,
         await load_quotas(storage.engine),
+        keyring,
     )

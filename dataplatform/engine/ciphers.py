@@ -128,8 +128,13 @@ class Keyring:
         self.extents = Cipher(b"dataplatform extents", run)
         self.use(keys, current)
 
+    def keep_current(self) -> None:
+        """Forget all keys but the current one."""
+        self.use({self.current: self._keys[self.current]}, self.current)
+
     def use(self, keys: Mapping[int, bytes], current: int) -> None:
         """Other keys from now on."""
+        self._keys, self.current = dict(keys), current
         assert all(len(key) == KEY_BYTES for key in keys.values())
         self.values.use(keys, current)
         self.extents.use(keys, current)

@@ -209,6 +209,7 @@ class VolumeRecord(Record):
     junction: int = 0
     created_ns: int = 0
     request: list[Any] = field(default_factory=list)  # session, slot, sequence: who waits for it
+    locked: bool = False  # nobody may open it
 
 
 @dataclass(slots=True)

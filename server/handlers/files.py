@@ -39,6 +39,8 @@ async def open_(call: Call, message: pb.OpenRequest, data: Any) -> pb.Node:
 
 @rpc("Files.Close")
 async def close(call: Call, message: pb.StatRequest, data: Any) -> pb.Empty:
+    if message.target.volume in call.platform.withdrawn:
+        return pb.Empty()  # locking it closed all of it
     volume, number = await call.reference(message.target)
     call.platform.opens.close(call.session.id, volume, number)
     return pb.Empty()

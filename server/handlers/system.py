@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
+from dataplatform.core import encryption
 
 from ..checks import Checks
 from ..dispatch import Call, rpc
@@ -60,6 +61,12 @@ def _audit(call: Call) -> pb.AuditStatus:
         failure=audit.failure,
         dropped=audit.dropped,
     )
+
+
+@rpc("System.RotateMaster")
+async def rotate_master(call: Call, message: pb.Empty, data: Any) -> pb.RotateMasterReply:
+    done = await encryption.rotate_master(call.platform, call.request(pb.VolumeRequest()))
+    return pb.RotateMasterReply(**done._asdict())
 
 
 @rpc("System.Check")

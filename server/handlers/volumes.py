@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.base.errors import Invalid, NotFound
+from dataplatform.base.errors import Denied, Invalid, NotFound
+from dataplatform.core import encryption
 from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import VolumeSettings
 
@@ -30,7 +31,9 @@ async def _set(call: Call, message: Any, volume: Volume, stored: None) -> pb.Vol
 async def create(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInfo:
     at = await call.new_name(message.target, parents=True, look=True)
     settings = volume_settings(message.settings, VolumeSettings())
-    stored = await call.platform.catalog.create(call.request(message), at, settings)
+    stored = await call.platform.catalog.create(
+        call.request(message), at, settings, encrypt=message.settings.encrypt
+    )
     return await _created(call, message, at.volume, stored)
 
 
@@ -42,7 +45,13 @@ async def list_(call: Call, message: pb.Empty, data: Any) -> pb.VolumesReply:
 
 @rpc("Volumes.Info")
 async def info(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInfo:
-    node = await call.node(message.target)
+    try:
+        node = await call.node(message.target)
+    except Denied as error:
+        closed = await call.platform.catalog.find_closed(message.target.path, error)
+        if closed is None:
+            raise
+        return volume_message(closed)
     return volume_message(await call.platform.catalog.describe(node.volume.id))
 
 
@@ -65,3 +74,28 @@ async def remove(call: Call, message: pb.VolumeRequest, data: Any) -> pb.Empty:
         call.request(message), volume_id, recursive=message.recursive
     )
     return pb.Empty()
+
+
+@rpc("Volumes.RotateKey", answer=_set)
+async def rotate_key(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInfo:
+    volume = (await call.node(message.target)).volume
+    await encryption.rotate_key(call.platform, call.request(message), volume)
+    return await _set(call, message, volume, None)
+
+
+async def _locked(call: Call, message: pb.VolumeRequest, volume: Any, stored: int) -> pb.VolumeInfo:
+    return volume_message(await call.platform.catalog.describe_any(stored))
+
+
+@rpc("Volumes.Lock", answer=_locked)
+async def lock(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInfo:
+    volume_id = await call.platform.catalog.find_id(message.target.path)
+    await encryption.lock(call.platform, call.request(message), volume_id)
+    return await _locked(call, message, None, volume_id)
+
+
+@rpc("Volumes.Unlock", answer=_locked)
+async def unlock(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInfo:
+    volume_id = await call.platform.catalog.find_id(message.target.path)
+    await encryption.unlock(call.platform, call.request(message), volume_id)
+    return await _locked(call, message, None, volume_id)

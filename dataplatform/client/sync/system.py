@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..paths import Path
 from ..runtime import run
-from ..values import CheckProgress, CheckReport, Status
+from ..values import CheckProgress, CheckReport, MasterRotation, Status
 from .base import Operations
 
 
@@ -18,6 +18,11 @@ class SystemOperations(Operations):
     def status(self) -> Status:
         """Version, engine, volumes, memory and counters of the server."""
         return run(self._aio.status())
+
+    def rotate_master_key(self) -> MasterRotation:
+        """Let the server read its master keys again and wrap every volume's keys with the first of
+        them. Repeat it after an interruption: it goes on where it stopped."""
+        return run(self._aio.rotate_master_key())
 
     def check(
         self,

@@ -22,13 +22,15 @@ class VolumeOperations(Operations):
         advisory_entries: int | None = None,
         audit: str | None = None,
         audit_ttl: timedelta | None = None,
+        encrypt: bool = False,
     ) -> VolumeInfo:
         """Create a volume, mounted at `path`, whose parent directory must exist.
 
         `quota_bytes`, `quota_entries`: what goes beyond raises Exhausted (None: no quota); above
         `advisory_bytes` and `advisory_entries` one is only told. `compression` of its files: "lz4"
         or "none". `audit`: what the stream /.audit is told, "off", "changes" (and denials) or "all"
-        (reads, too); `audit_ttl`: how long that is kept, a day or longer (0: for ever). Raises
+        (reads, too); `audit_ttl`: how long that is kept, a day or longer (0: for ever). `encrypt`:
+        with a key of its own, which a master key of the server's wraps. Raises
         Exists, NotFound.
         """
         return run(
@@ -41,6 +43,7 @@ class VolumeOperations(Operations):
                 advisory_entries=advisory_entries,
                 audit=audit,
                 audit_ttl=audit_ttl,
+                encrypt=encrypt,
             )
         )
 
@@ -77,6 +80,19 @@ class VolumeOperations(Operations):
                 audit_ttl=audit_ttl,
             )
         )
+
+    def rotate_volume_key(self, path: Path) -> VolumeInfo:
+        """Give an encrypted volume a new key; what is stored is encrypted anew in the background:
+        see `VolumeInfo.rotating`. Raises Conflict while the last rotation is not done."""
+        return run(self._aio.rotate_volume_key(path))
+
+    def lock_volume(self, path: Path) -> VolumeInfo:
+        """Close an encrypted volume: nobody can read it until `unlock_volume`."""
+        return run(self._aio.lock_volume(path))
+
+    def unlock_volume(self, path: Path) -> VolumeInfo:
+        """Let a locked volume be opened again."""
+        return run(self._aio.unlock_volume(path))
 
     def remove_volume(self, path: Path, *, recursive: bool = False) -> None:
         """Remove the volume at `path`. Unless `recursive`, it must be empty (else Invalid)."""

@@ -38,6 +38,11 @@ async def check_platform(
     records = await _ready(platform, report)
     mounted: _Mounted = {}
     for id_ in (ROOT_VOLUME, *records):
+        if id_ in platform.withdrawn:
+            report.counts["locked volumes, which were not looked at"] = (
+                report.counts.get("locked volumes, which were not looked at", 0) + 1
+            )
+            continue
         try:
             found = await _check_one(platform, id_, report, repair=repair, progress=progress)
         except PlatformError as error:
