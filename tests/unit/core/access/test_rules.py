@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import Any
 
@@ -353,4 +354,43 @@ async def test_whoever_may_speak_acts_for_the_caller() -> None:
     assert (node.uid, node.gid) == (1000, 1000)
     with pytest.raises(Denied):
         await core.call(BOB, "Files.Read", read)
+    await core.close()
+
+
+async def test_nothing_comes_between_a_check_and_its_use() -> None:
+    core = await Core.start()
+    await core.make_directory("/d", 0o777)
+    await core.make("/d/f", 0o666)
+    volume = await core.platform.acquire(1)
+    closed = pb.SetAttributesRequest(target=at("/d/f"), mode=0o600)
+    shut = pb.SetAttributesRequest(target=at("/d"), mode=0o700)
+    calls = []
+    async with volume.lane.between():  # both have found the file, and wait for their turn
+        for who, method, message in (
+            (ROOT, "Namespace.SetAttributes", closed),
+            (BOB, "Namespace.SetAttributes", pb.SetAttributesRequest(target=at("/d/f"), size=0)),
+            (BOB, "Namespace.Create", pb.CreateRequest(target=at("/d/g"), kind=pb.FILE)),
+            (ROOT, "Namespace.SetAttributes", shut),
+            (BOB, "Namespace.Create", pb.CreateRequest(target=at("/d/h"), kind=pb.FILE)),
+            (BOB, "Namespace.Remove", pb.RemoveRequest(target=at("/d/f"))),
+        ):
+            calls.append(asyncio.ensure_future(core.call(who, method, message)))
+            for _ in range(50):
+                await asyncio.sleep(0)
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [isinstance(result, Denied) for result in results] == [
+        False, True, False, False, True, True
+    ]  # fmt: skip
+    core.platform.release(volume)
+    await core.close()
+
+
+async def test_a_token_that_may_only_read_commits_nothing() -> None:
+    core = await Core.start()
+    await core.make("/f", 0o666)
+    reader = Principal("root", uid=0, gid=0, is_admin=True, is_read_only=True)
+    await core.call(reader, "Files.Read", pb.ReadRequest(target=at("/f"), length=1))
+    assert await refused(core, reader, "Files.Write", pb.WriteRequest(target=at("/f")), b"x")
+    accessed = pb.SetAttributesRequest(target=at("/f"), accessed=True, atime_ns=5)
+    assert await refused(core, reader, "Namespace.SetAttributes", accessed)
     await core.close()
