@@ -14,12 +14,14 @@ from dataplatform.core.platform import Platform
 from .calls import Call
 from .identity import ANONYMOUS, Attachment
 
+_WITH_KEYS = "row got"
+
 _WORDS = {
     "Files.Open": ("opened", "file"),
     "Files.Read": ("read", "file"),
     "Files.Locate": ("read", "file"),
     "Namespace.List": ("listed", "directory"),
-    "Tables.Get": ("row got", "table"),
+    "Tables.Get": (_WITH_KEYS, "table"),
     "Tables.Scan": ("scanned", "table"),
     "Streams.Fetch": ("fetched", "stream"),
     "Changes.Read": ("changes read", ""),
@@ -33,25 +35,18 @@ async def observe(call: Call, op: str, kind: str, message: Any) -> None:
     """A request was answered that read something of an audited volume."""
     assert call.about is not None
     volume, number = call.about
-    audit = call.platform.audit
-    if audit.observed.is_told(call.session.id, op, volume.id, number):
+    audit, has_keys = call.platform.audit, op == _WITH_KEYS
+    observed = audit.observed
+    if observed.is_told(call.session.id, op, volume.id, number):
+        return
+    read = (call.principal, call.origin, volume.id, number, op, message.keys if has_keys else ())
+    if observed.read_again(*read):
         return
     try:
-        below = await volume.path_of(number)
+        below = volume.paths.get(number) or await volume.path_of(number)
     except PlatformError:
         below = f"/(inode {number})"
-    keys = ()
-    if op == "row got":
-        keys = tuple(key.decode("utf-8", "backslashreplace") for key in message.keys)
-    audit.observed.read(
-        call.principal,
-        call.origin,
-        volume.id,
-        op=op,
-        path=audit.path_of(volume, below),
-        kind=kind,
-        keys=keys,
-    )
+    observed.read(*read, path=audit.path_of(volume, below), kind=kind)
 
 
 async def observe_refusal(call: Call, method: Method, error: PlatformError) -> None:

@@ -10,7 +10,7 @@ Reads of one file, and fetches of one stream, by one session are told once a min
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,24 +129,37 @@ class Observed:
             del self._recent[next(iter(self._recent))]
         return False
 
+    def read_again(
+        self,
+        principal: Principal,
+        origin: str,
+        volume: int,
+        inode: int,
+        op: str,
+        keys: Sequence[bytes] = (),
+    ) -> bool:
+        """Count a read of what is told anyhow at the next moment; False if it is not: `read`."""
+        seen = self._reads.get((principal, origin, volume, inode, op))
+        if seen is None:
+            return False
+        seen.count += len(keys) or 1
+        if keys and len(seen.keys) < KEYS_MAX:
+            seen.keys += map(_text, keys[: KEYS_MAX - len(seen.keys)])
+        return True
+
     def read(
         self,
         principal: Principal,
         origin: str,
         volume: int,
-        *,
+        inode: int,
         op: str,
+        keys: Sequence[bytes] = (),
+        *,
         path: str,
         kind: str = "",
-        keys: tuple[str, ...] = (),
     ) -> None:
         """`path` counts from the platform's root; `keys` are those of rows."""
-        key = (principal.name, principal.spoken_for_by, principal.token, origin, volume, op, path)
-        seen = self._reads.get(key)
-        if seen is not None:
-            seen.count += len(keys) or 1
-            seen.keys += keys[: KEYS_MAX - len(seen.keys)]
-            return
         said = {
             "user": principal.name,
             "by": principal.spoken_for_by,
@@ -159,10 +172,11 @@ class Observed:
             "right": "admin" if principal.is_admin else "",
             "volume": volume,
         }
+        key = (principal, origin, volume, inode, op)
         added = self._add(self._reads, READS_MAX, key, volume, said)
         if added is not None and keys:
             added.count = len(keys)
-            added.keys = list(keys[:KEYS_MAX])
+            added.keys = list(map(_text, keys[:KEYS_MAX]))
 
     def _add(
         self,
@@ -200,3 +214,7 @@ class Observed:
         for seen in taken:
             found.setdefault(seen.volume, []).append(seen.line())
         return found
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "backslashreplace")
