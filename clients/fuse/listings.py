@@ -16,6 +16,7 @@ from dataplatform.api import platform_pb2 as pb
 
 from .calls import LIST
 from .nodes import Node, type_bits
+from .operations.callers import Caller
 
 if TYPE_CHECKING:
     from .mount import Mount
@@ -39,9 +40,10 @@ class Item(NamedTuple):
 class Listing:
     """One open directory."""
 
-    def __init__(self, mount: Mount, node: Node) -> None:
+    def __init__(self, mount: Mount, node: Node, caller: Caller) -> None:
         self._mount = mount
         self.node = node
+        self._caller = caller  # who opened it
         self._items: list[Item] = []
         self._first = DOTS  # the position of the first item
         self._after = ""
@@ -87,7 +89,7 @@ class Listing:
         self._items = []
         node = self.node
         if node.view is not None:
-            await self._view_page()
+            await self._mount.rights.on_behalf(self._caller, self._view_page())
         elif not (self._first == DOTS and self._is_from_memory()):
             await self._server_page()
 

@@ -384,8 +384,12 @@ class Promises:
 
     def _end_everything(self, session: bytes | None) -> Told:
         """For all keepers; the one whose change it is waits for nobody but the others."""
+        now_s = self._clock.monotonic()
         told = []
-        for keeper in self.keepers.values():
+        for keeper in list(self.keepers.values()):
+            if keeper.is_late(now_s):
+                self._expire(keeper)
+                continue
             keeper.end_everything()
             if keeper.session != session:
                 told.append((keeper, keeper.sequence))

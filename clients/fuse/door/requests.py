@@ -534,7 +534,7 @@ class Requests:
             await self._mount.rights.ask(node, LIST, request.caller)
         handles = self._mount.handles
         number = handles.next()
-        handles.directories[number] = Listing(self._mount, node)
+        handles.directories[number] = Listing(self._mount, node, request.caller)
         return kernel.OPEN_OUT.pack(number, flags, 0)
 
     async def _readdir(self, view: memoryview, request: Request) -> bytes:
@@ -547,7 +547,8 @@ class Requests:
         handle, position, size, _, _, _, _ = kernel.READ_IN.unpack_from(view, HEAD)
         listing = self._mount.handles.directories.get(handle)
         if listing is None:
-            listing = Listing(self._mount, await self._mount.node(request.node))
+            node = await self._mount.node(request.node)
+            listing = Listing(self._mount, node, request.caller)
             self._mount.handles.directories[handle] = listing
         items: list[Item] = []
         if position == 0:

@@ -95,6 +95,7 @@ class ViewTree:
             self._places[place] = node.number
         else:
             node.view = view
+        node.governed = directory.governed  # what it is made of decides
         await self.refresh(node)
         return node
 

@@ -14,7 +14,7 @@ from dataplatform_clients.fuse import nodes as nodes_module
 from dataplatform_clients.fuse.listings import DOTS, Listing
 from dataplatform_clients.fuse.nodes import Node
 
-from .fakes import World, at_work, file_message, turns
+from .fakes import ROOT_ASKS, World, at_work, file_message, turns
 
 
 class Directory:
@@ -60,7 +60,7 @@ def _names(count: int) -> list[str]:
 
 def _listed(world: World) -> tuple[Node, Listing]:
     node = world.directory(3)
-    return node, Listing(world.mount, node)
+    return node, Listing(world.mount, node, ROOT_ASKS.caller)
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 23])
@@ -80,11 +80,11 @@ async def test_it_is_remembered_whole_and_asked_for_no_more() -> None:
         node, listing = _listed(world)
         first = await _all(listing)
         reads = directory.reads
-        assert await _all(Listing(world.mount, node)) == first
+        assert await _all(Listing(world.mount, node, ROOT_ASKS.caller)) == first
         assert directory.reads == reads
         world.mount.nodes.distrust(node)
         node.promised = True
-        assert await _all(Listing(world.mount, node)) == first
+        assert await _all(Listing(world.mount, node, ROOT_ASKS.caller)) == first
         assert directory.reads > reads
 
 
@@ -228,7 +228,7 @@ async def test_a_listing_from_memory_has_the_type_of_everything() -> None:
         reads = directory.reads
         child = world.mount.nodes.get(directory.number("name-0002"))
         child.kind = 0  # as a node that was let go of, and is known by its number only
-        items = await Listing(world.mount, node).at(DOTS)
+        items = await Listing(world.mount, node, ROOT_ASKS.caller).at(DOTS)
         assert len(items) == 4
         assert all(item.type_bits for item in items)
         assert directory.reads == reads + 1
