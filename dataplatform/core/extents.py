@@ -53,7 +53,7 @@ async def append_many(
 async def read(segments: SegmentStore, extent: Extent) -> bytes | memoryview:
     """The extent's uncompressed bytes. CORRUPT if they are not what was written."""
     stored = await segments.read(Location(extent.segment, extent.offset, extent.stored_length))
-    return verify(stored, extent)
+    return _verified(segments, stored, extent)
 
 
 async def read_run(segments: SegmentStore, extents: Sequence[Extent]) -> list[bytes | memoryview]:
@@ -61,7 +61,14 @@ async def read_run(segments: SegmentStore, extents: Sequence[Extent]) -> list[by
     stored = await segments.read_parts(
         [Location(e.segment, e.offset, e.stored_length) for e in extents]
     )
-    return [verify(part, extent) for part, extent in zip(stored, extents, strict=True)]
+    return [_verified(segments, part, extent) for part, extent in zip(stored, extents, strict=True)]
+
+
+def _verified(
+    segments: SegmentStore, stored: bytes | memoryview, extent: Extent
+) -> bytes | memoryview:
+    """What was encrypted is authenticated: a checksum would say less, and the processor is busy."""
+    return _unpack(stored, extent) if segments.overhead_bytes else verify(stored, extent)
 
 
 def verify(stored: bytes | memoryview, extent: Extent) -> bytes | memoryview:
@@ -73,6 +80,10 @@ def verify(stored: bytes | memoryview, extent: Extent) -> bytes | memoryview:
             offset=extent.offset,
             length=extent.stored_length,
         )
+    return _unpack(stored, extent)
+
+
+def _unpack(stored: bytes | memoryview, extent: Extent) -> bytes | memoryview:
     if not extent.flags & EXTENT_LZ4:
         return stored
     try:

@@ -182,7 +182,8 @@ class SegmentStore(abc.ABC):
 
     async def append_parts(self, data: memoryview, part_bytes: int) -> list[tuple[Location, int]]:
         """Append consecutive parts of `part_bytes` (the last may be shorter) in one go: where each
-        is, one right behind the other, and the checksum of its bytes."""
+        is, one right behind the other, and the checksum of its bytes (0 where what is stored is
+        authenticated anyway)."""
         checksums: list[int] = []
 
         def encode(segment: int, offset: int) -> memoryview:

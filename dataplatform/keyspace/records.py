@@ -262,7 +262,7 @@ class Extent(NamedTuple):
     offset: int
     stored_length: int
     length: int  # before compression
-    checksum: int  # crc32c of the stored bytes
+    checksum: int  # crc32c of the stored bytes; 0: they authenticate themselves
     flags: int = 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import subprocess
@@ -166,6 +167,11 @@ def test_rotation_under_load_with_kills(tmp_path: Path, seed: int) -> None:
             put(client, f"/v/old{number}", data)
             written[f"/v/old{number}"] = data
         table.put_many({f"r{n}": {"n": n} for n in range(5000)})
+        stream = client.create_stream("/v/s", partitions=1)
+        with stream.producer() as producer:
+            records = [rng.randbytes(200_000) for _ in range(3)]
+            for record in records:
+                producer.send("topic", value=record)
         assert client.rotate_volume_key("/v").key == 2
     acknowledged: dict[str, int] = {}
     for _ in range(3):
@@ -212,6 +218,8 @@ def test_rotation_under_load_with_kills(tmp_path: Path, seed: int) -> None:
         assert (info.key, info.encryption) == (2, "aes-256-gcm")
         for path, data in written.items():
             assert get(client, path) == data
+        with client.stream("/v/s").consumer("topic", start="earliest") as consumer:
+            assert [r.value for r in itertools.islice(consumer, len(records))] == records
     assert server.stop() == 0
     check_offline(server, tmp_path / "master.key")
 

@@ -35,6 +35,7 @@ from dataplatform.engine.memory import MemoryDisk, MemoryStorages
 from dataplatform.engine.wrappers import FaultyStorages
 from dataplatform.keyspace import keys
 from dataplatform.keyspace.records import ROOT_VOLUME, ChangeRow, Event, Inode, Kind
+from tests.masters import masters
 from tests.principals import admin
 from tests.sim.power import Power, PowerCut
 
@@ -59,6 +60,7 @@ class Walk:
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
+        self.is_encrypted = seed % 2 == 1
         self.clock = ManualClock()
         self.disk = MemoryDisk()
         self.storages = MemoryStorages(self.disk, segment_bytes=SEGMENT_BYTES)
@@ -114,6 +116,8 @@ class Walk:
             FaultyStorages(self.storages, self.power),
             clock=self.clock,
             entropy=SeededEntropy(self.rng.getrandbits(32)),
+            masters=masters(self.rng.getrandbits(32)),
+            encrypt_root=self.is_encrypted,
         )
 
     async def run_step(self, step: Callable[[], Awaitable[None]]) -> None:

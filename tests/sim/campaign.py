@@ -14,6 +14,7 @@ from dataplatform.core.platform import Platform
 from dataplatform.engine.memory import MemoryDisk, MemoryStorages
 from dataplatform.engine.wrappers import FaultyStorages
 from dataplatform.keyspace.records import ROOT_VOLUME, VolumePhase
+from tests.masters import masters
 
 from ..model.platform_driver import assert_clean
 from .clients import Background, Client, FileClient, LogClient, TransactionClient, VolumeClient
@@ -28,6 +29,7 @@ SEGMENT_BYTES = 256 << 10
 class Campaign:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
+        self.is_encrypted = seed % 2 == 1
         self.clock = ManualClock()
         self.disk = MemoryDisk()
         self.storages = MemoryStorages(self.disk, segment_bytes=SEGMENT_BYTES)
@@ -73,6 +75,8 @@ class Campaign:
             FaultyStorages(self.storages, power),
             clock=self.clock,
             entropy=SeededEntropy(self.rng.getrandbits(32)),
+            masters=masters(self.rng.getrandbits(32)),
+            encrypt_root=self.is_encrypted,
         )
 
     async def _work(self, power: Power) -> None:

@@ -11,7 +11,8 @@ import pytest
 from dataplatform.base.clock import ManualClock, SeededEntropy
 from dataplatform.base.errors import Conflict, Corrupt, Denied, Invalid
 from dataplatform.base.masterkeys import format_key, master_key, parse_keys
-from dataplatform.core import compaction, encryption, files, namespace
+from dataplatform.core import compaction, damages, encryption, files, namespace
+from dataplatform.core.check import check_platform
 from dataplatform.core.keys import LocalMaster, Master, Masters
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import Platform
@@ -329,6 +330,28 @@ async def test_protected_secrets() -> None:
     plain = await Masters().protect(b"secret", b"context")
     assert await both.reveal(plain, b"context") == b"secret"
     assert not both.is_protected(plain)
+
+
+async def test_damage_is_named_by_its_path(world: World) -> None:
+    await world.start()
+    number = await world.create("/v")
+    volume = await world.platform.acquire(number)
+    inode = await write(volume, "f", LARGE)
+    await volume.lane.settled()
+    (segment, *_) = world.disk.volumes[number].segments.values()
+    rng = random.Random(world.seed)
+    for _ in range(10):
+        at, bit = rng.randrange(len(segment.data)), 1 << rng.randrange(8)
+        segment.data[at] ^= bit
+        with pytest.raises(Corrupt) as caught:
+            await read(volume, inode, len(LARGE))
+        named = await damages.name(world.platform, caught.value, number, inode)
+        assert named.facts["path"] == "/v/f"
+        report = await check_platform(world.platform)
+        assert [f.path for f in report.findings] == ["/v/f"], report.findings
+        segment.data[at] ^= bit
+    world.platform.release(volume)
+    await world.end()
 
 
 def test_master_keys_as_text() -> None:
