@@ -16,7 +16,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from ..base.errors import Corrupt, Denied, Exhausted, Exists, Invalid, NotFound
+from ..base.errors import (
+    Conflict,
+    Corrupt,
+    Denied,
+    Exhausted,
+    Exists,
+    Invalid,
+    NotFound,
+    PlatformError,
+)
 from ..base.names import check_user_name
 from ..engine.base import scan_all
 from ..keyspace import keys
@@ -66,6 +75,8 @@ PRINCIPALS_MAX = 10_000
 """Principals that are remembered, so that the same caller is the same one."""
 
 TOKEN_ID_BYTES = 8
+
+_SIGNING = b"key that signs tokens"  # what its protection is bound to: stored
 
 
 class Accounts(Protocol):
@@ -125,8 +136,13 @@ class Identities:
         self._groups = await _read(root, keys.GROUP, GroupRecord)
         self._tokens = await _read(root, keys.TOKENS, TokenRecord)
         for record in (await _read(root, keys.SIGNING_KEYS, SigningKeyRecord)).values():
-            key = SigningKey(record.secret)
+            try:
+                key = SigningKey(await self._reveal(record))
+            except PlatformError as error:
+                log.error("a key that signed tokens cannot be read, so they are void: %s", error)
+                continue
             self._keys[key.id] = key
+        self._platform.masters.rewrapping.append(self._protect_anew)
         self._names = {user.uid: name for name, user in self._users.items()}
         self.generation += 1
 
@@ -458,13 +474,14 @@ class Identities:
         """
         if not 0 < ttl_s <= TTL_S_MAX:
             raise Invalid("a token lives from a second to ten years", ttl_s=ttl_s)
+        new = await self._new_key() if not self._keys else None
 
         def work(unit: Unit) -> str:
             if self.user(user).is_disabled:
                 raise Invalid("the user is disabled", user=user)
             if len(self._tokens) >= TOKENS_MAX:
                 raise Exhausted("too many tokens", limit_tokens=TOKENS_MAX)
-            key = self._signing_key(unit)
+            key = self._signing_key(unit, new)
             token_id = self._platform.entropy.token(TOKEN_ID_BYTES).hex()
             issued_s = unit.now_ns // 10**9
             record = TokenRecord(
@@ -495,12 +512,51 @@ class Identities:
         issued_s, expires_s = record.issued_ns // 10**9, record.expires_ns // 10**9
         return key.sign(self._platform.identity, record.user, token_id, issued_s, expires_s)
 
-    def _signing_key(self, unit: Unit) -> SigningKey:
+    async def _new_key(self) -> tuple[SigningKey, bytes]:
+        """A key, and its secret as it is stored."""
+        secret = self._platform.entropy.token(SECRET_BYTES)
+        return SigningKey(secret), await self._protected(secret)
+
+    async def _protected(self, secret: bytes) -> bytes:
+        """Under the master key, if there is one; else as it is, which its length tells."""
+        masters = self._platform.masters
+        return await masters.protect(secret, _SIGNING) if masters else secret
+
+    async def _reveal(self, record: SigningKeyRecord) -> bytes:
+        if len(record.secret) == SECRET_BYTES:
+            return record.secret
+        return await self._platform.masters.reveal(record.secret, _SIGNING)
+
+    async def _protect_anew(self) -> int:
+        """The master key was rotated: how many signing keys it protects from now on."""
+        masters, root = self._platform.masters, await self._platform.acquire(ROOT_VOLUME)
+        count = 0
+        try:
+            for record in (await _read(root, keys.SIGNING_KEYS, SigningKeyRecord)).values():
+                if len(record.secret) != SECRET_BYTES and masters.is_protected(record.secret):
+                    continue
+                secret = await self._reveal(record)
+                key = keys.signing_key(SigningKey(secret).id)
+                new = SigningKeyRecord(await self._protected(secret), record.created_ns)
+
+                async def work(unit: Unit, key: bytes = key, packed: bytes = new.pack()) -> None:
+                    unit.quiet = True
+                    if await unit.get(key) is not None:  # it was not replaced meanwhile
+                        unit.put(key, packed)
+
+                await root.run(SYSTEM, work, durable=True)
+                count += 1
+        finally:
+            self._platform.release(root)
+        return count
+
+    def _signing_key(self, unit: Unit, new: tuple[SigningKey, bytes] | None) -> SigningKey:
         """The cluster's, made with the first token."""
         for known in self._keys.values():
             return known
-        secret = self._platform.entropy.token(SECRET_BYTES)
-        key = SigningKey(secret)
+        if new is None:
+            raise Conflict("the key that signs tokens was replaced just now: try again")
+        key, secret = new
         unit.put(keys.signing_key(key.id), SigningKeyRecord(secret, unit.now_ns).pack())
         self._on_commit(unit, lambda: self._keys.__setitem__(key.id, key))
         return key

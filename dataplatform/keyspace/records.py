@@ -251,7 +251,7 @@ class TokenRecord(Record):
 class SigningKeyRecord(Record):
     """An Ed25519 key (RFC 8032) that signs tokens."""
 
-    secret: bytes = field(repr=False)  # 32 bytes
+    secret: bytes = field(repr=False)  # 32 bytes; longer: under a master key (core/keys.py)
     created_ns: int = 0
 
 

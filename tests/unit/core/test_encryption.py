@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dataplatform.base.clock import ManualClock, SeededEntropy
-from dataplatform.base.errors import Conflict, Corrupt, Denied, Invalid
+from dataplatform.base.errors import Conflict, Corrupt, Denied, Invalid, NotFound
 from dataplatform.base.masterkeys import format_key, master_key, parse_keys
 from dataplatform.core import compaction, damages, encryption, files, namespace
 from dataplatform.core.check import check_platform
@@ -19,7 +19,14 @@ from dataplatform.core.platform import Platform
 from dataplatform.core.units import SYSTEM, Unit
 from dataplatform.core.volumes import Volume
 from dataplatform.engine.memory import MemoryDisk, MemoryStorages
-from dataplatform.keyspace.records import ROOT_INODE, ROOT_VOLUME, Kind, VolumeSettings
+from dataplatform.keyspace import keys
+from dataplatform.keyspace.records import (
+    ROOT_INODE,
+    ROOT_VOLUME,
+    Kind,
+    SigningKeyRecord,
+    VolumeSettings,
+)
 from tests.checking import assert_clean
 
 OLD, NEW = master_key(b"o" * 32), master_key(b"n" * 32)
@@ -83,6 +90,12 @@ class World:
                 parts += [key, value]
             parts += [bytes(segment.data) for segment in volume.segments.values()]
         return b"\x00".join(parts)
+
+
+def signing_keys(world: World) -> list[SigningKeyRecord]:
+    rows = world.disk.volumes[ROOT_VOLUME].rows
+    start, end = keys.prefix_range(keys.SIGNING_KEYS)
+    return [SigningKeyRecord.unpack(v) for k, v in rows.items() if start <= k < end]
 
 
 async def write(volume: Volume, name: str, data: bytes) -> int:
@@ -330,6 +343,32 @@ async def test_protected_secrets() -> None:
     plain = await Masters().protect(b"secret", b"context")
     assert await both.reveal(plain, b"context") == b"secret"
     assert not both.is_protected(plain)
+
+
+@pytest.mark.allow_warnings  # tokens are void without the master key
+async def test_the_key_that_signs_tokens_is_under_the_master_key(world: World) -> None:
+    await world.start()
+    world.keys = []
+    identities = (await world.restart()).identities
+    await identities.create_user(SYSTEM, "ana")
+    token = await identities.create_token(SYSTEM, "ana", ttl_s=1000)
+    text = identities.text_of(token)
+    (secret,) = [key.secret for key in signing_keys(world)]
+    assert len(secret) == 32
+    for masters, count in (([OLD], 1), ([NEW, OLD], 1), ([NEW], 0)):
+        world.keys = masters
+        identities = (await world.restart()).identities
+        done = await encryption.rotate_master(world.platform, SYSTEM)
+        assert done.secrets == count
+        assert secret not in world.stored()
+        assert identities.text_of(token) == text
+    identities = (await world.restart()).identities
+    assert identities.text_of(token) == text
+    world.keys = [OLD]
+    identities = (await world.restart()).identities
+    with pytest.raises(NotFound):
+        identities.text_of(token)
+    await world.end()
 
 
 async def test_damage_is_named_by_its_path(world: World) -> None:
