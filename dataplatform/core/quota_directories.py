@@ -48,6 +48,10 @@ LISTED_MAX = 1000
 """Entries looked at in one turn of the event loop: some milliseconds."""
 
 
+Stored = tuple[str, bytes]
+"""What is kept to answer a retry: see `set_quota`."""
+
+
 class Limits(NamedTuple):
     """What to set; None leaves a limit as it is, 0 takes it away."""
 
@@ -70,21 +74,22 @@ class Content:
 # ---------------------------------------------------------------- set, get, list, remove
 
 
-async def set_quota(
-    volume: Volume, request: Request, directory: int, limits: Limits
-) -> DirectoryQuota:
-    """Give a directory a quota, or its quota other limits. The first time what it holds is counted,
-    beside all that goes on. DENIED, INVALID, NOT_FOUND, EXHAUSTED (too many quotas), UNAVAILABLE
-    (it is being counted for somebody else)."""
+async def set_quota(volume: Volume, request: Request, directory: int, limits: Limits) -> Stored:
+    """Give a directory a quota, or its quota other limits: its path in the volume, and the quota as
+    it was left, packed. The first time what it holds is counted, beside all that goes on. DENIED,
+    INVALID, NOT_FOUND, EXHAUSTED (too many quotas), UNAVAILABLE (it is being counted for somebody
+    else)."""
     _administrators_only(request)
-    known, _ = await volume.lane.find_reply(request)
+    known, stored = await volume.lane.find_reply(request)
     if known:
-        return get_quota(volume, directory)
+        return stored[0], stored[1]
     quotas = volume.quotas
     check_limits(_with(DirectoryQuota(), limits))
     if directory in quotas.directories:
-        await volume.run(request, lambda unit: _change(unit, directory, limits), durable=True)
-        return get_quota(volume, directory)
+        stored = await volume.run(
+            request, lambda unit: _change(unit, directory, limits), durable=True
+        )
+        return stored[0], stored[1]
     views: list[View] = []
 
     async def begin(unit: Unit) -> None:
@@ -97,7 +102,7 @@ async def set_quota(
     try:
         await volume.run(request.step, begin, durable=False)
         content = await count(views[0], directory)
-        await volume.run(
+        stored = await volume.run(
             request, lambda unit: _end_count(unit, directory, limits, content), durable=True
         )
     except BaseException:
@@ -107,7 +112,7 @@ async def set_quota(
     finally:
         for view in views:
             view.close()
-    return get_quota(volume, directory)
+    return stored[0], stored[1]
 
 
 def _is_counting(volume: Volume, directory: int) -> bool:
@@ -136,22 +141,22 @@ async def _check_directory(unit: Unit, directory: int) -> None:
         raise Unavailable("what the directory holds is being counted: try again", retry=True)
 
 
-async def _change(unit: Unit, directory: int, limits: Limits) -> None:
+async def _change(unit: Unit, directory: int, limits: Limits) -> Stored:
     quotas = unit.volume.quotas
     old = quotas.directories.get(directory)
     if old is None or old.is_counting:
         raise Unavailable("what the directory holds is being counted: try again", retry=True)
-    await _store(unit, directory, _with(old.copy(), limits))
+    return await _store(unit, directory, _with(old.copy(), limits))
 
 
-async def _end_count(unit: Unit, directory: int, limits: Limits, content: Content) -> None:
+async def _end_count(unit: Unit, directory: int, limits: Limits, content: Content) -> Stored:
     counted = unit.volume.quotas.directories.get(directory)
     if counted is None or not counted.is_counting:
         raise NotFound("the directory is gone", inode=directory)
     new = _with(DirectoryQuota(), limits)
     new.used_bytes = counted.used_bytes + content.size_bytes
     new.entries = counted.entries + content.entries
-    await _store(unit, directory, new)
+    return await _store(unit, directory, new)
 
 
 def _with(quota: DirectoryQuota, limits: Limits) -> DirectoryQuota:
@@ -161,14 +166,16 @@ def _with(quota: DirectoryQuota, limits: Limits) -> DirectoryQuota:
     return quota
 
 
-async def _store(unit: Unit, directory: int, new: DirectoryQuota) -> None:
+async def _store(unit: Unit, directory: int, new: DirectoryQuota) -> Stored:
     quotas = unit.volume.quotas
     path = await unit.path_of(directory)
     limits = {name: getattr(new, name) for name in Limits._fields if getattr(new, name)}
     unit.event("quota set", path, "directory", **limits)
     new.over = await quotas.advise(unit, directory, new, new.used_bytes, new.entries, new.over)
-    unit.put(keys.quota(directory), new.pack())
+    packed = new.pack()
+    unit.put(keys.quota(directory), packed)
     unit.on_commit(lambda _: quotas.put(directory, new))
+    return path, packed
 
 
 def get_quota(volume: Volume, directory: int) -> DirectoryQuota:

@@ -7,17 +7,21 @@ from typing import Any
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.core import quota_directories
 from dataplatform.core.volumes import Volume
-from dataplatform.keyspace.records import ROOT_INODE
+from dataplatform.keyspace.records import ROOT_INODE, DirectoryQuota
 
 from ..dispatch import Call, rpc
 from ..packing import quota_limits, quota_message
 from .namespace import done
 
 
-async def _quota(call: Call, message: pb.QuotaRequest, volume: Volume, _: Any) -> pb.QuotaInfo:
-    """As it is now."""
-    node = await call.node(message.target)
-    return await _info(call, node.volume, node.inode.number)
+async def _as_left(
+    call: Call, message: pb.QuotaRequest, volume: Volume, stored: quota_directories.Stored
+) -> pb.QuotaInfo:
+    """As the request left it, whatever became of it since."""
+    below, packed = stored
+    quota = DirectoryQuota.unpack(packed)
+    above = await call.platform.catalog.mount_path(volume.id)
+    return quota_message(above.rstrip("/") + below, quota, quota)
 
 
 async def _info(call: Call, volume: Volume, number: int) -> pb.QuotaInfo:
@@ -28,12 +32,14 @@ async def _info(call: Call, volume: Volume, number: int) -> pb.QuotaInfo:
     return quota_message(path, quota, quota)
 
 
-@rpc("Quotas.Set", answer=_quota)
+@rpc("Quotas.Set", answer=_as_left)
 async def set_(call: Call, message: pb.QuotaRequest, data: Any) -> pb.QuotaInfo:
     node = await call.node(message.target)
     limits = quota_limits(message.limits)
-    await quota_directories.set_quota(node.volume, call.request(message), node.inode.number, limits)
-    return await _info(call, node.volume, node.inode.number)
+    stored = await quota_directories.set_quota(
+        node.volume, call.request(message), node.inode.number, limits
+    )
+    return await _as_left(call, message, node.volume, stored)
 
 
 @rpc("Quotas.Get")

@@ -50,6 +50,10 @@ def _commit(base: str) -> pb.CommitOffsetsRequest:
     return pb.CommitOffsetsRequest(stream=at(f"{base}/s"), group="g", parts=[part])
 
 
+def _quota(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    dp.set_quota(base, quota_bytes=1 << 30)
+
+
 def _volume(dp: dataplatform.Client, wire: Wire, base: str) -> None:
     dp.create_volume(f"{base}/v")
 
@@ -124,6 +128,10 @@ CASES: dict[str, Case] = {
         lambda b: pb.DeleteGroupRequest(stream=at(f"{b}/s"), group="g"), before=_group
     ),
     "Transactions.Commit": Case(_transaction),
+    "Quotas.Set": Case(
+        lambda b: pb.QuotaRequest(target=at(b), limits=pb.QuotaLimits(quota_bytes=1 << 30))
+    ),
+    "Quotas.Remove": Case(lambda b: pb.QuotaRequest(target=at(b)), before=_quota),
     "Volumes.Create": Case(lambda b: pb.VolumeRequest(target=at(f"{b}/volume"))),
     "Volumes.Set": Case(
         lambda b: pb.VolumeRequest(
