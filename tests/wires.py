@@ -75,11 +75,15 @@ class FramesWire:
 class GrpcWire:
     """A gRPC channel to `grpc://host:port`; bulk bytes travel in the messages."""
 
-    def __init__(self, address: str, session: bytes = b"grpc-of-16-bytes") -> None:
+    def __init__(
+        self, address: str, session: bytes = b"grpc-of-16-bytes", authorization: str = ""
+    ) -> None:
         self.session = session
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._channel = grpc.insecure_channel(address.removeprefix("grpc://"), options)
-        self._metadata = (("dp-session-bin", session),)
+        self._metadata: tuple[tuple[str, str | bytes], ...] = (("dp-session-bin", session),)
+        if authorization:
+            self._metadata += (("authorization", authorization),)
         self.bulk: bytes | memoryview = b""
 
     def call(self, name: str, message: Any, data: bytes = b"") -> Any:
