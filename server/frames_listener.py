@@ -72,13 +72,15 @@ class FramesListener:
             raise cannot_listen(f"{host}:{port}", "--listen", e) from e
         return Address("dps" if tls else "dp", host=chosen_host, port=chosen_port)
 
-    async def listen_unix(self, path: Path) -> Address:
-        """A socket that only its owner may use. EXISTS if another server answers there."""
+    async def listen_unix(self, path: Path, *, is_shared: bool = False) -> Address:
+        """A socket that only its owner may use or, if it is shared, everybody on this machine, who
+        is known by the kernel (SO_PEERCRED). EXISTS if another server answers there."""
         check_socket_path(str(path))
         if path == default_socket_path():
             make_private_directory(path.parent)
         _remove_stale_socket(path)
-        old_mask = os.umask(0o177)  # from the first moment, hence no chmod afterwards
+        # From the first moment, hence no chmod afterwards.
+        old_mask = os.umask(0o111 if is_shared else 0o177)
         try:
             await self._server.listen_unix(str(path))
         except OSError as e:

@@ -24,10 +24,8 @@ from dataplatform.core.tokens import refused
 from .accounts import account_of
 from .sessions import Session
 
-IS_GUARDED = False
-"""Whether rights are enforced. Until they are, everybody who shows nothing may do everything."""
-
-ANONYMOUS = Principal("anonymous", is_admin=not IS_GUARDED, may_speak=not IS_GUARDED)
+ANONYMOUS = Principal("anonymous")
+"""Who shows nothing: has what everybody has, wherever he calls from."""
 
 ROOT_UID = 0
 
@@ -110,7 +108,7 @@ class Credentials:
         known = self._accounts.get(uid)
         if known is None:
             account = account_of(uid)  # as a process keeps the groups with which it began
-            is_admin = uid in self._administrators or not IS_GUARDED
+            is_admin = uid in self._administrators
 
             def find() -> Principal:
                 return self.identities.principal_of_account(account, is_admin=is_admin)
@@ -121,13 +119,7 @@ class Credentials:
 
     def of_certificate(self, name: str) -> Credential:
         """Of a client certificate that our authority signed for this user. DENIED."""
-
-        def find() -> Principal:
-            if not IS_GUARDED and not self.identities.has_user(name):
-                return Principal(name, is_admin=True)
-            return self.identities.principal_of_user(name)
-
-        return Credential(self, "certificate", find)
+        return Credential(self, "certificate", lambda: self.identities.principal_of_user(name))
 
 
 @dataclass(slots=True, eq=False)

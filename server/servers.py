@@ -147,7 +147,8 @@ class Server:
         if path is None:
             return None
         try:
-            return await self.frames.listen_unix(path)
+            is_shared = not self.settings.socket_is_default
+            return await self.frames.listen_unix(path, is_shared=is_shared)
         except PlatformError as e:
             if not self.settings.socket_is_default:
                 raise

@@ -40,12 +40,13 @@ class Subject:
         self.addresses = addresses
         self.process = process
         self.memory_bytes_max = 0
+        self._authorization = f"Bearer {server.admin_token()}"
 
     def frames(self, session: bytes = b"frames-16-bytes!") -> FramesWire:
         return FramesWire(self.server.address, session)
 
     def grpc(self, session: bytes = b"grpc-of-16-bytes") -> GrpcWire:
-        return GrpcWire(self.addresses["grpc"], session)
+        return GrpcWire(self.addresses["grpc"], session, self._authorization)
 
     def sample(self) -> None:
         memory_bytes = self.process.memory_info().rss

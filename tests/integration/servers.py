@@ -56,6 +56,15 @@ class ServerProcess:
             raise RuntimeError(f"server ended with {code}:\n{self.log.read_text()[-3000:]}")
         return dict(json.loads(line))
 
+    def admin_token(self) -> str:
+        """Of an administrator who may speak for others, for whoever comes over TCP."""
+        import dataplatform
+
+        with dataplatform.connect(self.address) as dp:
+            if "tester" not in {user.name for user in dp.users()}:
+                dp.create_user("tester", admin=True)
+            return dp.create_token("tester", speak=True).token
+
     def _listeners(self) -> list[str]:
         given = set(self.options)
         return [

@@ -67,6 +67,21 @@ def _group(dp: dataplatform.Client, wire: Wire, base: str) -> None:
         tx.stream("s").commit_offset("g", "topic", partition=0, offset=1)
 
 
+def named(base: str) -> str:
+    """A user or group of the case's own."""
+    return base.rpartition("/")[2]
+
+
+def _user(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    dp.create_user(named(base))
+    dp.create_token(named(base))
+
+
+def _user_group(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    dp.create_user(named(base))
+    dp.create_group(named(base))
+
+
 CASES: dict[str, Case] = {
     "Namespace.Create": Case(
         lambda b: pb.CreateRequest(target=at(f"{b}/new"), kind=pb.FILE, mode=0o640, open=True)
@@ -143,7 +158,38 @@ CASES: dict[str, Case] = {
         lambda b: pb.VolumeRequest(target=at(f"{b}/v")),
         before=_volume,
     ),
+    "Quotas.Remove": Case(
+        lambda b: pb.QuotaRequest(target=at(b)),
+        before=lambda dp, wire, b: dp.set_quota(b, quota_entries=100),
+    ),
 }
+
+
+OTHERS: dict[str, Case] = {
+    "Identities.CreateUser": Case(lambda b: pb.CreateUserRequest(name=named(b))),
+    "Identities.SetUser": Case(
+        lambda b: pb.SetUserRequest(name=named(b), admin=True), before=_user
+    ),
+    "Identities.RemoveUser": Case(lambda b: pb.IdentityRequest(name=named(b)), before=_user),
+    "Identities.CreateGroup": Case(lambda b: pb.CreateGroupRequest(name=named(b))),
+    "Identities.SetGroup": Case(
+        lambda b: pb.SetGroupRequest(name=named(b), add=[named(b)]), before=_user_group
+    ),
+    "Identities.RemoveGroup": Case(lambda b: pb.IdentityRequest(name=named(b)), before=_user_group),
+    "Identities.CreateToken": Case(
+        lambda b: pb.CreateTokenRequest(user=named(b), ttl_ms=60_000), before=_user
+    ),
+    "Identities.RevokeTokens": Case(lambda b: pb.RevokeTokensRequest(user=named(b)), before=_user),
+    "Access.Set": Case(
+        lambda b: pb.SetRulesRequest(target=at(b), set={"read": "p"}),
+        before=lambda dp, wire, b: dp.mkdir(b),
+    ),
+    "Quotas.Set": Case(
+        lambda b: pb.QuotaRequest(target=at(b), limits=pb.QuotaLimits(quota_entries=100)),
+        before=lambda dp, wire, b: dp.mkdir(b),
+    ),
+}
+"""What stands in no directory, or is described as it is now."""
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +199,8 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
     grpc = str(server.start()["grpc"])
     with dataplatform.connect(server.address) as dp:
         dp.create_volume("/v")
-    yield {"socket": server.address, "grpc": grpc}
+    token = server.admin_token()
+    yield {"socket": server.address, "grpc": grpc, "authorization": f"Bearer {token}"}
     assert server.stop() == 0
     checked = server.check()
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -170,7 +217,7 @@ def wire(request: pytest.FixtureRequest, addresses: dict[str, str]) -> Iterator[
     wire: Wire = (
         FramesWire(addresses["socket"])
         if request.param == "frames"
-        else GrpcWire(addresses["grpc"])
+        else GrpcWire(addresses["grpc"], authorization=addresses["authorization"])
     )
     yield wire
     wire.close()
@@ -193,7 +240,7 @@ def _commits(dp: dataplatform.Client) -> dict[str, int]:
 
 
 def test_every_method_that_changes_something_has_a_case() -> None:
-    assert set(CASES) == {m.name for m in METHODS.values() if not m.read_only}
+    assert set(CASES) | set(OTHERS) == {m.name for m in METHODS.values() if not m.read_only}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -237,3 +284,18 @@ def test_a_retry_gets_the_reply_of_then(name: str, dp: dataplatform.Client, wire
     message.request.sequence += 1_000_000  # another request
     kind, _ = failure(wire.call(name, message, case.data))
     assert kind in ("NOT_FOUND", "INVALID"), kind
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_retry_of_others_changes_nothing(name: str, dp: dataplatform.Client, wire: Wire) -> None:
+    case = OTHERS[name]
+    sequence = next(_sequences)
+    base = f"/{name}-{sequence}"
+    case.before(dp, wire, base)
+    message = case.make(base)
+    message.request.CopyFrom(pb.RequestId(session=wire.session, slot=8, sequence=sequence))
+    first = wire.call(name, message)
+    assert not isinstance(first, pb.ErrorInfo), first
+    commits = _commits(dp)
+    assert wire.call(name, message) == first
+    assert _commits(dp) == commits, "the retry did something"

@@ -34,6 +34,8 @@ def server(tmp_path: Path, home: Path) -> Iterator[ServerProcess]:
     ]
     process = ServerProcess(tmp_path, "rocks", *options)
     process.ready = process.start()  # type: ignore[attr-defined]
+    with dataplatform.connect(process.address) as dp:
+        dp.create_user("ana", admin=True)
     yield process
     process.stop()
 
@@ -63,7 +65,8 @@ def test_commands_over_tls(server: ServerProcess, home: Path) -> None:
 
 def test_files_and_bulk_over_tls(server: ServerProcess, home: Path) -> None:
     content = os.urandom(3 << 20)
-    with dataplatform.connect(address_of(server), ca=str(home / "ca.pem")) as dp:
+    token = server.admin_token()
+    with dataplatform.connect(address_of(server), token, ca=str(home / "ca.pem")) as dp:
         dp.write_file("/big", content)
         assert dp.read_file("/big") == content
 
@@ -89,7 +92,8 @@ def test_certificates_are_read_again_on_sighup(server: ServerProcess, home: Path
     files = expired_server(home)
     (home / "server.pem").write_bytes(files.certificate.read_bytes())
     (home / "server.key").write_bytes(files.key.read_bytes())
-    with dataplatform.connect(address_of(server), ca=str(home / "ca.pem")) as before:
+    token = server.admin_token()
+    with dataplatform.connect(address_of(server), token, ca=str(home / "ca.pem")) as before:
         os.kill(int(str(server.ready["pid"])), signal.SIGHUP)  # type: ignore[attr-defined]
         deadline = server.log
         while "certificates reloaded" not in deadline.read_text():

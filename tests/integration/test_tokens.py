@@ -151,7 +151,9 @@ def test_what_is_revoked_ends_within_a_second(ground: Ground, door: str, how: st
 
     def ask() -> object:
         if door == "grpc":
-            return wire.call("Namespace.Watch", pb.WatchRequest(wait_ms=30_000))
+            root = pb.Target(path="/")
+            request = pb.ChangesRequest(target=root, since=1 << 40, wait_ms=30_000)
+            return wire.call("Changes.Read", request)
         return client.changes("/", since=1 << 40, follow=True).__next__()
 
     assert client.whoami().name == user

@@ -35,7 +35,10 @@ def _hosts(tmp_path: Path, *options: str) -> Iterator[tuple[Cable, ServerProcess
             try:
                 address = f"dp://{cable.here}:{PORT}"
                 near = Mount(server.address, directory / "near", "/", *options)
-                far = Mount(address, directory / "far", "/", *options, wrap=cable.enter)
+                token = directory / "token"
+                token.write_text(server.admin_token())
+                shown = ("-o", f"token_file={token}")
+                far = Mount(address, directory / "far", "/", *options, *shown, wrap=cable.enter)
                 with near, far:
                     yield cable, server, near, far
             finally:

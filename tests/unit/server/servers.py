@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataplatform.base.clock import Clock
+from dataplatform.core.units import SYSTEM
 from dataplatform.engine.memory import MemoryStorages
 from dataplatform.transport.addresses import parse
 from dataplatform.transport.connections import AsyncConnection
@@ -40,3 +41,11 @@ async def running(
 
 async def connect(server: Server, hello: Any = None) -> AsyncConnection:
     return await AsyncConnection.open(parse(server.endpoints.socket), hello)
+
+
+async def admin_token(server: Server) -> str:
+    """Of an administrator, for whoever comes over TCP."""
+    identities = server.platform.identities
+    if not identities.has_user("tester"):
+        await identities.create_user(SYSTEM, "tester", is_admin=True)
+    return identities.text_of(await identities.create_token(SYSTEM, "tester", ttl_s=3600))

@@ -24,7 +24,7 @@ from dataplatform_server.servers import Server
 from dataplatform_server.sessions import LEASE_S
 
 from ..transport.fakes import until
-from .servers import connect, running, settings_in
+from .servers import admin_token, connect, running, settings_in
 
 LOOPBACK = ("127.0.0.1", 0)
 WRITE_FILE, READ, STAT, CREATE = (
@@ -42,7 +42,8 @@ def path(text: str) -> pb.Target:
 async def test_frames_on_tcp_and_unix(tmp_path: Path) -> None:
     async with running(tmp_path) as server:
         unix = await connect(server)
-        tcp = await AsyncConnection.open(parse(server.endpoints.frames))
+        hello = pb.Hello(token=await admin_token(server))
+        tcp = await AsyncConnection.open(parse(server.endpoints.frames), hello)
         assert unix.welcome.cluster == "test"
         assert unix.welcome.instance == tcp.welcome.instance != b""
         await unix.call(WRITE_FILE, pb.WriteFileRequest(target=path("/a")), b"content")
@@ -89,10 +90,15 @@ async def test_open_files_live_as_long_as_the_session(tmp_path: Path) -> None:
         assert node.inode not in volume.opens
 
 
-async def test_the_socket_is_private_and_goes_with_the_server(tmp_path: Path) -> None:
+async def test_the_default_socket_is_private(tmp_path: Path) -> None:
+    async with running(tmp_path, socket_is_default=True):
+        assert stat.S_IMODE((tmp_path / "dp.sock").stat().st_mode) == 0o600
+
+
+async def test_a_socket_is_for_everybody_and_goes_with_the_server(tmp_path: Path) -> None:
     async with running(tmp_path) as server:
         file = tmp_path / "dp.sock"
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert stat.S_IMODE(file.stat().st_mode) == 0o666
         with pytest.raises(Exists):
             async with running(tmp_path):
                 pass
@@ -147,9 +153,13 @@ async def test_grpc_carries_bulk_in_the_message(tmp_path: Path) -> None:
         grpc.aio.insecure_channel(target_of(server)) as channel,
     ):
         request = pb.WriteFileRequest(target=path("/a"), data=b"content")
-        await call_grpc(channel, "Files.WriteFile", request)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call_grpc(channel, "Files.WriteFile", request)
+        assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+        metadata = (("authorization", f"Bearer {await admin_token(server)}"),)
+        await call_grpc(channel, "Files.WriteFile", request, metadata)
         reply = await call_grpc(
-            channel, "Files.Read", pb.ReadRequest(target=path("/a"), length=100)
+            channel, "Files.Read", pb.ReadRequest(target=path("/a"), length=100), metadata
         )
         assert (reply.data, reply.size) == (b"content", 7)
 

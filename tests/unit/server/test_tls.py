@@ -10,6 +10,7 @@ import pytest
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS
 from dataplatform.base.errors import Denied, Invalid, Unavailable
+from dataplatform.core.units import SYSTEM
 from dataplatform.transport.addresses import parse
 from dataplatform.transport.connections import AsyncConnection
 from dataplatform_server.settings import read_settings
@@ -94,6 +95,10 @@ async def test_grpc_speaks_tls_only(tmp_path: Path, home: Path) -> None:
 
 async def test_grpc_wants_the_certificate_of_a_client(tmp_path: Path, home: Path) -> None:
     async with running(tmp_path, grpc=LOOPBACK, tls=server_tls(home, required=True)) as server:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await grpc_ping(server.endpoints.grpc, home, "ana")
+        assert "does not exist" in str(caught.value.details())
+        await server.platform.identities.create_user(SYSTEM, "ana")
         await grpc_ping(server.endpoints.grpc, home, "ana")
         for client in ("", "server"):
             with pytest.raises(grpc.aio.AioRpcError):
