@@ -27,6 +27,7 @@ from .nodes import VIEW_BIT, Content, Node, Nodes
 from .operations.views import ViewTree
 from .options import MountOptions
 from .rights import Rights
+from .smallfiles import SmallFiles
 from .views import view_of
 from .writing import Budget, Fullness, Writing
 
@@ -74,6 +75,7 @@ class Mount:
         self.handles = Handles()
         self.blocks = blocks
         self.near: Near | None = Near(calls) if options.near else None
+        self.small_files = SmallFiles()
         self.budget = Budget(options.dirty_bytes_max)
         self.fullness = Fullness()
         self.relief = Relief(calls.channel, UNSYNCED_BYTES)

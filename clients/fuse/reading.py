@@ -25,6 +25,7 @@ from .nodes import Content
 if TYPE_CHECKING:
     from .blocks import Blocks
     from .nodes import Node
+    from .smallfiles import SmallFiles
 
 CHUNK_BYTES = 1 * MIB
 AHEAD_CHUNKS_MAX = 4
@@ -46,10 +47,13 @@ class _Chunk:
 class Reading:
     """What one handle reads."""
 
-    def __init__(self, node: Node, calls: Calls, blocks: Blocks | None) -> None:
+    def __init__(
+        self, node: Node, calls: Calls, blocks: Blocks | None, small_files: SmallFiles
+    ) -> None:
         self._node = node
         self._calls = calls
         self._blocks = blocks
+        self._small_files = small_files
         self._next = 0
         self._run_bytes = 0
         self._chunks: dict[int, _Chunk] = {}
@@ -133,6 +137,8 @@ class Reading:
         )
         reply, data = await self._calls.call_bulk(READ, request)
         self._calls.stats.read_bytes += len(data)
+        if offset == 0 and self._calls.are_bytes_as_of(node, mark):
+            self._small_files.keep(node, (data,))
         if not reply.version:
             return Fetched(data, None)
         content = Content(reply.version, reply.mtime_ns, reply.size)

@@ -134,6 +134,7 @@ class Writing:
         self._relief = mount.relief
         self._begin = mount.steps.begin
         self._damaged = mount.damaged
+        self._small_files = mount.small_files
         self._handover = handover
         self._gathered: deque[_Run] = deque()
         self._gathered_bytes = 0
@@ -278,6 +279,7 @@ class Writing:
         length = sum(run.length for run in runs)
         reply: pb.WriteReply | None = None
         mark = 0
+        last, asked = self._last, self._calls.mark()
         try:
             reply = await self._request(runs, durability)
             if reply.nearly_full:
@@ -302,13 +304,30 @@ class Writing:
             self._fail(Internal("a write failed", reason=repr(error)))
         finally:
             self._flights.remove(runs)
+            is_alone = self._node.changed_turn <= asked and self._last == last
             self._calls.written(self._node)
+            if reply is not None and is_alone and not self.is_busy:
+                self._keep(runs, asked)
             self._budget.release(length)
             self._push()
             if not self.is_busy:
                 self._handover.clear_dirty(self._node.key)
             self._wake()
         return None if reply is None else (reply, mark)
+
+    def _keep(self, runs: list[_Run], asked: int) -> None:
+        """What was written, if that is the whole file: nothing else was done to it since `asked`,
+        the mark before it was sent."""
+        node, first = self._node, runs[0]
+        if (
+            len(runs) == 1
+            and first.offset == 0
+            and first.length == node.size
+            and node.known
+            and node.promised
+            and not self._calls.told_since(node.key, asked)
+        ):
+            self._small_files.keep(node, first.parts)
 
     async def _request(self, runs: list[_Run], durability: pb.Durability) -> pb.WriteReply:
         node = self._node

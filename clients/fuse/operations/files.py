@@ -98,7 +98,8 @@ class Files:
 
     def _handle(self, node: Node, caller: Caller) -> Handle:
         mount = self._mount
-        handle = Handle(self._handles.next(), node, Reading(node, self._calls, mount.blocks))
+        reading = Reading(node, self._calls, mount.blocks, mount.small_files)
+        handle = Handle(self._handles.next(), node, reading)
         handle.caller = caller
         self._handles.files[handle.number] = handle
         node.opens += 1
@@ -128,9 +129,11 @@ class Files:
             node = self._mount.nodes.get(number)
             if number & VIEW_BIT:
                 raise OSError(errno.ESTALE, "open it again, please")
-            handle = Handle(handle_number, node, Reading(node, self._calls, self._mount.blocks))
+            mount = self._mount
+            reading = Reading(node, self._calls, mount.blocks, mount.small_files)
+            handle = Handle(handle_number, node, reading)
             if self._handles.any_lost and node.writing is None:
-                self._mount.writing(node).lose()
+                mount.writing(node).lose()
             handle.seen_failures = 0
             self._handles.files[handle_number] = handle
             node.opens += 1
@@ -182,10 +185,15 @@ class Files:
         await self._check(handle, READ, asker)
         await self._settle(node)
         self._access.read(node)
+        small = mount.small_files.find(node)
+        if small is not None:
+            part = small[offset : offset + size]
+            mount.stats.read_bytes += len(part)
+            return [part]
         if mount.near is not None:
-            found = await mount.near.read(node, offset, size)
-            if found is not None:
-                return found
+            near = await mount.near.read(node, offset, size)
+            if near is not None:
+                return near
         assert handle.reading is not None
         return await handle.reading.read(offset, size)
 

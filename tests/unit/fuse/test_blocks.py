@@ -19,6 +19,7 @@ from dataplatform_clients.fuse.blockfiles import BLOCK_BYTES, PIECE_BYTES, Block
 from dataplatform_clients.fuse.blocks import Blocks
 from dataplatform_clients.fuse.nodes import Node
 from dataplatform_clients.fuse.reading import Reading
+from dataplatform_clients.fuse.smallfiles import SmallFiles
 
 from .fakes import World, at_work, file_message, turns
 
@@ -74,7 +75,7 @@ class Cache:
         world.channel.handlers["Files.Read"] = server.read
         world.channel.handlers["Namespace.Stat"] = lambda message, data: server.stat()
         self.node: Node = world.mount.take(server.stat(), world.calls.mark())
-        self.reading = Reading(self.node, world.calls, blocks)
+        self.reading = Reading(self.node, world.calls, blocks, SmallFiles())
 
     async def read(self, offset: int, size: int) -> bytes:
         """As one read of the kernel, with no others around it."""

@@ -20,6 +20,7 @@ from dataplatform_clients.fuse.reading import (
     SEQUENTIAL_BYTES_MIN,
     Reading,
 )
+from dataplatform_clients.fuse.smallfiles import SmallFiles
 
 from .fakes import ROOT_ASKS, World, at_work, file_message, ranges, turns
 
@@ -50,7 +51,7 @@ class Disk:
 def _reading(world: World, size: int) -> tuple[Disk, Node, Reading]:
     disk = Disk(world, size)
     node = world.file(2, size=size)
-    return disk, node, Reading(node, world.calls, None)
+    return disk, node, Reading(node, world.calls, None, SmallFiles())
 
 
 async def _read(reading: Reading, offset: int, size: int) -> bytes:
