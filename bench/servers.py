@@ -1,4 +1,4 @@
-"""A server of our own on a directory that is thrown away, over the Unix socket alone."""
+"""A server of our own on a directory that is thrown away, over the Unix socket alone, or TCP too."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Server:
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[Server]:
+def serving(directory: Path, *options: str) -> Iterator[Server]:
     """A server on DIRECTORY/data, stopped by SIGTERM at the end. Failed when it does not start, or
-    does not end with exit code 0."""
+    does not end with exit code 0. `options` come after those that it gets here."""
     data, socket = directory / "data", directory / "dp.sock"
     address = f"dp+unix://{socket}"
     running = Running(
@@ -32,6 +32,7 @@ def serving(directory: Path) -> Iterator[Server]:
             *(sys.executable, "-P", "-m", "dataplatform_server", "start", "--data", str(data)),
             *("--socket", str(socket), "--listen", "none", "--grpc", "none", "--http", "none"),
             *("--log-level", "warning"),
+            *options,
         ],
         directory / "server.log",
     )

@@ -22,6 +22,12 @@ FLUSH_BYTES = 128 * KIB
 """Frames are handed to the socket once they amount to this, even within a turn of the loop."""
 
 
+TLS_WRITE_BYTES = 128 * KIB
+"""With TLS, large bytes are handed over in pieces of so much: each is on its way, and decrypted at the
+other end, while the next one is encrypted. Above 64 KiB, at which uvloop writes without waiting for
+the end of its turn."""
+
+
 class FrameProtocol(asyncio.BufferedProtocol):
     """Subclasses say what to do with frames (`frames_received`) and with garbage (`refuse`)."""
 
@@ -34,6 +40,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self._out_bytes = 0
         self._flush_soon = False
         self._joins_lines = False
+        self._is_tls = False
         self._drained: asyncio.Future[None] | None = None
 
     # ------------------------------------------------------------ for subclasses
@@ -52,6 +59,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
         # Before 3.12 asyncio's own transports copy the lines together, and then what the socket
         # does not take at once; of a view they copy only the latter.
         self._joins_lines = sys.version_info < (3, 12) and isinstance(transport, asyncio.Transport)
+        self._is_tls = transport.get_extra_info("sslcontext") is not None
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -100,13 +108,15 @@ class FrameProtocol(asyncio.BufferedProtocol):
         if self._transport is None or self._transport.is_closing():
             return
         out = join(out)
+        if self._is_tls:
+            out = _pieces(out)
         if len(out) == 1:
             self._transport.write(out[0])
         else:
             self._write_lines(self._transport, out)
 
     def _write_lines(self, transport: asyncio.Transport, buffers: list[Bulk]) -> None:
-        if self._joins_lines:
+        if self._joins_lines or self._is_tls:
             for buffer in buffers:
                 transport.write(memoryview(buffer))
         else:
@@ -139,3 +149,14 @@ class FrameProtocol(asyncio.BufferedProtocol):
         if self._drained is not None:
             self._drained.set_result(None)
             self._drained = None
+
+
+def _pieces(buffers: list[Bulk]) -> list[Bulk]:
+    """The same bytes in buffers of `TLS_WRITE_BYTES` at most."""
+    if all(len(buffer) <= TLS_WRITE_BYTES for buffer in buffers):
+        return buffers
+    return [
+        memoryview(buffer)[start : start + TLS_WRITE_BYTES]
+        for buffer in buffers
+        for start in range(0, len(buffer), TLS_WRITE_BYTES)
+    ]
