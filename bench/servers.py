@@ -1,4 +1,4 @@
-"""A server of our own on a directory that is thrown away, over the Unix socket alone, or TCP too."""
+"""A server of our own on a directory that is thrown away, over its Unix socket, or TCP too."""
 
 from __future__ import annotations
 

@@ -16,9 +16,11 @@ from dataplatform.core.principals import Principal
 from dataplatform.core.units import SYSTEM, Request, Unit
 from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import ROOT_VOLUME, Inode
+from dataplatform.transport.frames import Data
 
 from .facts import ServerFacts
 from .identity import Attachment
+from .limits import Limiter, Limits
 from .packing import node_message
 from .sessions import SESSION_BYTES
 
@@ -49,9 +51,12 @@ class Call:
         "_held",
         "_is_fresh",
         "_left_behind",
+        "_limiters",
         "about",
         "credential",
         "keeper",
+        "limits",
+        "load",
         "method",
         "origin",
         "platform",
@@ -87,12 +92,32 @@ class Call:
         self._is_fresh = False  # the answer is of a change that was made just now
         self._left_behind: tuple[bytes, Inode] | None = None  # what `left` packed
         self._held: list[Volume] = []
+        self._limiters: dict[int, Limiter] = {}  # of the volumes for which it was admitted
+        self.limits: Limits | None = None
+        """Of all volumes; None: this call is not limited."""
+        self.load: tuple[Any, bytes | memoryview] | None = None
+        """What it brings: message and bulk bytes."""
         self.about: tuple[Volume, int] | None = None
         """The volume and inode that a target led to, the last one if there are several."""
 
     def end(self) -> None:
         while self._held:
             self.platform.release(self._held.pop())
+
+    async def _admitted(self, volume: Volume) -> None:
+        """Wait until the volume's limits let this call begin: once, wherever it leads to it."""
+        limits, settings = self.limits, volume.settings
+        if limits is None or not (settings.iops or settings.bandwidth or limits.limiters):
+            return
+        limiter = limits.of(volume.id, settings.iops, settings.bandwidth)
+        if limiter is not None and volume.id not in self._limiters:
+            await limiter.admit(request_bytes(*self.load) if self.load is not None else 0)
+            self._limiters[volume.id] = limiter
+
+    def charge(self, reply: Any, bulk: Data) -> None:
+        """What the reply moves, if the call was limited."""
+        for limiter in self._limiters.values():
+            limiter.charge(reply_bytes(reply, bulk))
 
     def release(self, volume: Volume) -> None:
         """Let go of one volume early."""
@@ -191,6 +216,7 @@ class Call:
             request=self.asker,
         )
         self._held.append(node.volume)
+        await self._admitted(node.volume)
         self.about = node.volume, node.inode.number
         return node
 
@@ -202,6 +228,8 @@ class Call:
         if volume is None:
             return None
         self._held.append(volume)
+        if volume.settings.iops or volume.settings.bandwidth:
+            return None  # it may have to wait
         self.about = found = volume, target.inode
         return found
 
@@ -210,6 +238,7 @@ class Call:
         if target.inode and not target.path:
             volume = await self.platform.acquire(target.volume)
             self._held.append(volume)
+            await self._admitted(volume)
             self.about = found = volume, target.inode
             return found
         node = await self.node(target)
@@ -219,6 +248,7 @@ class Call:
         """The volume, in use until the call ends. NOT_FOUND."""
         volume = await self.platform.acquire(volume_id)
         self._held.append(volume)
+        await self._admitted(volume)
         return volume
 
     async def new_name(
@@ -230,6 +260,7 @@ class Call:
             target.path, target.volume, target.inode, look=look, request=self.asker
         )
         self._held.append(at.volume)
+        await self._admitted(at.volume)
         if at.missing and not parents:
             raise NotFound(
                 "no such directory: create it first, or ask for parents",
@@ -286,3 +317,17 @@ class Call:
             await keeper.keep(volume, inode.number)
             inode = await volume.find_inode(inode.number) or inode
         return await self.shown(Node(volume, await volume.complete(inode)))
+
+
+def request_bytes(message: Any, data: bytes | memoryview) -> int:
+    """What a request moves; the bytes of a write that lie in shared memory, too."""
+    moved: int = message.ByteSize() + len(data)
+    if type(message) is pb.WriteRequest and message.area:
+        moved += sum(part.length for part in message.parts) if message.parts else message.length
+    return moved
+
+
+def reply_bytes(reply: Any, bulk: Data) -> int:
+    """What a reply moves."""
+    parts = (bulk,) if isinstance(bulk, (bytes, bytearray, memoryview)) else bulk
+    return int(reply.ByteSize()) + sum(map(len, parts))

@@ -31,6 +31,7 @@ from .callers import Callers
 from .calls import FIRST_TARGETS, Call
 from .facts import ServerFacts
 from .identity import Attachment
+from .limits import FREE_METHODS, Limits
 from .metrics import RequestMetrics
 from .observing import READS, observe, observe_login, observe_refusal, observe_stranger
 
@@ -101,6 +102,8 @@ class Dispatcher:
             raise LookupError(f"methods without a handler: {', '.join(missing)}")
         self.metrics = RequestMetrics(METHODS)
         self.callers = Callers()
+        self.limits = Limits(platform.clock)
+        self._free = {METHODS[name].number for name in FREE_METHODS}
         self._platform = platform
         self._server = server
         self._handlers = {METHODS[name].number: handlers[name] for name in METHODS}
@@ -118,6 +121,8 @@ class Dispatcher:
             if e.kind is ErrorKind.DENIED:
                 observe_stranger(self._platform, attachment, method, e)
             raise
+        if method.number not in self._free:
+            call.limits, call.load = self.limits, (message, data)
         started_s = time.perf_counter()
         try:
             try:
@@ -139,7 +144,9 @@ class Dispatcher:
         finally:
             call.end()
             self.metrics.count(method, time.perf_counter() - started_s)
-        return outcome if type(outcome) is tuple else (outcome, b"")
+        reply, bulk = outcome if type(outcome) is tuple else (outcome, b"")
+        call.charge(reply, bulk)
+        return reply, bulk
 
     def refused(self, origin: str, error: PlatformError) -> None:
         """A listener let somebody not in."""

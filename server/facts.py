@@ -8,6 +8,8 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from dataplatform.core.volumes import Volume
+
 
 def version() -> str:
     try:
@@ -18,6 +20,10 @@ def version() -> str:
 
 def _no_connections() -> int:
     return 0
+
+
+def _nothing(volume: Volume) -> None:
+    return
 
 
 def _no_counters() -> dict[str, int]:
@@ -39,6 +45,9 @@ class ServerFacts:
     """How many connections of frames there are."""
     counters: Callable[[], dict[str, int]] = _no_counters
     """Requests by method, errors by kind, and so on, since the start."""
+
+    limits_changed: Callable[[Volume], None] = _nothing
+    """The volume has new settings: who waits for its limits is looked at again."""
 
     @property
     def program(self) -> str:

@@ -120,6 +120,8 @@ def volume_settings(message: pb.VolumeSettings, old: VolumeSettings) -> VolumeSe
         old,
         **_limits(message, old),
         compression=message.compression if message.HasField("compression") else old.compression,
+        iops=message.iops if message.HasField("iops") else old.iops,
+        bandwidth=message.bandwidth if message.HasField("bandwidth") else old.bandwidth,
         audit=_audit_mode(message.audit) if message.HasField("audit") else old.audit,
         audit_ttl_ms=message.audit_ttl_ms if message.HasField("audit_ttl_ms") else old.audit_ttl_ms,
     )
@@ -168,6 +170,8 @@ def volume_message(described: Description) -> pb.VolumeInfo:
         settings=pb.VolumeSettings(
             **{name: getattr(described.settings, name) for name in LIMITS},
             compression=described.settings.compression,
+            iops=described.settings.iops,
+            bandwidth=described.settings.bandwidth,
             audit=described.settings.audit or "off",
             audit_ttl_ms=described.settings.audit_ttl_ms,
         ),

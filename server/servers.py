@@ -15,6 +15,7 @@ from dataplatform.base.clock import Clock, Entropy, SystemClock, SystemEntropy
 from dataplatform.base.errors import PlatformError
 from dataplatform.core.keys import Masters
 from dataplatform.core.platform import Platform
+from dataplatform.core.volumes import Volume
 from dataplatform.engine.base import Storages
 from dataplatform.transport.addresses import Address, join_host_port
 
@@ -87,6 +88,7 @@ class Server:
         self.is_stopping = False
         self.facts.connections = lambda: self.frames.connections
         self.facts.counters = self._counters
+        self.facts.limits_changed = self._limits_changed
 
     @classmethod
     async def start(
@@ -159,6 +161,7 @@ class Server:
         """See the module's text. The first failure is raised after everything was tried."""
         self.is_stopping = True
         self.platform.promises.close()
+        self.dispatcher.limits.close()
         if self.http is not None:
             await self.http.close()
         closing = [self.frames.close(grace_s)]
@@ -190,6 +193,10 @@ class Server:
         if self.grpc is not None:
             self.grpc.review()
 
+    def _limits_changed(self, volume: Volume) -> None:
+        settings = volume.settings
+        self.dispatcher.limits.of(volume.id, settings.iops, settings.bandwidth)
+
     def _counters(self) -> dict[str, int]:
         promises = self.platform.promises.counts()
         counted = {f"promises.{name}": count for name, count in promises.items() if count}
@@ -213,6 +220,12 @@ class Server:
         )
         yield from gauge(
             "dp_request_bytes", "Memory that requests hold.", {"": self.frames.charged_bytes}
+        )
+        waiting = self.dispatcher.limits.waiting
+        yield from gauge(
+            "dp_volume_waiting",
+            "Requests that wait for the limits of their volume.",
+            {f'volume="{volume}"': count for volume, count in waiting.items()},
         )
         yield from gauge("dp_memory_bytes", "Resident memory.", {"": self.facts.memory_bytes})
         yield from gauge(

@@ -39,6 +39,15 @@ def parse_entries(text: str) -> int:
     return int(digits) * factor
 
 
+def parse_iops(text: str) -> int:
+    """A count per second, or `none`, which is 0."""
+    if text.lower() == "none":
+        return 0
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise typer.BadParameter(f"{text!r} is no count: write 500, or `none`")
+    return int(text)
+
+
 def parse_duration(text: str) -> timedelta:
     """`30d`, `12h`, `15m`, `90s`, `500ms`, `2w`, or several as `1d12h`."""
     try:

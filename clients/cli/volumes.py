@@ -10,7 +10,7 @@ from . import outputs
 from .apps import SYSTEM, Json, RemotePath, app, command, group
 from .connections import connect
 from .outputs import Size, Time
-from .parsing import parse_quota, parse_ttl
+from .parsing import parse_iops, parse_quota, parse_ttl
 from .quotas import Advisory, AdvisoryEntries, QuotaEntries, limit_cells
 
 if TYPE_CHECKING:
@@ -30,6 +30,16 @@ Quota = Annotated[
 ]
 Compression = Annotated[
     str | None, typer.Option("--compression", metavar="lz4|none", help="Of the files' bytes.")
+]
+Iops = Annotated[
+    int | None,
+    typer.Option("--iops", parser=parse_iops, metavar="N", help="Requests per second; or `none`."),
+]
+Bandwidth = Annotated[
+    int | None,
+    typer.Option(
+        "--bandwidth", parser=parse_quota, metavar="100MiB", help="Bytes per second; or `none`."
+    ),
 ]
 Audit = Annotated[
     str | None,
@@ -58,6 +68,8 @@ def create(
     advisory: Advisory = None,
     advisory_entries: AdvisoryEntries = None,
     compression: Compression = None,
+    iops: Iops = None,
+    bandwidth: Bandwidth = None,
     audit: Audit = None,
     audit_ttl: AuditTtl = None,
     is_encrypted: Annotated[
@@ -77,6 +89,8 @@ def create(
                 quota_entries=quota_entries,
                 advisory_bytes=advisory,
                 advisory_entries=advisory_entries,
+                iops=iops,
+                bandwidth=bandwidth,
                 audit=audit,
                 audit_ttl=audit_ttl,
                 encrypt=is_encrypted,
@@ -119,6 +133,8 @@ def info(path: RemotePath, json: Json = False) -> None:
         known |= {
             **limit_cells(found),
             "compression": found.compression,
+            "iops": found.iops,
+            "bandwidth": None if found.bandwidth is None else Size(found.bandwidth),
             "audit": found.audit
             if found.audit == "off"
             else f"{found.audit}, /.audit:{found.audit_topic}",
@@ -132,7 +148,11 @@ def info(path: RemotePath, json: Json = False) -> None:
 
 
 @command(
-    volume, "set", "dp volume set /projects --quota 20GiB", "dp volume set /projects --quota none"
+    volume,
+    "set",
+    "dp volume set /projects --quota 20GiB",
+    "dp volume set /projects --iops 500 --bandwidth 100MiB",
+    "dp volume set /projects --quota none",
 )
 def set_(
     path: RemotePath,
@@ -141,14 +161,16 @@ def set_(
     advisory: Advisory = None,
     advisory_entries: AdvisoryEntries = None,
     compression: Compression = None,
+    iops: Iops = None,
+    bandwidth: Bandwidth = None,
     audit: Audit = None,
     audit_ttl: AuditTtl = None,
     json: Json = False,
 ) -> None:
     """Change settings of a volume; what is not named stays."""
     limits = (quota, quota_entries, advisory, advisory_entries)
-    if all(value is None for value in (*limits, compression, audit, audit_ttl)):
-        raise typer.BadParameter("nothing to set: give --quota, --compression or --audit")
+    if all(value is None for value in (*limits, compression, iops, bandwidth, audit, audit_ttl)):
+        raise typer.BadParameter("nothing to set: give --quota, --iops, --audit or another option")
     with connect() as client:
         changed = client.set_volume(
             path,
@@ -157,6 +179,8 @@ def set_(
             quota_entries=quota_entries,
             advisory_bytes=advisory,
             advisory_entries=advisory_entries,
+            iops=iops,
+            bandwidth=bandwidth,
             audit=audit,
             audit_ttl=audit_ttl,
         )

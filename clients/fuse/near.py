@@ -201,6 +201,9 @@ class Near:
             length=(last + 1) * WINDOW_BYTES - start,
         )
         reply, data = await self._calls.call_bulk(LOCATE, request)
+        if reply.elsewhere:
+            node.scattered_s = asyncio.get_running_loop().time() + SCATTERED_S
+            raise _Elsewhere
         if not reply.directory:
             self._without.add(node.volume)  # an object store, or an encrypted volume
             raise _Elsewhere

@@ -350,6 +350,8 @@ class VolumeInfo:
     quota_entries: int | None = None
     advisory_bytes: int | None = None
     advisory_entries: int | None = None
+    iops: int | None = None  # requests per second
+    bandwidth: int | None = None  # bytes per second
     audit: str = "off"  # or "changes", "all"
     audit_ttl: timedelta | None = None  # None: kept for ever
     audit_topic: str | None = None  # of the stream /.audit

@@ -23,9 +23,9 @@ FLUSH_BYTES = 128 * KIB
 
 
 TLS_WRITE_BYTES = 128 * KIB
-"""With TLS, large bytes are handed over in pieces of so much: each is on its way, and decrypted at the
-other end, while the next one is encrypted. Above 64 KiB, at which uvloop writes without waiting for
-the end of its turn."""
+"""With TLS, large bytes are handed over in pieces of so much: each is on its way, and decrypted at
+the other end, while the next one is encrypted. Above 64 KiB, at which uvloop writes without waiting
+for the end of its turn."""
 
 
 class FrameProtocol(asyncio.BufferedProtocol):

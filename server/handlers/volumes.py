@@ -60,6 +60,7 @@ async def set_(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInf
     node = await call.node(message.target)
     settings = volume_settings(message.settings, node.volume.settings)
     await call.platform.catalog.set(call.request(message), node.volume, settings)
+    call.server.limits_changed(node.volume)
     return await _set(call, message, node.volume, None)
 
 

@@ -20,6 +20,8 @@ class VolumeOperations(Operations):
         quota_entries: int | None = None,
         advisory_bytes: int | None = None,
         advisory_entries: int | None = None,
+        iops: int | None = None,
+        bandwidth: int | None = None,
         audit: str | None = None,
         audit_ttl: timedelta | None = None,
         encrypt: bool = False,
@@ -28,10 +30,11 @@ class VolumeOperations(Operations):
 
         `quota_bytes`, `quota_entries`: what goes beyond raises Exhausted (None: no quota); above
         `advisory_bytes` and `advisory_entries` one is only told. `compression` of its files: "lz4"
-        or "none". `audit`: what the stream /.audit is told, "off", "changes" (and denials) or "all"
-        (reads, too); `audit_ttl`: how long that is kept, a day or longer (0: for ever). `encrypt`:
-        with a key of its own, which a master key of the server's wraps. Raises
-        Exists, NotFound.
+        or "none". `iops`, `bandwidth`: requests and bytes per second, beyond which requests wait
+        (0: no limit). `audit`: what the stream /.audit is told, "off", "changes" (and denials) or
+        "all" (reads, too); `audit_ttl`: how long that is kept, a day or longer (0: for ever).
+        `encrypt`: with a key of its own, which a master key of the server's wraps. Raises Exists,
+        NotFound.
         """
         return run(
             self._aio.create_volume(
@@ -41,6 +44,8 @@ class VolumeOperations(Operations):
                 quota_entries=quota_entries,
                 advisory_bytes=advisory_bytes,
                 advisory_entries=advisory_entries,
+                iops=iops,
+                bandwidth=bandwidth,
                 audit=audit,
                 audit_ttl=audit_ttl,
                 encrypt=encrypt,
@@ -64,6 +69,8 @@ class VolumeOperations(Operations):
         quota_entries: int | None = None,
         advisory_bytes: int | None = None,
         advisory_entries: int | None = None,
+        iops: int | None = None,
+        bandwidth: int | None = None,
         audit: str | None = None,
         audit_ttl: timedelta | None = None,
     ) -> VolumeInfo:
@@ -76,6 +83,8 @@ class VolumeOperations(Operations):
                 quota_entries=quota_entries,
                 advisory_bytes=advisory_bytes,
                 advisory_entries=advisory_entries,
+                iops=iops,
+                bandwidth=bandwidth,
                 audit=audit,
                 audit_ttl=audit_ttl,
             )
