@@ -158,10 +158,6 @@ CASES: dict[str, Case] = {
         lambda b: pb.VolumeRequest(target=at(f"{b}/v")),
         before=_volume,
     ),
-    "Quotas.Remove": Case(
-        lambda b: pb.QuotaRequest(target=at(b)),
-        before=lambda dp, wire, b: dp.set_quota(b, quota_entries=100),
-    ),
 }
 
 
@@ -182,10 +178,6 @@ OTHERS: dict[str, Case] = {
     "Identities.RevokeTokens": Case(lambda b: pb.RevokeTokensRequest(user=named(b)), before=_user),
     "Access.Set": Case(
         lambda b: pb.SetRulesRequest(target=at(b), set={"read": "p"}),
-        before=lambda dp, wire, b: dp.mkdir(b),
-    ),
-    "Quotas.Set": Case(
-        lambda b: pb.QuotaRequest(target=at(b), limits=pb.QuotaLimits(quota_entries=100)),
         before=lambda dp, wire, b: dp.mkdir(b),
     ),
 }
