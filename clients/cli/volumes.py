@@ -204,6 +204,8 @@ def encryption(item: VolumeInfo) -> str:
     """What of it is encrypted, in words."""
     if not item.encryption:
         return "none"
+    if not item.key:
+        return item.encryption  # nobody can look further
     words = f"{item.encryption}, key {item.key}, master key {item.master}"
     return f"{words}; rotating: {item.rotating}" if item.rotating else words
 

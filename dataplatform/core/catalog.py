@@ -231,7 +231,9 @@ class Catalog:
             state = f"locked: {error.message}"
         else:
             state = f"damaged: {error}"
-        return Description(record.volume, path, 0, 0, 0, VolumeSettings(), False, state)
+        is_locked = state.startswith("locked")
+        known = encryption.State(encryption.CIPHER) if is_locked else encryption.NOT_ENCRYPTED
+        return Description(record.volume, path, 0, 0, 0, VolumeSettings(), False, state, known)
 
     # ---- coming
 
