@@ -7,7 +7,6 @@ files are wrong, the old ones stay in use and the log says what is wrong.
 from __future__ import annotations
 
 import logging
-import os
 import ssl
 
 import grpc
@@ -17,19 +16,6 @@ from dataplatform.transport.tls import ServerTls, read_pem
 
 logger = logging.getLogger(__name__)
 
-_GRPC_CIPHERS = ":".join(
-    (
-        "TLS_AES_128_GCM_SHA256",
-        "TLS_AES_256_GCM_SHA384",
-        "TLS_CHACHA20_POLY1305_SHA256",
-        "ECDHE-PSK-AES128-CBC-SHA",
-    )
-)
-"""gRPC for Python has no setting for the least version of TLS, only one for the ciphers of 1.2
-(those of 1.3 are always on), and an empty list is refused. So 1.2 is left with one that needs a
-shared key, of which there is none: a client of 1.2 finds no cipher (tests/integration/test_tls.py).
-"""
-
 
 class Certificates:
     """Contexts for the listeners. INVALID or DENIED, with the file, if one cannot be used."""
@@ -38,7 +24,6 @@ class Certificates:
         self._settings = settings
         self._context = settings.context()
         self._grpc = self._grpc_configuration()
-        os.environ["GRPC_SSL_CIPHER_SUITES"] = _GRPC_CIPHERS
 
     def context(self) -> ssl.SSLContext:
         """For the next connection of frames or HTTP."""

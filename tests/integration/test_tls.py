@@ -22,7 +22,7 @@ DP = [sys.executable, "-P", "-m", "dataplatform_clients.cli.main"]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    return authority(tmp_path / "certs", "ana")
+    return authority(tmp_path / "certs", "ana", "bob")
 
 
 @pytest.fixture
@@ -61,6 +61,22 @@ def test_commands_over_tls(server: ServerProcess, home: Path) -> None:
     assert plain.returncode == 2
     assert b"dps://" in plain.stderr
     assert "does not speak TLS" in server.log.read_text()
+
+
+def test_a_certificate_is_worth_what_its_user_is(server: ServerProcess, home: Path) -> None:
+    own = {"ca": str(home / "ca.pem"), "cert": str(home / "bob.pem"), "key": str(home / "bob.key")}
+    with dataplatform.connect(server.address) as admin:
+        with pytest.raises(dataplatform.Denied):  # nobody knows him
+            dataplatform.connect(address_of(server), **own)
+        admin.create_user("bob")
+        admin.mkdir("/his")
+        with dataplatform.connect(address_of(server), **own) as his:
+            assert his.whoami().name == "bob"
+            admin.set_user("bob", disabled=True)
+            with pytest.raises(dataplatform.Denied):
+                his.stat("/his")
+        with pytest.raises(dataplatform.Denied):
+            dataplatform.connect(address_of(server), **own)
 
 
 def test_files_and_bulk_over_tls(server: ServerProcess, home: Path) -> None:
