@@ -39,6 +39,10 @@ RARE = {
     "System.Check": 0.05,
     "System.Status": 0.1,
     "Namespace.Watch": 0.1,
+    "Volumes.RotateKey": 0.2,  # no volume of the fuzzed server is encrypted
+    "Volumes.Lock": 0.2,
+    "Volumes.Unlock": 0.2,
+    "System.RotateMaster": 0.2,
 }
 """Methods that take long, or after which others wait for the caller: their share of calls."""
 
