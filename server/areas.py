@@ -3,7 +3,9 @@
 The client makes a memfd and says which descriptor it is (`Files.Share`); we open it in the client's
 process, as proc(5) lets us, and map it for reading. A write then names a range of it.
 
-A client is not trusted with more than its own bytes. What is opened is only looked at (O_PATH)
+A client is not trusted with more than its own bytes. A memfd belongs to the user who made it, which
+must be the one at the other end of the socket: the number of a process that has gone may be another
+one's by now, or the process may run another program. What is opened is only looked at (O_PATH)
 until it is known to be a memfd, so no device or pipe of the client's choice is ever opened. Its
 size is sealed: mapped memory that was truncated away would kill us with SIGBUS. Every range is
 checked. A client that changes bytes while they are written gets what it asked for, an extent of
@@ -28,6 +30,8 @@ from dataplatform.base.limits import MIB
 AREA_BYTES_MAX = 128 * MIB
 """Of address space; the memory is the client's."""
 
+ROOT_UID = 0
+
 _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
@@ -48,8 +52,9 @@ class Area:
         return self.view[start:end]
 
 
-def open_area(pid: int, request: pb.ShareRequest) -> Area:
-    """The area that the process `pid` shares. INVALID, DENIED: the bytes go in the requests."""
+def open_area(pid: int, uid: int, request: pb.ShareRequest) -> Area:
+    """The area that the process `pid` of this user shares. INVALID, DENIED: the bytes go in
+    the requests."""
     if not pid:
         raise Invalid("memory is shared over a Unix socket only, by a process that is seen here")
     if not request.area:
@@ -61,7 +66,7 @@ def open_area(pid: int, request: pb.ShareRequest) -> Area:
             limit_bytes=AREA_BYTES_MAX,
         )
     try:
-        descriptor = _open_memfd(f"/proc/{pid}/fd/{request.descriptor}")
+        descriptor = _open_memfd(f"/proc/{pid}/fd/{request.descriptor}", uid)
     except OSError as error:
         raise Denied("the shared area cannot be opened", reason=error.strerror) from error
     try:
@@ -70,12 +75,15 @@ def open_area(pid: int, request: pb.ShareRequest) -> Area:
         os.close(descriptor)
 
 
-def _open_memfd(link: str) -> int:
+def _open_memfd(link: str, uid: int) -> int:
     """What the link leads to, opened for reading if that is harmless."""
     found = os.open(link, os.O_PATH | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(found).st_mode):
+        status = os.fstat(found)
+        if not stat.S_ISREG(status.st_mode):
             raise Invalid("a shared area is a memfd")
+        if uid not in (status.st_uid, ROOT_UID):
+            raise Denied("the shared area is somebody else's", uid=uid)
         return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     finally:
         os.close(found)

@@ -102,7 +102,11 @@ class FramesListener:
             credential = self._credential(connection, hello)
             principal = credential.now()
             session = self._sessions.attach(
-                hello.session, principal, hello.program, connection.peer_pid
+                hello.session,
+                principal,
+                hello.program,
+                connection.peer_pid,
+                connection.peer_uid or 0,
             )
         except PlatformError as error:
             self._dispatcher.refused(origin, error)

@@ -6,6 +6,7 @@ attached to it, and for LEASE_S after the last one left or, over gRPC, after its
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ LEASE_S = 60.0
 SESSION_BYTES = 16
 SESSIONS_MAX = 100_000
 """Each costs some hundred bytes, those in their lease included."""
+SESSIONS_OWNER_MAX = SESSIONS_MAX // 2
+"""Of one owner, as all who show nothing are: others find room, whatever that one does."""
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +33,8 @@ class Session:
     program: str = ""
     pid: int = 0
     """The process behind its newest connection, if that is a Unix socket; else 0."""
+    uid: int = 0
+    """That process's user."""
     area: Area | None = None
     """Memory that it shares; while there are connections."""
     connections: int = 0
@@ -53,17 +58,23 @@ class Sessions:
         self._expired = expired
         self._left = left
         self._sessions: dict[bytes, Session] = {}
+        self._owned: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     def attach(
-        self, session_id: bytes, principal: Principal, program: str = "", pid: int = 0
+        self,
+        session_id: bytes,
+        principal: Principal,
+        program: str = "",
+        pid: int = 0,
+        uid: int = 0,
     ) -> Session:
         """A connection joins the session, which begins if it is new; without an id, a fresh one."""
         session = self._enter(session_id or self._entropy.token(SESSION_BYTES), principal, program)
         session.connections += 1
-        session.pid = pid
+        session.pid, session.uid = pid, uid
         return session
 
     def detach(self, session: Session, *, by_client: bool = False) -> None:
@@ -86,9 +97,11 @@ class Sessions:
     def run_once(self) -> int:
         """End the sessions whose lease is over; how many."""
         before_s = self._clock.monotonic() - LEASE_S
+        self._owned = +self._owned
         over = [s for s in self._sessions.values() if not s.connections and s.left_s <= before_s]
         for session in over:
             del self._sessions[session.id]
+            self._owned[session.principal.owner] -= 1
             self._expired(session.id)
         return len(over)
 
@@ -99,6 +112,9 @@ class Sessions:
                 raise Invalid("session id is not 16 bytes", length=len(session_id))
             if len(self._sessions) >= SESSIONS_MAX:
                 raise Exhausted("too many sessions", limit_sessions=SESSIONS_MAX)
+            if self._owned[principal.owner] >= SESSIONS_OWNER_MAX:
+                raise Exhausted("too many sessions of yours", limit_sessions=SESSIONS_OWNER_MAX)
+            self._owned[principal.owner] += 1
             session = Session(session_id, principal, left_s=self._clock.monotonic())
             self._sessions[session_id] = session
         elif session.principal.owner != principal.owner:

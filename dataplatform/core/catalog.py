@@ -184,8 +184,10 @@ class Catalog:
         except PlatformError:
             return f"(volume {volume_id})"
 
-    async def find_id(self, path: str) -> int:
-        """The volume mounted at a path, also if it cannot be opened. NOT_FOUND."""
+    async def find_id(self, path: str, request: Request) -> int:
+        """The volume mounted at a path, also if it cannot be opened. NOT_FOUND; DENIED to whoever
+        is no administrator, as the way there is not asked about."""
+        self._platform.guard.require_admin(request.principal, "find a closed volume", changes=False)
         wanted = "/".join(paths.split_path(path))
         wanted = "/" + wanted.removeprefix(f"{self._platform.cluster}/")
         if wanted in ("/", f"/{self._platform.cluster}"):

@@ -199,7 +199,7 @@ class Lane:
         unit.committed(ticket)
         commit = unit.commit
         self.when_durable(ticket, lambda: self._show(commit))
-        return volume.promises.committed(unit) if volume.promises else ()
+        return await volume.promises.committed(unit) if volume.promises else ()
 
     def _show(self, commit: int) -> None:
         self.durable_commit = commit

@@ -191,8 +191,17 @@ class Coordinator:
         )
         return await self._reconcile(group, member)
 
-    def leave(self, stream: int, group_name: str, member_id: str, epoch: int) -> None:
-        """What it held is free at once. Leaving twice is fine."""
+    async def leave(
+        self,
+        stream: int,
+        group_name: str,
+        member_id: str,
+        epoch: int,
+        request: Request = SYSTEM,
+    ) -> None:
+        """What it held is free at once. Leaving twice is fine. DENIED to whoever may not consume:
+        members choose their ids, so others may know them."""
+        await check_consume(self._volume, stream, request)
         group = self._groups.get((stream, group_name))
         member = group.members.get(member_id) if group is not None else None
         if group is not None and member is not None and epoch >= member.joined_epoch:

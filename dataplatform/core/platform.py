@@ -366,6 +366,9 @@ class Platform:
                 )
             except BaseException as error:
                 self.release(node.volume)
+                if keeper is not None:
+                    keeper.denied(volume, inode)
+                    keeper.denied(node.volume.id, node.inode.number)
                 if isinstance(error, Denied) and path:
                     error.facts.setdefault("path", path)
                 raise
@@ -440,8 +443,10 @@ class Platform:
             if keeper is not None:
                 await keeper.keep(held, inode)
             found = await held.find(inode)
-        except BaseException:
+        except BaseException as error:
             self.release(held)
+            if keeper is not None and isinstance(error, Denied):
+                keeper.denied(volume_id, inode)
             raise
         if found is not None:
             return Node(held, found)
@@ -538,6 +543,8 @@ class Platform:
             if reach and isinstance(error, PlatformError):
                 return held, paths.Place(0, b"", 0, 0)
             self.release(held)
+            if keeper is not None and isinstance(error, Denied):
+                keeper.denied(volume_id, inode)
             if isinstance(error, Denied) and path:
                 error.facts["path"] = path
             if isinstance(error, NotFound) and path:

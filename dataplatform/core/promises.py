@@ -14,6 +14,9 @@ until it has acknowledged. What it asked a directory about is promised with the 
   everything is over, as does one that nobody knows here, after a restart.
 - A file whose last name goes lives on until every other keeper of it has acknowledged that: before
   it does so it opens what it has in use (`holds`).
+- Being told is no way to see more: whoever was denied something is promised nothing, and names that
+  came or went are told to those who may list the directory; others hear that everything is over.
+- Nobody in particular makes nobody wait: an anonymous keeper is told, and not waited for.
 
 Waiting happens outside of the lane. Two keepers may wait for each other's acknowledgement while
 they change things themselves, because acknowledging needs nothing that a change holds.
@@ -28,8 +31,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..base.clock import Clock
-from ..base.errors import Unavailable
+from ..base.errors import PlatformError, Unavailable
 from ..keyspace import keys
+from .access.verbs import Verb
+from .principals import NOBODY, SYSTEM_PRINCIPAL, Principal
 from .signals import Signal
 
 if TYPE_CHECKING:
@@ -93,6 +98,9 @@ class News(NamedTuple):
     everything: bool
 
 
+Blind = frozenset[tuple[bytes, int]]
+"""(session, directory): who may not be told names of which."""
+
 Told = Sequence[tuple["Keeper", int]]
 """Whose acknowledgement of what a change waits for."""
 
@@ -139,6 +147,7 @@ class Keeper:
         "kept",
         "news",
         "over",
+        "principal",
         "report",
         "sequence",
         "session",
@@ -146,8 +155,15 @@ class Keeper:
         "unlinked",
     )
 
-    def __init__(self, session: bytes, now_s: float, sequence: int) -> None:
+    def __init__(
+        self,
+        session: bytes,
+        now_s: float,
+        sequence: int,
+        principal: Principal = SYSTEM_PRINCIPAL,
+    ) -> None:
         self.session = session
+        self.principal = principal  # who watched last
         self.asked_s = now_s  # when it watched last
         self.sequence = sequence  # of what it was told last; grows over all lives of the session
         self.acknowledged = sequence
@@ -158,7 +174,7 @@ class Keeper:
         self.news = Signal()
         self.report: Any = None  # what it last said of itself, for people
         self.over = False  # nobody answers for it any more
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[int, float, asyncio.Future[None]]] = deque()
 
     # ---- making promises
 
@@ -184,6 +200,12 @@ class Keeper:
 
     def keeps(self, volume: int, inode: int) -> bool:
         return _key(volume, inode) in self.kept
+
+    def denied(self, volume: int, inode: int) -> None:
+        """It asked about this, and was denied an answer: nothing of it is promised. Whoever may do
+        everything was denied it for somebody else."""
+        if not self.principal.is_free and self.keeps(volume, inode):
+            self.tell(_key(volume, inode), Effect())
 
     # ---- telling
 
@@ -239,7 +261,7 @@ class Keeper:
         if self.everything <= sequence:
             self.everything = 0
         while self._waiting and self._waiting[0][0] <= sequence:
-            _wake(self._waiting.popleft()[1])
+            _wake(self._waiting.popleft()[2])
 
     def find_news(self) -> News | None:
         """What it has not acknowledged, from the oldest on; None if there is nothing."""
@@ -259,26 +281,33 @@ class Keeper:
     # ---- waiting for it
 
     def is_late(self, now_s: float) -> bool:
-        return now_s - self.asked_s >= LEASE_S
+        """It did not ask for a lease; or it asks and asks, and does not acknowledge."""
+        if now_s - self.asked_s >= LEASE_S:
+            return True
+        return bool(self._waiting) and now_s - self._waiting[0][1] >= 2 * LEASE_S
 
     @property
     def is_awaited(self) -> bool:
         return bool(self._waiting)
 
-    async def wait(self, sequence: int) -> None:
+    @property
+    def is_somebody(self) -> bool:
+        return self.principal.uid != NOBODY
+
+    async def wait(self, sequence: int, now_s: float) -> None:
         """Until it has acknowledged so much, or need not any more."""
         if self.over or self.acknowledged >= sequence:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._waiting and self._waiting[-1][0] > sequence:  # a retry, after others
             sequence = self._waiting[-1][0]
-        self._waiting.append((sequence, waiter))
+        self._waiting.append((sequence, now_s, waiter))
         await waiter
 
     def release(self, wake: Callable[[asyncio.Future[None]], None] | None = None) -> None:
         """Nobody waits for it any more."""
         waiting, self._waiting = self._waiting, deque()
-        for _, waiter in waiting:
+        for _, _, waiter in waiting:
             (wake or _wake)(waiter)
 
 
@@ -301,7 +330,14 @@ class Promises:
         return self.keepers.get(session)
 
     async def watch(
-        self, session: bytes, *, begin: bool, acknowledged: int, wait_s: float, report: Any = None
+        self,
+        session: bytes,
+        *,
+        begin: bool,
+        acknowledged: int,
+        wait_s: float,
+        report: Any = None,
+        principal: Principal = SYSTEM_PRINCIPAL,
     ) -> News:
         """Acknowledge, and hear what there is to hear; waits for it, but no more than half a lease.
 
@@ -309,6 +345,7 @@ class Promises:
         already it is told that everything is over, and so is one that was late.
         """
         keeper = self._asked(session, begin, acknowledged)
+        keeper.principal = principal
         if report is not None:
             keeper.report = report
         news = keeper.find_news()
@@ -373,14 +410,15 @@ class Promises:
         """Those to whom a change that the session makes may be news."""
         return [k for k in self.keepers.values() if k.kept and k.session != session]
 
-    def committed(self, unit: Unit) -> Told:
+    async def committed(self, unit: Unit) -> Told:
         """Tell whoever keeps what the unit changed."""
         if unit.changes_rules:
             return self._end_everything(unit.request.caller)
         others = self.others(unit.request.caller)
         if not others or unit.quiet or unit.told_before:
             return ()
-        return self._tell(others, unit.volume.id, effects_of(unit))
+        effects = effects_of(unit)
+        return self._tell(others, unit.volume.id, effects, await _blind(others, unit, effects))
 
     def _end_everything(self, session: bytes | None) -> Told:
         """For all keepers; the one whose change it is waits for nobody but the others."""
@@ -391,7 +429,7 @@ class Promises:
                 self._expire(keeper)
                 continue
             keeper.end_everything()
-            if keeper.session != session:
+            if keeper.session != session and keeper.is_somebody:
                 told.append((keeper, keeper.sequence))
         return told
 
@@ -400,7 +438,13 @@ class Promises:
         others = self.others(session)
         return self._tell(others, volume, {inode: Effect(data=True)}) if others else ()
 
-    def _tell(self, others: Iterable[Keeper], volume: int, effects: Mapping[int, Effect]) -> Told:
+    def _tell(
+        self,
+        others: Iterable[Keeper],
+        volume: int,
+        effects: Mapping[int, Effect],
+        blind: Blind = frozenset(),
+    ) -> Told:
         now_s = self._clock.monotonic()
         told = []
         for keeper in others:
@@ -411,10 +455,15 @@ class Promises:
                 self._expire(keeper)
                 continue
             for number in mine:
-                if _key(volume, number) in keeper.kept:  # not if everything ended meanwhile
+                if _key(volume, number) not in keeper.kept:
+                    continue  # everything ended meanwhile
+                if (keeper.session, number) in blind:
+                    keeper.end_everything()
+                else:
                     keeper.tell(_key(volume, number), effects[number])
             self.broken_count += len(mine)
-            told.append((keeper, keeper.sequence))
+            if keeper.is_somebody:
+                told.append((keeper, keeper.sequence))
         return told
 
     def outstanding(self, session: bytes | None) -> Told:
@@ -430,7 +479,7 @@ class Promises:
         for keeper, sequence in told:
             if self._closed:
                 raise _stopping()
-            await keeper.wait(sequence)
+            await keeper.wait(sequence, self._clock.monotonic())
 
     def is_kept(self, volume: int, inode: int, session: bytes | None) -> bool:
         """Whether somebody other than the session keeps it."""
@@ -468,6 +517,25 @@ class Promises:
             "broken": self.broken_count,
             "late": self.late_count,
         }
+
+
+async def _blind(keepers: Iterable[Keeper], unit: Unit, effects: Mapping[int, Effect]) -> Blind:
+    """Which of them may not see the names in the directories where names came or went."""
+    volume = unit.volume
+    found: set[tuple[bytes, int]] = set()
+    for keeper in keepers:
+        if keeper.principal.is_free:
+            continue
+        for number, effect in effects.items():
+            if not effect.names or _key(volume.id, number) not in keeper.kept:
+                continue
+            try:
+                sees = await volume.guard.may(keeper.principal, volume, number, Verb.LIST)
+            except PlatformError:
+                sees = False  # it is gone, or cannot be read
+            if not sees:
+                found.add((keeper.session, number))
+    return frozenset(found)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
+from dataplatform.base.errors import Invalid
+from dataplatform.base.limits import KIB
 from dataplatform.core.promises import LEASE_S, Broken
 
 from ..dispatch import Call, rpc
+
+REPORT_BYTES_MAX = 16 * KIB
+"""It is kept as long as the session: two paths, and numbers."""
 
 
 @rpc("Namespace.Watch")
@@ -15,6 +20,8 @@ async def watch(call: Call, message: pb.WatchRequest, data: Any) -> pb.WatchRepl
     report = None
     if message.HasField("report"):
         report = message.report
+        if report.ByteSize() > REPORT_BYTES_MAX:
+            raise Invalid("a mount's report is too long", bytes_max=REPORT_BYTES_MAX)
         report.session = call.session.id.hex()
     news = await call.platform.promises.watch(
         call.session.id,
@@ -22,6 +29,7 @@ async def watch(call: Call, message: pb.WatchRequest, data: Any) -> pb.WatchRepl
         acknowledged=message.acknowledged,
         wait_s=message.wait_ms / 1000,
         report=report,
+        principal=call.principal,
     )
     return pb.WatchReply(
         sequence=news.sequence,

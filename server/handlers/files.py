@@ -76,6 +76,7 @@ def _appended(
 async def write(call: Call, message: pb.WriteRequest, data: Any) -> pb.WriteReply:
     volume, number = await call.reference(message.target)
     if call.keeper is not None:
+        await files.check_writable(volume, call.asker, number)
         # Until it is durable it is kept, to be sent again: not over what others wrote since.
         await call.keeper.keep(volume, number)
     durable = call.durable(message, customary=False)
@@ -141,7 +142,7 @@ async def sync(call: Call, message: pb.SyncRequest, data: Any) -> pb.SyncReply:
 
 @rpc("Files.Share")
 async def share(call: Call, message: pb.ShareRequest, data: Any) -> pb.Empty:
-    call.session.area = open_area(call.session.pid, message)
+    call.session.area = open_area(call.session.pid, call.session.uid, message)
     return pb.Empty()
 
 

@@ -50,7 +50,7 @@ async def heartbeat(call: Call, message: pb.HeartbeatRequest, data: Any) -> pb.M
     node = await stream_node(call, message.stream)
     coordinator, stream = node.volume.groups, node.inode.number
     if message.leave:
-        coordinator.leave(stream, message.group, message.member, message.epoch)
+        await coordinator.leave(stream, message.group, message.member, message.epoch, call.ask())
         return pb.MembershipReply(member=message.member, epoch=message.epoch)
     membership = await coordinator.heartbeat(
         stream,

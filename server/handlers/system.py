@@ -35,7 +35,7 @@ async def status(call: Call, message: pb.Empty, data: Any) -> pb.StatusReply:
     )
     if not call.principal.is_admin or call.principal.roots:
         for volume in reply.volumes:
-            volume.path = ""
+            volume.path = volume.audit_topic = ""  # the topic is called as the path
             volume.state = volume.state.partition(":")[0]
         return reply
     reply.MergeFrom(_for_administrators(call))

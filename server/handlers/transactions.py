@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
@@ -54,10 +55,8 @@ async def _node(
     unit: Unit, base: int, target: pb.Target, kind: Kind | None = None, *, follow: bool = True
 ) -> Inode:
     """What a target names in the transaction. INVALID if it lies elsewhere or is another kind."""
-    if target.inode:
-        if target.volume != unit.volume.id:
-            raise Invalid("a transaction stays within one volume", errno=18)
-        base = target.inode
+    _same_volume(unit, target)
+    base = target.inode or base
     inode = (
         await resolve(unit, base, target.path, follow=follow)
         if target.path
@@ -68,7 +67,13 @@ async def _node(
     return inode
 
 
+def _same_volume(unit: Unit, target: pb.Target) -> None:
+    if target.inode and target.volume != unit.volume.id:
+        raise Invalid("a transaction stays within one volume", errno=errno.EXDEV)
+
+
 async def _name(unit: Unit, base: int, target: pb.Target) -> tuple[int, str, tuple[str, ...]]:
+    _same_volume(unit, target)
     return await resolve_name(unit, target.inode or base, target.path)
 
 

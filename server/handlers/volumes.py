@@ -90,13 +90,13 @@ async def _locked(call: Call, message: pb.VolumeRequest, volume: Any, stored: in
 
 @rpc("Volumes.Lock", answer=_locked)
 async def lock(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInfo:
-    volume_id = await call.platform.catalog.find_id(message.target.path)
+    volume_id = await call.platform.catalog.find_id(message.target.path, call.request(message))
     await encryption.lock(call.platform, call.request(message), volume_id)
     return await _locked(call, message, None, volume_id)
 
 
 @rpc("Volumes.Unlock", answer=_locked)
 async def unlock(call: Call, message: pb.VolumeRequest, data: Any) -> pb.VolumeInfo:
-    volume_id = await call.platform.catalog.find_id(message.target.path)
+    volume_id = await call.platform.catalog.find_id(message.target.path, call.request(message))
     await encryption.unlock(call.platform, call.request(message), volume_id)
     return await _locked(call, message, None, volume_id)

@@ -301,7 +301,7 @@ async def test_a_locked_volume_is_closed_to_everybody(world: World) -> None:
             await world.platform.locate("/v/f")
         listed = {d.path: d.state for d in await world.platform.catalog.list()}
         assert listed == {"/": "ready", "/v": "locked"}
-        assert await world.platform.catalog.find_id("/v/") == number
+        assert await world.platform.catalog.find_id("/v/", SYSTEM) == number
         await world.restart()
     await encryption.unlock(world.platform, SYSTEM, number)
     world.platform.end_session(b"s" * 16)

@@ -199,8 +199,8 @@ async def test_leaving_and_expiring_free_at_once() -> None:
         for client in (a, b, c) * 3:
             await client.beat()
         assert sorted(numbers(a) + numbers(b) + numbers(c)) == [0, 1, 2, 3]
-        volume.groups.leave(stream, "g", "a", a.last.epoch)
-        volume.groups.leave(stream, "g", "a", a.last.epoch)
+        await volume.groups.leave(stream, "g", "a", a.last.epoch)
+        await volume.groups.leave(stream, "g", "a", a.last.epoch)
         for client in (b, c) * 2:
             await client.beat()
         assert sorted(numbers(b) + numbers(c)) == [0, 1, 2, 3]
@@ -296,7 +296,7 @@ async def test_never_two_at_once_whatever_happens(seed: int) -> None:
                     client.works_on = set()
                     await client.join(session_timeout_ms=10_000)
                 elif move < 0.05:
-                    volume.groups.leave(stream, "g", client.name, client.last.epoch)
+                    await volume.groups.leave(stream, "g", client.name, client.last.epoch)
                     client.works_on = set()
                     del alive[client]
                     continue
@@ -409,7 +409,7 @@ async def test_commits_of_members_are_fenced() -> None:
         with pytest.raises(Stale):
             await commit(volume, stream, ("x", 0, 9), member="a", epoch=a.last.epoch + 1000)
         # What comes back to a is not what it once held.
-        volume.groups.leave(stream, "g", "b", b.last.epoch)
+        await volume.groups.leave(stream, "g", "b", b.last.epoch)
         await a.beat()
         assert numbers(a) == [0, 1, 2, 3]
         with pytest.raises(Stale):
@@ -431,7 +431,7 @@ async def test_a_group_is_deleted_when_nobody_is_in_it() -> None:
         await a.join()
         with pytest.raises(Conflict):
             await delete("g")
-        volume.groups.leave(stream, "g", "a", a.last.epoch)
+        await volume.groups.leave(stream, "g", "a", a.last.epoch)
         await delete("g")
         with pytest.raises(NotFound):
             await delete("g")

@@ -256,6 +256,22 @@ async def test_nobody_waits_longer_than_the_lease(tmp_path: Path) -> None:
         await change
 
 
+async def test_who_asks_and_does_not_acknowledge_is_late(tmp_path: Path) -> None:
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, _):
+        cache = await Cache(driver).begin()
+        await driver.create("/f")
+        await cache.stat("/f")
+        change = await under_way(driver.chmod("/f", 0o600))
+        for _ in range(3):
+            assert not change.done()
+            place.clock.advance(LEASE_S - 1.0)
+            assert (await cache.watch()).broken or cache.keeper.everything
+        driver.platform.promises.run_once()
+        await change
+        assert (await cache.watch()).everything
+
+
 async def test_a_late_one_is_not_waited_for_at_all(tmp_path: Path) -> None:
     place = Place("memory", tmp_path)
     async with at_work(place) as (driver, _):

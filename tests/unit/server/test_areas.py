@@ -39,7 +39,7 @@ def ask(descriptor: int, size: int = SIZE, area: int = 1) -> pb.ShareRequest:
 
 
 def test_the_memory_is_the_clients(descriptor: int) -> None:
-    area = open_area(os.getpid(), ask(descriptor))
+    area = open_area(os.getpid(), os.getuid(), ask(descriptor))
     os.pwrite(descriptor, b"written later", 1000)
     os.close(os.dup(descriptor))
     assert area.part(1000, 13) == b"written later"
@@ -51,7 +51,7 @@ def test_the_memory_is_the_clients(descriptor: int) -> None:
 
 
 def test_ranges_stay_within_it(descriptor: int) -> None:
-    area = open_area(os.getpid(), ask(descriptor))
+    area = open_area(os.getpid(), os.getuid(), ask(descriptor))
     assert len(area.part(0, SIZE)) == SIZE
     assert len(area.part(SIZE, 0)) == 0
     for start, length in ((0, SIZE + 1), (SIZE, 1), (2**64 - 1, 2), (2**63, 0)):
@@ -77,7 +77,7 @@ def test_only_memory_whose_size_is_sealed_is_mapped(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for name, descriptor in found.items():
         with pytest.raises(Invalid):
-            print(name, open_area(os.getpid(), ask(descriptor)))  # noqa: T201
+            print(name, open_area(os.getpid(), os.getuid(), ask(descriptor)))  # noqa: T201
     assert len(os.listdir("/proc/self/fd")) == before
     for descriptor in found.values():
         os.close(descriptor)
@@ -85,9 +85,9 @@ def test_only_memory_whose_size_is_sealed_is_mapped(tmp_path: Path) -> None:
 
 def test_what_cannot_be_opened_is_denied(descriptor: int) -> None:
     with pytest.raises(Denied):
-        open_area(os.getpid(), ask(999_999))
+        open_area(os.getpid(), os.getuid(), ask(999_999))
     with pytest.raises(Denied):
-        open_area(2**22 + 1, ask(descriptor))  # no such process
+        open_area(2**22 + 1, os.getuid(), ask(descriptor))  # no such process
     for pid, request in (
         (0, ask(descriptor)),
         (os.getpid(), ask(descriptor, area=0)),
@@ -95,7 +95,7 @@ def test_what_cannot_be_opened_is_denied(descriptor: int) -> None:
         (os.getpid(), ask(descriptor, size=AREA_BYTES_MAX + 1)),
     ):
         with pytest.raises(Invalid):
-            open_area(pid, request)
+            open_area(pid, os.getuid(), request)
 
 
 async def call(connection: AsyncConnection, name: str, message: Any, data: bytes = b"") -> Any:

@@ -1,0 +1,211 @@
+"""Attacks through the methods: what somebody without the right gets to know, or makes others wait
+for, by ways that no single method is about."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from dataplatform.api import platform_pb2 as pb
+from dataplatform.base.clock import ManualClock, SystemEntropy
+from dataplatform.base.errors import Denied, Exhausted, Invalid, NotFound, PlatformError
+from dataplatform_server.areas import open_area
+from dataplatform_server.sessions import Sessions
+from tests.rights import ANA, ANYBODY, EVE, ROOT, Core
+from tests.sharing import memfd
+
+
+def in_core(test: Callable[[Core], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    async def run() -> None:
+        core = await Core.start()
+        try:
+            await test(core)
+        finally:
+            await core.close()
+
+    run.__doc__ = test.__doc__
+    return run
+
+
+def itself(node: pb.Node, name: str = "") -> pb.Target:
+    return pb.Target(volume=node.volume, inode=node.inode, path=name)
+
+
+class Spy:
+    """Somebody who has himself told what changes, as a mount does."""
+
+    def __init__(self, core: Core, who: Any) -> None:
+        self.core, self.who = core, who
+        self.acknowledged = 0
+        self.heard: list[pb.WatchReply] = []
+
+    async def ask(self, target: pb.Target, expected: type[PlatformError] | None) -> None:
+        asking = self.core.call(self.who, "Namespace.Stat", pb.StatRequest(target=target))
+        if expected is None:
+            await asking
+        else:
+            with pytest.raises(expected):
+                await asking
+
+    async def watch(self, *, begin: bool = False) -> pb.WatchReply:
+        message = pb.WatchRequest(begin=begin, acknowledged=self.acknowledged)
+        reply: pb.WatchReply = await self.core.call(self.who, "Namespace.Watch", message)
+        self.acknowledged = reply.sequence
+        self.heard.append(reply)
+        return reply
+
+    async def hears(self, change: Coroutine[Any, Any, Any]) -> str:
+        """Everything that it is told while the change is made."""
+        self.heard.clear()
+        task = asyncio.ensure_future(change)
+        while not task.done():
+            await asyncio.sleep(0)
+            await self.watch()
+        await task
+        await self.watch()
+        return str(self.heard)
+
+
+@in_core
+async def test_a_guessed_number_is_not_watched(core: Core) -> None:
+    """A promise is made before a verdict: it ends with the verdict."""
+    private = await core.make_directory("/private", 0o700)
+    file = await core.make("/private/file", 0o644)
+    spy = Spy(core, EVE)
+    await spy.watch(begin=True)
+    for name in ("x", "file", "x/y"):
+        await spy.ask(itself(private, name), Denied)
+    await spy.ask(itself(file), Denied)
+    keeper = core.platform.promises.find(core.attachment(EVE).session.id)
+    assert keeper is not None
+    assert not keeper.kept
+    with pytest.raises(Denied):
+        await core.call(EVE, "Files.Write", pb.WriteRequest(target=itself(file)), b"x")
+    assert not keeper.kept
+    assert "secret" not in await spy.hears(core.make("/private/secret", 0o600))
+
+
+@in_core
+async def test_names_are_told_to_who_may_list_them(core: Core) -> None:
+    shared = await core.make_directory("/shared", 0o755)
+    drop = await core.make_directory("/drop", 0o711)
+    spy = Spy(core, EVE)
+    await spy.watch(begin=True)
+    await spy.ask(itself(shared, "x"), NotFound)
+    assert "known" in await spy.hears(core.make("/shared/known", 0o600))
+    await spy.ask(itself(drop, "x"), NotFound)
+    heard = await spy.hears(core.make("/drop/secret", 0o600))
+    assert "secret" not in heard
+    assert "everything" in heard  # which its caches must drop, all the same
+
+
+@in_core
+async def test_names_are_not_told_after_a_right_is_withdrawn(core: Core) -> None:
+    shared = await core.make_directory("/shared", 0o755)
+    spy = Spy(core, EVE)
+    await spy.watch(begin=True)
+    await spy.ask(itself(shared, "x"), NotFound)
+    withdrawal = pb.SetAttributesRequest(target=itself(shared), mode=0o700)
+    await spy.hears(core.call(ROOT, "Namespace.SetAttributes", withdrawal))
+    assert "secret" not in await spy.hears(core.make("/shared/secret", 0o600))
+
+
+@in_core
+async def test_nobody_waits_for_nobody_in_particular(core: Core) -> None:
+    shared = await core.make_directory("/shared", 0o755)
+    spy = Spy(core, ANYBODY)
+    await spy.watch(begin=True)
+    await spy.ask(itself(shared, "x"), NotFound)
+    await asyncio.wait_for(core.make("/shared/x", 0o644), 5.0)
+    assert "everything" in str(await spy.watch()) or spy.heard[-1].broken
+
+
+@in_core
+async def test_what_a_mount_says_of_itself_is_short(core: Core) -> None:
+    report = pb.MountReport(mountpoint="x" * 20_000)
+    with pytest.raises(Invalid, match="too long"):
+        await core.call(EVE, "Namespace.Watch", pb.WatchRequest(begin=True, report=report))
+    assert not core.platform.promises.reports()
+
+
+@in_core
+async def test_the_status_tells_others_no_path(core: Core) -> None:
+    hidden = await core.make_directory("/hidden", 0o700)
+    request = pb.VolumeRequest(target=itself(hidden, "merger"))
+    request.settings.audit = "changes"
+    await core.call(ROOT, "Volumes.Create", request)
+    assert "merger" in str(await core.call(ROOT, "System.Status", pb.Empty()))
+    for who in (ANA, ANYBODY):
+        assert "hidden" not in str(await core.call(who, "System.Status", pb.Empty()))
+
+
+@in_core
+async def test_locking_does_not_tell_what_there_is(core: Core) -> None:
+    hidden = await core.make_directory("/hidden", 0o700)
+    await core.call(ROOT, "Volumes.Create", pb.VolumeRequest(target=itself(hidden, "merger")))
+    for method in ("Volumes.Lock", "Volumes.Unlock"):
+        said = set()
+        for path in ("/hidden/merger", "/hidden/other", "/nothing"):
+            with pytest.raises(PlatformError) as refused:
+                await core.call(EVE, method, pb.VolumeRequest(target=pb.Target(path=path)))
+            said.add((refused.value.kind, refused.value.message))
+        assert len(said) == 1
+
+
+@in_core
+async def test_members_are_thrown_out_by_themselves_alone(core: Core) -> None:
+    stream = await core.make("/s", 0o711, kind=pb.STREAM)
+    topic = pb.TopicRequest(stream=itself(stream), topic="t", partitions=1)
+    await core.call(ROOT, "Streams.CreateTopic", topic)
+    joining = pb.JoinGroupRequest(stream=itself(stream), group="g", member="worker-1", topics=["t"])
+    joined = await core.call(ROOT, "Groups.Join", joining)
+    leaving = pb.HeartbeatRequest(
+        stream=itself(stream), group="g", member="worker-1", epoch=2**62, leave=True
+    )
+    with pytest.raises(Denied):
+        await core.call(EVE, "Groups.Heartbeat", leaving)
+    beat = pb.HeartbeatRequest(
+        stream=itself(stream), group="g", member="worker-1", epoch=joined.epoch
+    )
+    assert (await core.call(ROOT, "Groups.Heartbeat", beat)).member == "worker-1"
+
+
+@in_core
+async def test_a_transaction_takes_no_number_of_another_volume_for_its_own(core: Core) -> None:
+    other = await core.call(ROOT, "Volumes.Create", pb.VolumeRequest(target=pb.Target(path="/v")))
+    directory = await core.make_directory("/d", 0o755)
+    step = pb.TransactionRequest.Operation()
+    step.create.target.CopyFrom(pb.Target(volume=other.volume, inode=directory.inode, path="f"))
+    step.create.kind = pb.FILE
+    request = pb.TransactionRequest(base=pb.Target(path="/"), operations=[step])
+    with pytest.raises(Invalid, match="one volume"):
+        await core.call(ROOT, "Transactions.Commit", request)
+
+
+def test_one_owner_does_not_take_all_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataplatform_server.sessions.SESSIONS_OWNER_MAX", 5)
+    clock = ManualClock()
+    sessions = Sessions(clock, SystemEntropy(), lambda session: None)
+    for _ in range(5):
+        sessions.touch(os.urandom(16), ANYBODY)
+    with pytest.raises(Exhausted, match="of yours"):
+        sessions.touch(os.urandom(16), ANYBODY)
+    sessions.touch(os.urandom(16), ANA)
+    clock.advance(61.0)
+    assert sessions.run_once() == 6
+    sessions.touch(os.urandom(16), ANYBODY)
+
+
+def test_memory_of_another_user_is_not_shared() -> None:
+    """As when the number of a process that has gone belongs to somebody else's by now."""
+    descriptor = memfd(4096)
+    try:
+        request = pb.ShareRequest(area=1, descriptor=descriptor, size=4096)
+        with pytest.raises(Denied, match="somebody else"):
+            open_area(os.getpid(), os.getuid() + 1, request)
+    finally:
+        os.close(descriptor)
