@@ -41,10 +41,13 @@ logger = logging.getLogger(__name__)
 
 PROGRAM = "dp-server"
 
+OURS_ALONE = 0o077
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code, which follows the error's kind."""
     options = _parser().parse_args(arguments)
+    os.umask(OURS_ALONE)  # whatever we write is for nobody else to read: data, logs of the engine
     variable = take_variable()
     try:
         if options.command == "check":

@@ -23,6 +23,7 @@ def write_ready_file(path: Path, text: str) -> None:
     """Whole or not at all: who waits for the file may read it as soon as it is there."""
     part = path.with_name(path.name + ".part")
     part.write_text(text + "\n")
+    part.chmod(0o644)  # others may wait for it, and it tells no secret
     part.replace(path)
 
 

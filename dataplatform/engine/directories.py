@@ -160,7 +160,8 @@ class DataDirectory:
         if not file.exists():
             write_whole(file, formats.describe(engine))
         formats.check(file.read_bytes(), engine, str(self.path))
-        self._volumes.mkdir(mode=0o700, exist_ok=True)  # who may read what is not the disk's to say
+        self._volumes.mkdir(exist_ok=True)
+        self._volumes.chmod(0o700)  # who may read what is not the disk's to say
         for entry in self._volumes.iterdir():
             if entry.suffix in (NEW, OLD):
                 remove_tree(entry)

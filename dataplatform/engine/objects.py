@@ -12,6 +12,7 @@ again. The database, not this store, decides whose commits count.
 from __future__ import annotations
 
 import contextlib
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -147,8 +148,15 @@ def _store(url: str) -> ObjectStore:
     if url.startswith("memory:"):
         return MemoryStore()
     if url.startswith("file:"):
+        _make_private(Path(unquote(urlsplit(url).path)) / "volumes")
         return from_url(url, mkdir=True, automatic_cleanup=True)
     return from_url(url)
+
+
+def _make_private(volumes: Path) -> None:
+    """Who may read what is not the disk's to say, also of what was stored with other modes."""
+    if volumes.is_dir() and stat.S_IMODE(volumes.stat().st_mode) & 0o077:
+        volumes.chmod(0o700)
 
 
 class _Buffer:
