@@ -51,6 +51,12 @@ log = logging.getLogger(__name__)
 
 COMPRESSIONS = ("none", "lz4")
 
+LIMITS = (
+    *("quota_bytes", "quota_entries", "advisory_bytes", "advisory_entries"),
+    *("iops", "bandwidth", "audit", "audit_ttl_ms"),
+)
+"""Settings that administrators alone make."""
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
@@ -273,6 +279,7 @@ class Catalog:
             await unit.search(directory)
             parent = await namespace.directory_of(unit, directory)
             await owners.check_create(unit, parent, Kind.DIRECTORY, is_junction=True)
+            await self._check_limits(unit, directory, settings)
             return directory, unit.new_inode_number()
 
         directory, junction = await at.volume.run(request.step, parents, durable=False)
@@ -320,6 +327,15 @@ class Catalog:
             raise
         await self._finish(root, request, volume_id)
         return volume_id
+
+    async def _check_limits(self, unit: Unit, directory: int, settings: VolumeSettings) -> None:
+        """DENIED to whoever is no administrator and says what a volume may use, or leaves a quota
+        behind: what a volume holds does not count for what it is mounted in."""
+        quotas, above = unit.volume.quotas, unit.volume.settings
+        is_limited = any(getattr(settings, name) for name in LIMITS)
+        is_limited = is_limited or bool(above.quota_bytes or above.quota_entries)
+        if is_limited or len(await quotas.chain(directory, unit)) > 1:
+            self._platform.guard.require_admin(unit.request.principal, "limits of a volume")
 
     async def _finish(self, root: Volume, request: Request, volume_id: int) -> None:
         async def ready(unit: Unit) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dataplatform.api import platform_pb2 as pb
+from dataplatform.api.methods import METHODS
 from dataplatform.base.clock import ManualClock, SystemEntropy
 from dataplatform.base.errors import Denied, Exhausted, Invalid, NotFound, PlatformError
 from dataplatform_server.areas import open_area
@@ -209,3 +210,35 @@ def test_memory_of_another_user_is_not_shared() -> None:
             open_area(os.getpid(), os.getuid() + 1, request)
     finally:
         os.close(descriptor)
+
+
+@in_core
+async def test_a_quota_is_not_left_behind_by_a_volume(core: Core) -> None:
+    """What a volume holds counts for itself alone: whoever has a quota makes none below it."""
+    await core.make_directory("/ana", 0o755, ANA)
+    making = pb.VolumeRequest(target=pb.Target(path="/ana/v"))
+    making.settings.audit = "all"
+    with pytest.raises(Denied):
+        await core.call(ANA, "Volumes.Create", making)
+    quota = pb.QuotaRequest(target=pb.Target(path="/ana"))
+    quota.limits.quota_bytes = 1000
+    await core.call(ROOT, "Quotas.Set", quota)
+    making = pb.VolumeRequest(target=pb.Target(path="/ana/d/v"))
+    with pytest.raises(Denied):
+        await core.call(ANA, "Volumes.Create", making)
+    await core.call(ROOT, "Volumes.Create", making)
+
+
+def test_no_request_names_stored_bytes() -> None:
+    """Segments and extents are named by replies alone: there is no asking for deleted bytes."""
+    seen: set[str] = set()
+    todo = [method.request.DESCRIPTOR for method in METHODS.values()]
+    while todo:
+        message = todo.pop()
+        if message.full_name in seen:
+            continue
+        seen.add(message.full_name)
+        for field in message.fields:
+            assert not any(word in field.name for word in ("segment", "extent", "skip"))
+            if field.message_type is not None:
+                todo.append(field.message_type)
