@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -110,7 +111,10 @@ def _measure(plan: Plan, *, is_json: bool, is_markdown: bool) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     rows = []
     try:
-        for result in campaigns.run(plan, *connections.chosen(), _Teller()):
+        server, token, token_file = connections.chosen()
+        if token_file:
+            os.environ["DP_TOKEN_FILE"] = token_file  # for the drivers' processes
+        for result in campaigns.run(plan, server, token, _Teller()):
             if is_json:
                 outputs.json_line(results.as_json(result))
                 outputs.flush()

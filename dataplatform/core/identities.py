@@ -37,7 +37,7 @@ from ..keyspace.records import (
     TokenRecord,
     UserRecord,
 )
-from .principals import NOBODY, Principal
+from .principals import NOBODY, OVERFLOW, Principal
 from .tokens import SECRET_BYTES, SigningKey, refused, verify
 from .units import SYSTEM, Request, Unit
 
@@ -315,7 +315,7 @@ class Identities:
     def _uid_for(self, name: str, uid: int | None, is_admin: bool) -> int:
         if uid is None:
             uid = self.accounts.uid_of(name)
-            if uid is None or uid == NOBODY or uid in self._names:
+            if uid is None or uid == OVERFLOW or uid in self._names:
                 taken = self._names.keys()
                 return _free(lambda n: n in taken or self.accounts.has_uid(n))
         _check_number(uid, "uid")
@@ -416,7 +416,7 @@ class Identities:
         taken = {group.gid: other for other, group in self._groups.items()}
         if gid is None:
             gid = self.accounts.gid_of(name)
-            if gid is None or gid == NOBODY or gid in taken:
+            if gid is None or gid == OVERFLOW or gid in taken:
                 return _free(lambda n: n in taken or self.accounts.has_gid(n))
         _check_number(gid, "gid")
         if gid in taken:
@@ -691,13 +691,13 @@ def _check_name(name: str, what: str = "user") -> None:
 
 
 def _check_number(number: int, what: str) -> None:
-    if not 0 <= number <= NUMBER_MAX or number == NOBODY:
+    if not 0 <= number <= NUMBER_MAX or number == OVERFLOW:
         raise Invalid(f"this cannot be a {what}", **{what: number})
 
 
 def _free(is_taken: Callable[[int], bool]) -> int:
     number = FIRST_FREE
-    while number == NOBODY or is_taken(number):
+    while number == OVERFLOW or is_taken(number):
         number += 1
     return number
 

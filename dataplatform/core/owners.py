@@ -14,7 +14,7 @@ from ..base.errors import Denied
 from ..keyspace.records import Entry, Inode, Kind
 from .access.rules import rules_below
 from .access.verbs import REACH, Verb
-from .principals import NOBODY, Principal
+from .principals import NOBODY, OVERFLOW, Principal
 from .units import Unit
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def of_new(
     set-group-id directory gives its group on, as on Linux and BSD."""
     uid, gid = wanted.uid, wanted.gid
     if not principal.is_trusted:
-        uid, gid = principal.uid, principal.gid
+        uid = principal.uid if principal.uid != NOBODY else OVERFLOW
+        gid = principal.gid if principal.gid != NOBODY else OVERFLOW
     if parent.mode & SET_GID:
         gid = parent.gid
         if wanted.kind == Kind.DIRECTORY:

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-NOBODY = 65534
-"""The uid and gid of callers that have none: they get what others get (POSIX)."""
+NOBODY = 2**32 - 1
+"""The uid and gid of callers that have none: they get what others get (POSIX). No kernel has such a
+uid, it is (uid_t)-1: the user nobody of a system (65534) is a user like others."""
+
+OVERFLOW = 65534
+"""Whose is what somebody without a uid makes (Linux, /proc/sys/kernel/overflowuid)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,8 +5,11 @@ became meanwhile of what it names: for every method that changes something, over
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -19,6 +22,8 @@ from tests.streaming import build_batch
 from tests.wires import FramesWire, GrpcWire, Wire, failure
 
 from .servers import ServerProcess
+
+DP = str(Path(sys.executable).with_name("dp"))
 
 COLUMNS = msgpack.packb({"n": 1})
 BATCH = build_batch([b"a", b"b"])
@@ -183,11 +188,18 @@ OTHERS: dict[str, Case] = {
 }
 """What stands in no directory, or is described as it is now."""
 
+KEYED = ("Volumes.RotateKey", "Volumes.Lock", "Volumes.Unlock")
+"""Of an encrypted volume, on which work goes on in the background afterwards."""
+
 
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Of a server with a volume: of frames ("socket") and of gRPC ("grpc")."""
-    server = ServerProcess(tmp_path_factory.mktemp("retries"), "rocks", "--grpc", "127.0.0.1:0")
+    directory = tmp_path_factory.mktemp("retries")
+    key = directory / "master.key"
+    subprocess.run([DP, "keys", "create-master", key], check=True)
+    keyed = ("--master-key-file", str(key))
+    server = ServerProcess(directory, "rocks", "--grpc", "127.0.0.1:0", *keyed)
     grpc = str(server.start()["grpc"])
     with dataplatform.connect(server.address) as dp:
         dp.create_volume("/v")
@@ -232,7 +244,9 @@ def _commits(dp: dataplatform.Client) -> dict[str, int]:
 
 
 def test_every_method_that_changes_something_has_a_case() -> None:
-    assert set(CASES) | set(OTHERS) == {m.name for m in METHODS.values() if not m.read_only}
+    assert set(CASES) | set(OTHERS) | set(KEYED) == {
+        m.name for m in METHODS.values() if not m.read_only
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -291,3 +305,21 @@ def test_a_retry_of_others_changes_nothing(name: str, dp: dataplatform.Client, w
     commits = _commits(dp)
     assert wire.call(name, message) == first
     assert _commits(dp) == commits, "the retry did something"
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_a_retry_about_a_key_changes_no_key(name: str, dp: dataplatform.Client, wire: Wire) -> None:
+    sequence = next(_sequences)
+    path = f"/{name}-{sequence}"
+    dp.create_volume(path, encrypt=True)
+    if name == "Volumes.Unlock":
+        dp.lock_volume(path)
+    message = pb.VolumeRequest(target=at(path))
+    message.request.CopyFrom(pb.RequestId(session=wire.session, slot=9, sequence=sequence))
+    first, second = (wire.call(name, message) for _ in range(2))
+    assert not isinstance(first, pb.ErrorInfo), first
+    assert not isinstance(second, pb.ErrorInfo), second
+    assert (second.state, second.encryption.key) == (first.state, first.encryption.key)
+    if name == "Volumes.Lock":
+        dp.unlock_volume(path)
+    dp.remove_volume(path)

@@ -17,7 +17,7 @@ from dataplatform.base.clock import ManualClock, SeededEntropy
 from dataplatform.base.errors import Denied, Exists, Invalid, NotFound
 from dataplatform.core.identities import Account, Identities
 from dataplatform.core.platform import Platform
-from dataplatform.core.principals import NOBODY, Principal
+from dataplatform.core.principals import NOBODY, OVERFLOW, Principal
 from dataplatform.core.units import Request
 from dataplatform.engine.memory import MemoryDisk, MemoryStorages
 from tests.checking import assert_clean
@@ -98,7 +98,7 @@ async def test_numbers_are_given_out_once() -> None:
             await i.create_user(ROOT, "bob", uid=7)
         with pytest.raises(Exists):
             await i.create_user(ROOT, "ana")
-        for uid in (NOBODY, 2**32 - 1):
+        for uid in (OVERFLOW, NOBODY):
             with pytest.raises(Invalid):
                 await i.create_user(ROOT, "bob", uid=uid)
         with pytest.raises(Invalid, match="root"):
