@@ -60,6 +60,15 @@ def write_file_request(
     )
 
 
+TO_READ, TO_WRITE = 1, 2
+"""Verbs as bits: those of `core/access/verbs.py`."""
+
+
+def _verbs(mode: Mode) -> int:
+    """What a file is opened for: who may not do it hears so from `open`, as POSIX has it."""
+    return (TO_READ if mode.read else 0) | (TO_WRITE if mode.write else 0)
+
+
 class FileOperations(NamespaceOperations, AccessOperations):
     # ------------------------------------------------------------------------------- opening
 
@@ -98,9 +107,10 @@ class FileOperations(NamespaceOperations, AccessOperations):
                     )
                     node, _ = await self._channel.call(SET_ATTRIBUTES, request)
                 return node
-        node, _ = await self._channel.call(
-            OPEN, build(pb.OpenRequest, target=target(path), truncate=mode.truncate)
+        request = build(
+            pb.OpenRequest, target=target(path), truncate=mode.truncate, access=_verbs(mode)
         )
+        node, _ = await self._channel.call(OPEN, request)
         return node
 
     # --------------------------------------------------------------------------- whole files

@@ -1,8 +1,7 @@
 """The doors of one server: each is asked the same, and must answer the same.
 
-`core` is the dispatcher without a wire; the others are real listeners. A further door (the CLI, the
-Python library, a mount) is one more class with `call`, for the methods that it has; what it cannot
-say it does not know (`knows`).
+`core` is the dispatcher without a wire; the others are real listeners. Doors that have operations of
+their own rather than methods are beside: `library.py`, `commands.py`, `mounted.py`.
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ OK = "OK"
 class Door(Protocol):
     name: str
 
-    def knows(self, method: str) -> bool: ...
-
     async def call(self, token: str, method: str, message: Any, data: bytes) -> str:
         """`OK`, or the kind of error."""
 
@@ -38,9 +35,6 @@ class Core:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._attachments: dict[str, Attachment] = {}
-
-    def knows(self, method: str) -> bool:
-        return True
 
     async def call(self, token: str, method: str, message: Any, data: bytes) -> str:
         known = self._attachments.get(token)
@@ -64,9 +58,6 @@ class Frames:
         self._address = parse(address)
         self._connections: dict[str, AsyncConnection] = {}
 
-    def knows(self, method: str) -> bool:
-        return True
-
     async def call(self, token: str, method: str, message: Any, data: bytes) -> str:
         connection = self._connections.get(token)
         if connection is None:
@@ -89,9 +80,6 @@ class Grpc:
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.aio.insecure_channel(address.removeprefix("grpc://"))
-
-    def knows(self, method: str) -> bool:
-        return True
 
     async def call(self, token: str, method: str, message: Any, data: bytes) -> str:
         rule = METHODS[method]

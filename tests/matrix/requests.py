@@ -49,6 +49,7 @@ def _append(base: str) -> Built:
 REQUESTS: dict[str, Request] = {
     "System.Ping": Request("anybody", lambda p: pb.Empty()),
     "System.Status": Request("anybody", lambda p: pb.Empty()),
+    "System.RotateMaster": Request("admins", lambda p: pb.Empty()),
     "System.Check": Request("admins", lambda p: pb.CheckRequest(target=at(p), wait_ms=5000)),
     "Namespace.Stat": Request("reach", lambda p: pb.StatRequest(target=at(f"{p}/f"))),
     "Namespace.List": Request("things", lambda p: pb.ListRequest(target=at(f"{p}/d"))),
@@ -147,7 +148,7 @@ REQUESTS: dict[str, Request] = {
         "things", lambda p: pb.DeleteGroupRequest(stream=at(f"{p}/s"), group="g")
     ),
     "Transactions.Commit": Request("things", _transaction),
-    "Changes.Read": Request("things", lambda p: pb.ChangesRequest(target=at(f"{p}/d"))),
+    "Changes.Read": Request("reach", lambda p: pb.ChangesRequest(target=at(f"{p}/d"))),
     "Quotas.Set": Request("admins", lambda p: pb.QuotaRequest(target=at(f"{p}/d"))),
     "Quotas.Get": Request("reach", lambda p: pb.QuotaRequest(target=at(f"{p}/d")), is_sure=False),
     "Quotas.List": Request("reach", lambda p: pb.QuotaRequest(target=at(f"{p}/d"))),
@@ -163,6 +164,9 @@ REQUESTS: dict[str, Request] = {
     "Volumes.Info": Request("reach", lambda p: pb.VolumeRequest(target=at(f"{p}/f"))),
     "Volumes.Set": Request("admins", lambda p: pb.VolumeRequest(target=at(p))),
     "Volumes.Remove": Request("things", lambda p: pb.VolumeRequest(target=at(f"{p}/v"))),
+    "Volumes.RotateKey": Request("admins", lambda p: pb.VolumeRequest(target=at(f"{p}/v"))),
+    "Volumes.Lock": Request("admins", lambda p: pb.VolumeRequest(target=at(f"{p}/v"))),
+    "Volumes.Unlock": Request("admins", lambda p: pb.VolumeRequest(target=at(f"{p}/v"))),
     "Identities.CreateUser": Request("admins", lambda p: pb.CreateUserRequest(name="new")),
     "Identities.SetUser": Request("admins", lambda p: pb.SetUserRequest(name="bob", add=[])),
     "Identities.RemoveUser": Request("admins", lambda p: pb.IdentityRequest(name="nobody")),
