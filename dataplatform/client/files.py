@@ -107,10 +107,10 @@ class FileOperations(NamespaceOperations, AccessOperations):
                     )
                     node, _ = await self._channel.call(SET_ATTRIBUTES, request)
                 return node
-        request = build(
+        asked = build(
             pb.OpenRequest, target=target(path), truncate=mode.truncate, access=_verbs(mode)
         )
-        node, _ = await self._channel.call(OPEN, request)
+        node, _ = await self._channel.call(OPEN, asked)
         return node
 
     # --------------------------------------------------------------------------- whole files

@@ -1,8 +1,7 @@
 """Every command of `dp`, as something to be asked of a cell.
 
-A command that `dp` has and that is neither in `COMMANDS` nor in `LOCAL` fails the matrix. `@` stands
-for the directory of the cell, and `%` for a local directory with `f` (three bytes), `rows.csv` and
-`lines` in it.
+A command that `dp` has and that is neither in `COMMANDS` nor in `LOCAL` fails the matrix. `@`
+stands for the directory of the cell, `%` for a local directory with `f`, `rows.csv` and `lines`.
 """
 
 from __future__ import annotations
@@ -121,7 +120,7 @@ LOCAL = {
     "certs server": "makes local files",
     "certs show": "reads a local file",
     "keys create-master": "makes a local file",
-    "mount": "is a door of its own: mounted.py",
+    "mount": "is a door of its own: tests/mount/test_rights.py",
     "server start": "is the server",
     "umount": "asks the local mount",
     "version": "known here",

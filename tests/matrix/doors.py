@@ -1,7 +1,7 @@
 """The doors of one server: each is asked the same, and must answer the same.
 
-`core` is the dispatcher without a wire; the others are real listeners. Doors that have operations of
-their own rather than methods are beside: `library.py`, `commands.py`, `mounted.py`.
+`core` is the dispatcher without a wire; the others are real listeners. Doors that have operations
+of their own rather than methods are beside: `library.py`, `commands.py`.
 """
 
 from __future__ import annotations

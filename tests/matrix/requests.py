@@ -130,7 +130,7 @@ REQUESTS: dict[str, Request] = {
     ),
     "Groups.Join": Request(
         "things",
-        lambda p: pb.JoinGroupRequest(stream=at(f"{p}/s"), group="g", topics=["a"]),
+        lambda p: pb.JoinGroupRequest(stream=at(f"{p}/s"), group="joined", topics=["a"]),
     ),
     "Groups.Heartbeat": Request(
         "things",

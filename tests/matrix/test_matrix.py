@@ -1,4 +1,4 @@
-"""Every method, for every verdict, through every door that takes methods: the same answer everywhere.
+"""Every method, for every verdict, through every door that takes methods: the same answer.
 
 A method that the server has and the matrix has not fails it.
 """
@@ -17,7 +17,6 @@ from dataplatform.api.methods import METHODS
 from .cells import CELLS, World, expected, is_as_expected, with_world
 from .doors import Core, Door, Frames, Grpc
 from .requests import REQUESTS
-
 
 READ_ONLY = {
     "Files.Open": True,  # to read
