@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import dataplatform
 from dataplatform_clients.cli.authority import Authority
 
 from .ours.context import Context
@@ -25,8 +26,6 @@ from .servers import serving
 from .sides import Sizes, Way
 
 WORKS = ("get", "get-pipelined", "put-many", "scan", "file-write", "file-read")
-TIMES = ("get",)
-"""Works whose figure is a time: less is better."""
 ASKED = 0.6
 
 
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("| --- | --- | --- | --- | --- | --- |")
     for work in works:
         plain, tls = figures["plain", work], figures["tls", work]
-        ratio = plain / tls if work in TIMES else tls / plain
+        ratio = tls / plain
         reached = "yes" if ratio >= ASKED else "NO"
         print(f"| {work} | {plain:,.0f} | {tls:,.0f} | {ratio:.2f} | ≥ {ASKED} | {reached} |")
     return 0
@@ -61,8 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _ways(stack: ExitStack, directory: Path, scheme: str, flags: Sequence[str]) -> list[Way]:
     directory.mkdir()
     port = _free_port()
-    stack.enter_context(serving(directory, "--listen", f"localhost:{port}", *flags))
-    context = Context(f"{scheme}://localhost:{port}", None, "/")
+    server = stack.enter_context(serving(directory, "--listen", f"localhost:{port}", *flags))
+    with dataplatform.connect(server.address) as dp:
+        dp.create_user("bench", admin=True)
+        token = dp.create_token("bench").token
+    context = Context(f"{scheme}://localhost:{port}", token, "")
     stack.callback(context.close)
     ways = [*Rows(context).ways(), *Files(context).ways()]
     return [way for way in ways if way.label.work in WORKS]

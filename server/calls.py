@@ -19,6 +19,7 @@ from dataplatform.keyspace.records import ROOT_VOLUME, Inode
 from dataplatform.transport.frames import Data
 
 from .facts import ServerFacts
+from .fairness import Fairness
 from .identity import Attachment
 from .limits import Limiter, Limits
 from .packing import node_message
@@ -54,6 +55,7 @@ class Call:
         "_limiters",
         "about",
         "credential",
+        "fairness",
         "keeper",
         "limits",
         "load",
@@ -93,6 +95,7 @@ class Call:
         self._left_behind: tuple[bytes, Inode] | None = None  # what `left` packed
         self._held: list[Volume] = []
         self._limiters: dict[int, Limiter] = {}  # of the volumes for which it was admitted
+        self.fairness: Fairness | None = None
         self.limits: Limits | None = None
         """Of all volumes; None: this call is not limited."""
         self.load: tuple[Any, bytes | memoryview] | None = None
@@ -106,6 +109,8 @@ class Call:
 
     async def _admitted(self, volume: Volume) -> None:
         """Wait until the volume's limits let this call begin: once, wherever it leads to it."""
+        if self.fairness is not None:
+            self.fairness.saw(self.session, volume.id)
         limits, settings = self.limits, volume.settings
         if limits is None or not (settings.iops or settings.bandwidth or limits.limiters):
             return
@@ -230,6 +235,8 @@ class Call:
         self._held.append(volume)
         if volume.settings.iops or volume.settings.bandwidth:
             return None  # it may have to wait
+        if self.fairness is not None:
+            self.fairness.saw(self.session, volume.id)
         self.about = found = volume, target.inode
         return found
 

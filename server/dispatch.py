@@ -30,6 +30,7 @@ from dataplatform.transport.frames import Data
 from .callers import Callers
 from .calls import FIRST_TARGETS, Call
 from .facts import ServerFacts
+from .fairness import Fairness
 from .identity import Attachment
 from .limits import FREE_METHODS, Limits
 from .metrics import RequestMetrics
@@ -103,6 +104,8 @@ class Dispatcher:
         self.metrics = RequestMetrics(METHODS)
         self.callers = Callers()
         self.limits = Limits(platform.clock)
+        self.fairness: Fairness | None = None
+        """Told of the volumes that requests lead to."""
         self._free = {METHODS[name].number for name in FREE_METHODS}
         self._platform = platform
         self._server = server
@@ -185,6 +188,7 @@ class Dispatcher:
         """DENIED if the caller's credential is not good any more, or if it may not speak for the
         one whom the request is for."""
         call = Call(self._platform, attachment, self._server, method.number)
+        call.fairness = self.fairness
         first = FIRST_TARGETS.get(type(message))
         if first is not None:
             target = getattr(message, first)

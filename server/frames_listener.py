@@ -21,6 +21,7 @@ from dataplatform.transport.tls_listening import Context
 
 from .dispatch import Dispatcher
 from .facts import ServerFacts
+from .fairness import Fairness
 from .identity import Attachment, Credential, Credentials
 from .sessions import Sessions
 
@@ -54,7 +55,12 @@ class FramesListener:
             self._farewell,
             limits,
             gather=lambda connection, *request: dispatcher.gather(connection.session, *request),
+            group_of=lambda connection: connection.session.session.volume,
         )
+        dispatcher.fairness = Fairness(self._contended, self._server.loop.call_later)
+
+    def _contended(self, is_contended: bool) -> None:
+        self._server.turns.is_contended = is_contended
 
     @property
     def connections(self) -> int:

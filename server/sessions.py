@@ -37,6 +37,8 @@ class Session:
     """That process's user."""
     area: Area | None = None
     """Memory that it shares; while there are connections."""
+    volume: int = 0
+    """The one that its last request led to."""
     connections: int = 0
     left_s: float = 0.0
     """When the last connection left, or the last request without one came (monotonic)."""

@@ -215,7 +215,7 @@ class AsyncConnection(FrameProtocol):
     async def close(self) -> None:
         if self._transport is None or self._is_lost:
             return
-        self.flush()
+        self.flush(whole=True)
         self._reason = self._reason or Unavailable("connection closed", address=self.address)
         self._fail_all()
         self._transport.close()

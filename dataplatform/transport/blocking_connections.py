@@ -74,6 +74,7 @@ class BlockingConnection:
         self.welcome = pb.HelloReply()
         self._socket = stream
         self._is_tls = isinstance(stream, ssl.SSLSocket)
+        self._tls_timeout_s: float | None = 0.0  # as the socket has it
         self._receive_timeout_s = 0.0  # as SO_RCVTIMEO has it; 0: none
         self._decoder = Decoder(FRAME_BYTES_MAX)
         self._frame_bytes_max = FRAME_BYTES_MAX
@@ -221,6 +222,7 @@ class BlockingConnection:
 
     def _send_some(self, buffers: list[Bulk]) -> int:
         if self._is_tls:
+            self._set_tls_timeout(0.0)
             return self._socket.send(buffers[0])
         if len(buffers) == 1:
             return self._socket.send(buffers[0], socket.MSG_DONTWAIT)
@@ -246,20 +248,44 @@ class BlockingConnection:
             raise self._ended(e) from e
 
     def _receive_some(self, deadline: float | None) -> int:
+        if self._is_tls:
+            return self._receive_tls(deadline)
         while True:
-            if not self._is_tls:
-                self._limit_receive(deadline)
+            self._limit_receive(deadline)
             try:
                 return self._receive_into(self._decoder.buffer())
-            except _WOULD_BLOCK as e:
-                if self._is_tls:
-                    wanted = (
-                        select.POLLOUT if isinstance(e, ssl.SSLWantWriteError) else select.POLLIN
-                    )
-                    self._wait(wanted, deadline)
+            except _WOULD_BLOCK:
+                pass
+
+    def _receive_tls(self, deadline: float | None) -> int:
+        """A read gives a record, 16 KiB at most; of a large frame all that is wanted is on its way,
+        so it is read record after record. The ssl module does the waiting, which is cheaper."""
+        timeout_s = None
+        if deadline is not None and (timeout_s := deadline - time.monotonic()) <= 0:
+            raise _TimedOut
+        self._set_tls_timeout(timeout_s)
+        buffer = self._decoder.buffer()
+        is_large = self._decoder.large_bytes > 0
+        stream = self._socket
+        received = 0
+        try:
+            received = count = stream.recv_into(buffer)
+            while is_large and count and received < len(buffer):
+                received += (count := stream.recv_into(buffer[received:]))
+                if deadline is not None and time.monotonic() > deadline:
+                    break
+        except TimeoutError:
+            if not received:
+                raise _TimedOut from None
+        return received
+
+    def _set_tls_timeout(self, timeout_s: float | None) -> None:
+        if timeout_s != self._tls_timeout_s:
+            self._tls_timeout_s = timeout_s
+            self._socket.settimeout(timeout_s)
 
     def _receive_into(self, buffer: memoryview) -> int:
-        if self._decoder.large_bytes and not self._is_tls:
+        if self._decoder.large_bytes:
             # All that is wanted is on its way: let the kernel wait for it.
             return self._socket.recv_into(buffer, 0, socket.MSG_WAITALL)
         return self._socket.recv_into(buffer)

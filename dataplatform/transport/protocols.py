@@ -23,9 +23,10 @@ FLUSH_BYTES = 128 * KIB
 
 
 TLS_WRITE_BYTES = 128 * KIB
-"""With TLS, large bytes are handed over in pieces of so much: each is on its way, and decrypted at
-the other end, while the next one is encrypted. Above 64 KiB, at which uvloop writes without waiting
-for the end of its turn."""
+TLS_HELD_BYTES_MAX = 4096 * KIB
+"""With TLS, large bytes are handed over in pieces of so much, one per turn of the loop: what is
+encrypted leaves at the turn's end: each is on its way, and decrypted at the other end, while the
+next one is encrypted. More than the second is handed over at once: its sender has to wait."""
 
 
 class FrameProtocol(asyncio.BufferedProtocol):
@@ -41,6 +42,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self._flush_soon = False
         self._joins_lines = False
         self._is_tls = False
+        self._rest_soon = False
         self._drained: asyncio.Future[None] | None = None
 
     # ------------------------------------------------------------ for subclasses
@@ -100,23 +102,32 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self._flush_soon = scheduled
         self.flush()
 
-    def flush(self) -> None:
-        """Hand everything to the socket now."""
+    def flush(self, *, whole: bool = False) -> None:
+        """Hand everything to the socket now; with TLS a first piece of what is large, the rest
+        of it in the next turns, unless it is to be the `whole`."""
         if not self._out:
             return
-        out, self._out, self._out_bytes = self._out, [], 0
+        out, out_bytes, self._out, self._out_bytes = self._out, self._out_bytes, [], 0
         if self._transport is None or self._transport.is_closing():
             return
+        if self._is_tls and TLS_WRITE_BYTES < out_bytes <= TLS_HELD_BYTES_MAX and not whole:
+            out, self._out = _cut(out, TLS_WRITE_BYTES)
+            self._out_bytes = out_bytes - TLS_WRITE_BYTES
+            if not self._rest_soon:
+                self._rest_soon = True
+                self.loop.call_soon(self._flush_rest)
         out = join(out)
-        if self._is_tls:
-            out = _pieces(out)
         if len(out) == 1:
             self._transport.write(out[0])
         else:
             self._write_lines(self._transport, out)
 
+    def _flush_rest(self) -> None:
+        self._rest_soon = False
+        self.flush()
+
     def _write_lines(self, transport: asyncio.Transport, buffers: list[Bulk]) -> None:
-        if self._joins_lines or self._is_tls:
+        if self._joins_lines:
             for buffer in buffers:
                 transport.write(memoryview(buffer))
         else:
@@ -151,12 +162,15 @@ class FrameProtocol(asyncio.BufferedProtocol):
             self._drained = None
 
 
-def _pieces(buffers: list[Bulk]) -> list[Bulk]:
-    """The same bytes in buffers of `TLS_WRITE_BYTES` at most."""
-    if all(len(buffer) <= TLS_WRITE_BYTES for buffer in buffers):
-        return buffers
-    return [
-        memoryview(buffer)[start : start + TLS_WRITE_BYTES]
-        for buffer in buffers
-        for start in range(0, len(buffer), TLS_WRITE_BYTES)
-    ]
+def _cut(buffers: list[Bulk], size_bytes: int) -> tuple[list[Bulk], list[Bulk]]:
+    """The first so many bytes of the buffers, and the rest."""
+    first: list[Bulk] = []
+    for index, buffer in enumerate(buffers):
+        if len(buffer) > size_bytes:
+            view = memoryview(buffer)
+            if size_bytes:
+                first.append(view[:size_bytes])
+            return first, [view[size_bytes:], *buffers[index + 1 :]]
+        first.append(buffer)
+        size_bytes -= len(buffer)
+    return first, []

@@ -123,6 +123,7 @@ class ServerConnection(FrameProtocol):
         for name in list(self._timers):
             self._timers.pop(name).cancel()
         self._waiting.clear()
+        self.server.turns.forget(self)
         self.server.budget.forget(self._work)
         self.server.arriving.forget(self._work)
         self._release(self._charged_bytes - sum(r.cost_bytes for r in self._running.values()))
@@ -155,7 +156,7 @@ class ServerConnection(FrameProtocol):
         """Close once what was written is sent; a peer that does not read it is cut off."""
         self._is_ending = True
         self._waiting.clear()
-        self.flush()
+        self.flush(whole=True)
         if self._transport is not None:
             self._transport.close()
             self._later("end", self._limits.handshake_s, self.abort)
@@ -181,7 +182,7 @@ class ServerConnection(FrameProtocol):
         for frame in frames:
             if frame.kind == FrameKind.REQUEST:
                 if (not self._waiting and self._may_begin(frame)) or self._is_urgent(frame):
-                    self._begin(frame)
+                    self._begin_in_turn(frame)
                 else:
                     self._waiting.append(frame)
                     self._waiting_bytes += costs.frame_bytes(frame)
@@ -205,6 +206,10 @@ class ServerConnection(FrameProtocol):
             or not self.writable
             or len(self._running) >= self._limits.requests_max
         ):
+            return False
+        turns = self.server.turns
+        if turns.is_contended and not turns.may_begin(self.server.group_of(self)):
+            turns.wait(self)
             return False
         if type(frame.data) is memoryview:
             # A large frame was admitted before it was read. If it had to wait for the budget now,
@@ -246,12 +251,27 @@ class ServerConnection(FrameProtocol):
             return False
         return self.server.budget.has_room and self.server.arriving.has_room
 
+    def _begin_in_turn(self, frame: Frame) -> None:
+        turns = self.server.turns
+        if not turns.is_contended:
+            self._begin(frame)
+            return
+        began_s = turns.now_s()
+        self._begin(frame)
+        turns.spent(self.server.group_of(self), turns.now_s() - began_s)
+
+    def take_turn(self) -> bool:
+        """See `turns.Waiting`."""
+        before = len(self._waiting)
+        self._work()
+        return len(self._waiting) < before
+
     def _work(self) -> None:
         """Begin requests that had to wait."""
         while self._waiting and not self._is_ending and self._may_begin(self._waiting[0]):
             frame = self._waiting.popleft()
             self._waiting_bytes -= costs.frame_bytes(frame)
-            self._begin(frame)
+            self._begin_in_turn(frame)
         self.flush()
         self._pace()
 

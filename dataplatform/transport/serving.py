@@ -41,6 +41,7 @@ from .frames import Data, FrameKind, encode
 from .server_connections import ServerConnection
 from .steps import Steps
 from .tls_listening import Context, TlsListener
+from .turns import Turns
 from .watches import Pace
 
 __all__ = ["FrameServer", "ServerConnection", "ServingLimits"]
@@ -90,7 +91,7 @@ class FrameServer:
     come and what makes the reply of it, or None, and whatever fails there is given to `handle`.
     `welcome(connection, hello)` admits
     a connection or raises; it may leave a `session` on it. `farewell(connection)` follows when an
-    admitted connection is gone.
+    admitted connection is gone. `group_of(connection)` is with whom it shares turns (`turns`).
     """
 
     def __init__(
@@ -101,8 +102,10 @@ class FrameServer:
         limits: ServingLimits | None = None,
         *,
         gather: Gather | None = None,
+        group_of: Callable[[ServerConnection], int] = lambda connection: 0,
     ) -> None:
         self.handle = handle
+        self.group_of = group_of
         self.gather = gather
         self.welcome = welcome
         self.farewell = farewell
@@ -115,6 +118,7 @@ class FrameServer:
         self.budget = Budget(total_bytes_max, self.loop, reserve_bytes=total_bytes_max // 2)
         self.arriving = Budget(total_bytes_max // 2, self.loop)
         self.steps = Steps(self.loop)
+        self.turns = Turns(self.loop.call_soon)
         self.connections: set[ServerConnection] = set()
         self.is_stopping = False
         self._listeners: list[asyncio.Server | TlsListener] = []
