@@ -114,7 +114,8 @@ def group(
         """Files, tables and streams side by side in one namespace.
 
         `dp COMMAND --help` explains a command with an example. --server, --token-file and --token
-        may also follow the command."""
+        may also follow the command. For dps:// the environment has DP_CA (the authority of the
+        server's certificate) and, for a certificate of your own, DP_CERT and DP_KEY: PEM files."""
     ),
 )
 def root(

@@ -62,21 +62,31 @@ def audit(
     time, verdict, user, origin, operation, kind, path and NAME=VALUE facts. The records are those
     of the stream /.audit, which only administrators read, and whom they name.
     """
+    import dataplatform
+
     with connect() as client:
-        topic = client.volume_info(path).audit_topic or "root"
-        consumer = client.stream(STREAM).consumer(
-            topic, None, since or "earliest", follow=is_following
-        )
-        with consumer:
-            while True:
-                records = consumer.poll(POLL_S, None) if is_following else consumer
-                for record in records:
-                    said = json_.loads(record.value or b"{}")
-                    if _concerns(said, path.rstrip("/"), user, is_denied=is_denied):
-                        _print(said, json=json)
-                if not is_following:
-                    break
-                outputs.flush()
+        found = client.volume_info(path)
+        try:
+            consumer = client.stream(STREAM).consumer(
+                found.audit_topic or "root", None, since or "earliest", follow=is_following
+            )
+            with consumer:
+                while True:
+                    records = consumer.poll(POLL_S, None) if is_following else consumer
+                    for record in records:
+                        said = json_.loads(record.value or b"{}")
+                        if _concerns(said, path.rstrip("/"), user, is_denied=is_denied):
+                            _print(said, json=json)
+                    if not is_following:
+                        break
+                    outputs.flush()
+        except dataplatform.NotFound as error:
+            if found.audit != "off":
+                raise
+            advice = f"`dp volume set {found.path or '/'} --audit changes`"
+            raise dataplatform.NotFound(
+                f"this volume is not audited: {advice}", path=path
+            ) from error
 
 
 def _concerns(said: dict[str, Any], path: str, user: str | None, *, is_denied: bool) -> bool:

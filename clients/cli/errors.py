@@ -26,6 +26,12 @@ INTERRUPTED = 128 + signal.SIGINT
 OUTPUT_CLOSED = 128 + signal.SIGPIPE
 UNEXPECTED = 1
 
+ANONYMOUS = "anonymous"  # what the server calls who shows nothing
+SHOW_SOMETHING = (
+    "you have shown no token: give --token-file FILE,"
+    " or on the server's machine --server dp+unix://SOCKET"
+)
+
 LOCAL_KINDS = {
     errno.ENOENT: "NOT_FOUND",
     errno.EEXIST: "EXISTS",
@@ -84,6 +90,8 @@ def _usage(error: TyperException) -> str:
 
 def _platform(error: PlatformError) -> str:
     """What the server or the client says, with its advice as a command line."""
+    if error.facts.get("user") == ANONYMOUS and "credential" not in error.facts:
+        return f"{error} ({SHOW_SOMETHING})"
     parent = str(error.facts.get("path", "")).rstrip("/").rpartition("/")[0]
     if "ask for parents" not in error.message or not parent:
         return str(error)

@@ -55,8 +55,7 @@ def status(json: Json = False) -> None:
             "version": found.version,
             "cluster": found.cluster,
             "engine": found.engine,
-            "data": found.data,
-            "pid": str(found.pid),
+            **({"data": found.data, "pid": str(found.pid)} if found.pid else {}),  # administrators
             "started": Time(found.started_ns),
             "up": up,
             "connections": found.connections,

@@ -43,6 +43,8 @@ ALL = 1023
 """Verbs as bits: those of `core/access/verbs.py`, which the mount cannot import."""
 
 _READING = READ | LIST | CONSUME
+_CHANGING = CREATE | DELETE
+_SHARING_W = _CHANGING | WRITE
 _WRITING = WRITE | CREATE | DELETE | PRODUCE | TOPICS
 
 
@@ -79,14 +81,15 @@ class Rights:
 
     # ---- for whom
 
-    def name(self, target: pb.Target, caller: Caller, governed: int) -> None:
-        """Say whom the request is for. Groups are looked for where an expression may ask."""
+    def name(self, target: pb.Target, caller: Caller, *governed: int) -> None:
+        """Say whom the request is for, where expressions decide these verbs of what it is about.
+        Groups are looked for where an expression may ask."""
         if not self.speaks or caller.uid in self._ours:
             return
         target.caller.uid = caller.uid
         target.caller.gids.append(caller.gid)
-        target.caller.modes_checked = True
-        if governed:
+        target.caller.modes_checked = all(map(_has_kernel_checked, governed))
+        if any(governed):
             target.caller.gids.extend(self._groups_of(caller))
 
     def _groups_of(self, caller: Caller) -> tuple[int, ...]:
@@ -153,14 +156,24 @@ class Rights:
         self._verdicts.clear()
 
 
-def widened(mode: int, governed: int, *, is_directory: bool) -> int:
-    """The mode that the kernel is shown, which lets pass whatever the server decides.
+def _has_kernel_checked(governed: int) -> bool:
+    """Whether what no expression decides was checked by the kernel. Verbs of a directory share its
+    w: where that is widened for one of them, the server has to look at the mode for the others."""
+    return not governed & _CHANGING or governed & _SHARING_W == _SHARING_W
+
+
+def widened(mode: int, governed: int, *, is_directory: bool, is_view: bool = False) -> int:
+    """The mode that the kernel is shown, which lets pass whatever the server decides: only for
+    verbs that are asked of such a thing, since a file inherits `create` and `list`, too. Of what
+    is in a view the server is asked everything, modes included.
 
     A file is never shown as executable that is not so for anybody: its mode says what it is.
     """
-    if governed & _READING:
+    reading = _READING if is_view else LIST if is_directory else READ
+    writing = _WRITING if is_view else _CHANGING if is_directory else WRITE
+    if governed & reading:
         mode |= 0o444
-    if governed & _WRITING:
+    if governed & writing:
         mode |= 0o222
     if governed & EXECUTE and (is_directory or mode & 0o111):
         mode |= 0o111

@@ -670,12 +670,20 @@ def _may_look(principal: Principal) -> bool:
 
 def _check_may_look(principal: Principal) -> None:
     if not _may_look(principal):
-        raise Denied("only an administrator sees the identities of others", errno=errno.EPERM)
+        raise Denied(
+            "only an administrator sees the identities of others",
+            user=principal.name,
+            errno=errno.EPERM,
+        )
 
 
 def _check_may_change(principal: Principal) -> None:
     if not principal.is_free:
-        raise Denied("only an administrator changes identities", errno=errno.EPERM)
+        raise Denied(
+            "only an administrator changes identities, with a credential that is not limited",
+            user=principal.name,
+            errno=errno.EPERM,
+        )
 
 
 def _check_may_revoke(principal: Principal, user: str) -> None:

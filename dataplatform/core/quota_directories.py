@@ -122,7 +122,9 @@ def _is_counting(volume: Volume, directory: int) -> bool:
 
 def _administrators_only(request: Request) -> None:
     if not request.principal.is_free:
-        raise Denied("quotas are set by administrators", errno=errno.EPERM)
+        raise Denied(
+            "quotas are set by administrators", user=request.principal.name, errno=errno.EPERM
+        )
 
 
 async def _check_directory(unit: Unit, directory: int) -> None:

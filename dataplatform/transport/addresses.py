@@ -1,8 +1,9 @@
 """Where a server is: `dp://host:port`, `dps://`, `dp+unix:///path`, `grpc://`, `grpcs://`.
 
 Without a name the server is found in this order: `DP_SERVER`, the Unix socket of a server that the
-same user runs, `dp://127.0.0.1:7222`. The socket lies in a directory that only its owner may enter;
-it is used only if that directory is ours, so that nobody else can pose as our server.
+same user runs, the machine's socket (`/run/dataplatform/dp.sock`), `dp://127.0.0.1:7222`. A user's
+socket lies in a directory that only its owner may enter; it is used only if that directory is ours,
+so that nobody else can pose as our server. In /run only root makes directories.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ HOST = "127.0.0.1"
 
 SCHEMES = {"dp": FRAMES_PORT, "dps": FRAMES_PORT, "grpc": GRPC_PORT, "grpcs": GRPC_PORT}
 UNIX_SCHEME = "dp+unix"
+PRIVATE_DIRECTORIES = "/tmp/dataplatform-"  # noqa: S108 - and a uid: private, and looked at
+RUNTIME_DIRECTORIES = "/run/user"  # what pam_systemd(8) makes
+MACHINE_SOCKET = Path("/run/dataplatform/dp.sock")  # as docs/server.md has it for systemd
 UNIX_PATH_BYTES_MAX = 107  # sun_path of Linux, without its NUL
 
 _FORMS = "dp://HOST:PORT, dps://HOST:PORT, dp+unix:///PATH or grpc://HOST:PORT"
@@ -101,14 +105,28 @@ def default_address(environment: Mapping[str, str] = os.environ) -> Address:
     """The server to use when none is named."""
     if named := environment.get("DP_SERVER"):
         return parse(named)
-    path = default_socket_path(environment)
-    try:
-        check_private_directory(path.parent)
-        if stat.S_ISSOCK(path.stat().st_mode):
-            return Address(UNIX_SCHEME, path=str(path))
-    except (OSError, PlatformError):
-        pass  # not there, or not ours: as if nobody listened on it
+    for path in (*user_socket_paths(environment), MACHINE_SOCKET):
+        try:
+            if path != MACHINE_SOCKET:
+                check_private_directory(path.parent)
+            if stat.S_ISSOCK(path.stat().st_mode):
+                return Address(UNIX_SCHEME, path=str(path))
+        except (OSError, PlatformError):
+            pass  # not there, or not ours: as if nobody listened on it
     return Address("dp", host=HOST, port=FRAMES_PORT)
+
+
+def user_socket_paths(environment: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Where a server of this user may listen: it was perhaps started with another environment (a
+    login has XDG_RUNTIME_DIR; `sudo`, `su` and cron have not)."""
+    user = os.getuid()
+    runtime = Path(RUNTIME_DIRECTORIES) / str(user)
+    there = (
+        default_socket_path(environment),
+        default_socket_path({"XDG_RUNTIME_DIR": str(runtime)}),
+        default_socket_path({}),
+    )
+    return tuple(dict.fromkeys(there))
 
 
 def default_socket_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -116,7 +134,7 @@ def default_socket_path(environment: Mapping[str, str] = os.environ) -> Path:
     runtime = environment.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime) / "dataplatform" / "dp.sock"
-    return Path(f"/tmp/dataplatform-{os.getuid()}") / "dp.sock"  # noqa: S108 - private, and looked at
+    return Path(f"{PRIVATE_DIRECTORIES}{os.getuid()}") / "dp.sock"
 
 
 def make_private_directory(directory: Path) -> None:

@@ -27,7 +27,7 @@ def from_info(info: pb.ErrorInfo) -> PlatformError:
         kind = ErrorKind.INTERNAL
     # Set afterwards: as keyword arguments, a fact may not have the name of a parameter.
     error = PlatformError(kind, info.message, errno=info.errno or None)
-    error.facts.update(info.facts)
+    error.facts.update(sorted(info.facts.items()))  # a map has no order on the wire
     return error
 
 

@@ -66,7 +66,9 @@ def not_connected(address: Address, error: BaseException) -> PlatformError:
         return Unavailable("no answer from the server, is it reachable?", address=address)
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message
-        return Denied("the server's certificate is not trusted", address=address, reason=reason)
+        advice = "name the authority that made it in DP_CA, and the host as in the certificate"
+        message = f"the server's certificate is not trusted: {advice}"
+        return Denied(message, address=address, reason=reason)
     if address.is_tls and isinstance(error, (ssl.SSLError, ConnectionResetError)):
         return Unavailable("no TLS 1.3 there, is it dp:// instead of dps://?", address=address)
     if isinstance(error, socket.gaierror):

@@ -52,6 +52,11 @@ class Trust:
             _load_authorities(context, self.ca)
         else:
             context.load_default_certs()
+        if self.certificate and not self.key:
+            raise Invalid(
+                "a certificate without its key: name that, too (DP_KEY, key=)",
+                certificate=self.certificate,
+            )
         if self.certificate:
             _load_certificate(context, self.certificate, self.key)
         elif self.key:

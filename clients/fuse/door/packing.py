@@ -32,7 +32,12 @@ def attributes(node: Node) -> bytes:
             mode |= (mode & 0o444) >> 2  # tables and streams: who may read may enter
             links = 2
         if node.governed:
-            mode = widened(mode, node.governed, is_directory=bits == stat.S_IFDIR)
+            mode = widened(
+                mode,
+                node.governed,
+                is_directory=bits == stat.S_IFDIR,
+                is_view=node.view is not None or bool(node.number & VIEW_BIT),
+            )
         size = node.size
         packed = node.packed = kernel.ATTRIBUTES.pack(
             node.number,

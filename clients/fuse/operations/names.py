@@ -225,7 +225,7 @@ class Names:
             existing=pb.Target(volume=source.volume, inode=source.inode),
             target=_at(directory, name_text(name)),
         )
-        self._rights.name(request.existing, caller, directory.governed | source.governed)
+        self._rights.name(request.existing, caller, directory.governed, source.governed)
         node = self._mount.take(await self._calls.once(LINK, request, caller.key), mark)
         self._added(directory, name, node, mark)
         return node
@@ -331,7 +331,7 @@ class Names:
             exchange=exchange,
             keep_open=keep,
         )
-        self._rights.name(request.source, caller, source.governed | target.governed)
+        self._rights.name(request.source, caller, source.governed, target.governed)
         mark = self._calls.mark()
         reply = await self._calls.once(RENAME, request, caller.key)
         same = replaced is not None and replaced.number == moved

@@ -127,3 +127,11 @@ def test_a_closed_pipe_is_quiet(dp: Make, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(outputs, "write", write)
     assert dp(lstat=STAT)("ls", "/f") == (141, "", "")
     assert silenced
+
+
+def test_who_has_shown_nothing_is_told_what_to_show(dp: Make) -> None:
+    denied = dataplatform.Denied("not allowed", user="anonymous", verb="read")
+    code, _, err = dp(lstat=denied)("ls", "/a")
+    assert code == 5
+    assert "--token-file" in err
+    assert "dp+unix://" in err

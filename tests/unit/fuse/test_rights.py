@@ -14,7 +14,17 @@ from dataplatform_clients.fuse.operations.attributes import Attributes
 from dataplatform_clients.fuse.operations.callers import Caller
 from dataplatform_clients.fuse.operations.files import Files
 from dataplatform_clients.fuse.operations.names import Names
-from dataplatform_clients.fuse.rights import ALL, EXECUTE, READ, WRITE, Rights, widened
+from dataplatform_clients.fuse.rights import (
+    ALL,
+    CREATE,
+    DELETE,
+    EXECUTE,
+    LIST,
+    READ,
+    WRITE,
+    Rights,
+    widened,
+)
 
 from .fakes import ROOT_ASKS, World, at_work
 
@@ -35,6 +45,10 @@ class Asking:
         (0o700, EXECUTE, False, 0o711),
         (0o700, EXECUTE, True, 0o711),
         (0o1700, ALL, True, 0o777),
+        (0o600, LIST | CREATE | DELETE, False, 0o600),  # inherited, and of directories alone
+        (0o700, READ | WRITE, True, 0o700),
+        (0o700, LIST, True, 0o744),
+        (0o700, CREATE, True, 0o722),
     ],
 )
 def test_modes_let_pass_what_the_server_decides(
@@ -54,6 +68,25 @@ async def test_a_change_names_the_caller_and_groups_only_where_rules_are() -> No
         governed = pb.Target()
         rights.name(governed, ANA, READ)
         assert list(governed.caller.gids) == [100, *os.getgroups()]
+
+
+@pytest.mark.parametrize(
+    ("governed", "is_checked"),
+    [
+        ((CREATE,), False),  # w is shown for the sake of `create`: the mode of `delete` is open
+        ((CREATE | DELETE | WRITE,), True),
+        ((READ | WRITE | LIST,), True),  # w is shown as it is
+        ((CREATE, DELETE), False),  # of two directories
+        ((ALL, 0), True),
+    ],
+)
+async def test_modes_that_the_kernel_could_not_check_are_left_to_the_server(
+    governed: tuple[int, ...], is_checked: bool
+) -> None:
+    async with at_work() as world:
+        target = pb.Target()
+        world.mount.rights.name(target, ANA, *governed)
+        assert target.caller.modes_checked is is_checked
 
 
 async def _opened(world: World, flags: int, governed: int) -> Files:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dataplatform.base.errors import Denied, Invalid
+from dataplatform.transport import addresses
 from dataplatform.transport.addresses import (
     Address,
     default_address,
@@ -80,6 +81,37 @@ def test_dp_server_comes_first() -> None:
     assert default_address({"DP_SERVER": "dp://h:5"}) == Address("dp", host="h", port=5)
 
 
+@pytest.fixture(autouse=True)
+def _no_servers_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "MACHINE_SOCKET", tmp_path / "machine" / "dp.sock")
+    monkeypatch.setattr(addresses, "RUNTIME_DIRECTORIES", str(tmp_path / "users"))
+    monkeypatch.setattr(addresses, "PRIVATE_DIRECTORIES", str(tmp_path / "private-"))
+
+
+def listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    return listener
+
+
+def test_the_own_socket_is_found_whatever_the_environment(tmp_path: Path) -> None:
+    """A login has XDG_RUNTIME_DIR, `sudo` and cron have not: they mean the same server."""
+    logged_in = {"XDG_RUNTIME_DIR": str(tmp_path / "users" / str(os.getuid()))}
+    for server, client in ((logged_in, {}), ({}, logged_in)):
+        path = default_socket_path(server)
+        make_private_directory(path.parent)
+        with listen(path):
+            assert default_address(client) == Address("dp+unix", path=str(path))
+        path.unlink()
+
+
+def test_the_machines_socket_comes_before_tcp(tmp_path: Path) -> None:
+    path = tmp_path / "machine" / "dp.sock"
+    path.parent.mkdir(mode=0o755)
+    with listen(path):
+        assert default_address({}) == Address("dp+unix", path=str(path))
+
+
 def test_the_own_socket_comes_before_tcp(tmp_path: Path) -> None:
     environment = {"XDG_RUNTIME_DIR": str(tmp_path)}
     path = default_socket_path(environment)
@@ -94,7 +126,7 @@ def test_the_own_socket_comes_before_tcp(tmp_path: Path) -> None:
 
 
 def test_without_a_runtime_directory_it_is_in_tmp() -> None:
-    assert default_socket_path({}) == Path(f"/tmp/dataplatform-{os.getuid()}/dp.sock")
+    assert str(default_socket_path({})) == f"{addresses.PRIVATE_DIRECTORIES}{os.getuid()}/dp.sock"
 
 
 def test_a_directory_of_others_is_refused(tmp_path: Path) -> None:
