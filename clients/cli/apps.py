@@ -127,7 +127,7 @@ def root(
             metavar="ADDRESS",
             show_default=False,
             help="dp://HOST:PORT, dps://HOST:PORT or dp+unix:///PATH. Without it: the socket of a"
-            " server that you run, then dp://127.0.0.1:7222.",
+            " server that you run, then /run/dataplatform/dp.sock, then dp://127.0.0.1:7222.",
         ),
     ] = "",
     token: Annotated[
