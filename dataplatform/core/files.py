@@ -418,6 +418,20 @@ async def prepare(volume: Volume, data: bytes | memoryview) -> Content:
     return pieces_of(0, written)
 
 
+async def look_ahead(
+    volume: Volume, request: Request, directory: int, name: str, size_bytes: int
+) -> None:
+    """DENIED to whoever may neither write to what has the name nor make something there: nothing of
+    a whole file that is certain to be refused is stored before. The unit decides all the same."""
+    principal = request.principal
+    if principal.is_free or size_bytes < EXTENT_BYTES_MIN:
+        return
+    found = await volume.find_entry(directory, name.encode("utf-8", "surrogateescape"))
+    if found is not None and await volume.guard.may(principal, volume, found.inode, Verb.WRITE):
+        return
+    await volume.allow(principal, directory, Verb.CREATE, origin=request.origin)
+
+
 async def put(
     unit: Unit,
     directory: int,

@@ -179,6 +179,7 @@ async def write_file(call: Call, message: pb.WriteFileRequest, data: Any) -> pb.
     at = await call.new_name(message.target, parents=message.parents)
     new = attributes_of(message)
     volume = at.volume
+    await files.look_ahead(volume, call.asker, at.directory, at.name, len(data))
     with volume.holds.append():
         content = await files.prepare(volume, data)
 

@@ -158,6 +158,27 @@ async def test_locking_does_not_tell_what_there_is(core: Core) -> None:
 
 
 @in_core
+async def test_a_whole_file_that_is_refused_is_not_stored_before(core: Core) -> None:
+    await core.make_directory("/closed", 0o755)
+    await core.make_directory("/open", 0o777)
+    (volume,) = core.platform.volumes
+
+    async def put(who: Any, path: str) -> None:
+        message = pb.WriteFileRequest(target=pb.Target(path=path), parents=True)
+        await core.call(who, "Files.WriteFile", message, bytes(1 << 20))
+
+    for who, path in ((EVE, "/closed/f"), (ANYBODY, "/closed/a/b/f"), (EVE, "/f")):
+        with pytest.raises(Denied):
+            await put(who, path)
+    assert sum((await volume.storage.segments.sizes()).values()) == 0
+    await put(EVE, "/open/f")
+    await put(EVE, "/open/f")  # over one's own
+    with pytest.raises(Denied):
+        await put(ANYBODY, "/closed/g")
+    assert sum((await volume.storage.segments.sizes()).values()) >= 2 << 20
+
+
+@in_core
 async def test_members_are_thrown_out_by_themselves_alone(core: Core) -> None:
     stream = await core.make("/s", 0o711, kind=pb.STREAM)
     topic = pb.TopicRequest(stream=itself(stream), topic="t", partitions=1)
