@@ -8,12 +8,15 @@ volume alone, and no operation fails but by a `PlatformError`.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dataplatform.base.errors import PlatformError
 from dataplatform.core.check import check_volume
+from dataplatform.core.quota_directories import Limits, set_quota
+from dataplatform.core.units import SYSTEM
 from dataplatform.engine.base import scan_all
 from dataplatform.keyspace import keys
 from tests.model.platform_driver import Driver, Place
@@ -28,12 +31,29 @@ PREFIXES = {
 PATHS = ("/docs/small", "/docs/large", "/docs/packed", "/docs/deep/er/file")
 
 
+async def _furnish(world: World, kind: str) -> None:
+    """What the world has not by itself."""
+    platform, volume = world.platform, world.volume
+    if kind in ("USER", "GROUP", "TOKEN"):
+        identities = platform.identities
+        await identities.create_group(SYSTEM, "eng")
+        await identities.create_user(SYSTEM, "ana", groups=["eng"])
+        await identities.create_token(SYSTEM, "ana", ttl_s=60)
+    elif kind == "QUOTA":
+        limits = Limits(quota_bytes=1 << 40)
+        await set_quota(volume, SYSTEM, world.inodes["/docs"], limits)
+    elif kind == "AUDIT_CURSOR":
+        settings = replace(volume.settings, audit="changes")
+        await platform.catalog.set(SYSTEM, volume, settings)
+
+
 @pytest.mark.parametrize("kind", PREFIXES)
 async def test_a_flipped_value(tmp_path: Path, kind: str, seed: int) -> None:
     rng = random.Random(seed)
     world = World(Place("memory", tmp_path))
     await world.open()
     await world.build()
+    await _furnish(world, kind)
     start, end = keys.prefix_range(PREFIXES[kind])
     engine = world.volume.storage.engine
     rows = [(k, v) async for k, v in scan_all(engine, start, end) if v]
