@@ -43,6 +43,10 @@ class Kind(enum.IntEnum):
     def word(self) -> str:
         return self.name.lower().replace("_", " ")
 
+    @classmethod
+    def _missing_(cls, value: object) -> Kind:
+        raise Corrupt("something is stored of a kind that there is not: run dp check", kind=value)
+
 
 _pack = msgpack.Packer().pack
 """One packer for all: making one costs more than packing a record. The event loop alone packs."""

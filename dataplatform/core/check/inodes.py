@@ -111,7 +111,7 @@ async def read_inodes(check: Check) -> None:
             if inode is None:
                 continue
             check.inodes.add(inode)
-            check.counts[_COUNTED_AS.get(Kind(inode.kind), "special nodes")] += 1
+            check.counts[_COUNTED_AS.get(inode.kind, "special nodes")] += 1
             problem = _problem(check, inode)
             if problem:
                 check.add(await check.path_of(number), problem)
