@@ -93,7 +93,7 @@ class Inodes:
             await asyncio.sleep(0)
 
 
-_COUNTED_AS = {
+_COUNTED_AS: dict[int, str] = {
     Kind.FILE: "files",
     Kind.DIRECTORY: "directories",
     Kind.SYMLINK: "symbolic links",
