@@ -155,8 +155,6 @@ async def _last_before(reader: Scanner, inode: int, offset: int) -> Piece | None
 
 async def clear(unit: Unit, inode: Inode, start: int, end: int) -> None:
     """Make [start, end) a hole. The caller saves the inode."""
-    if start >= inode.size:
-        return  # behind its end a file has no pieces
     used_bytes = inode.used_bytes
     await _clear(unit, inode, start, end)
     gone_bytes = used_bytes - inode.used_bytes

@@ -125,7 +125,7 @@ class LocalSegments(SegmentStore):
         self._unlisted = False
         self._syncing: tuple[set[File], bool] = set(), False
         self._blocking = Blocking(self._sync_files, threads.syncs)
-        self._group = Group(subject, self._start_sync, spares_turns=True)
+        self._group = Group(subject, self._start_sync)
         self._scratch = bytearray()
         self._nowait = True
         self._closed = False

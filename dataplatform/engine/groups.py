@@ -2,9 +2,7 @@
 
 Whoever writes takes a ticket (`Group.add`), whoever needs it durable waits for the ticket. The
 first waiter starts a sync one turn of the loop later, so that all who are ready by then join it;
-who comes while it runs waits for the next one. Where a sync may block the loop and nobody ever
-joins, that turn is spared: the waiter goes on without waiting at all. Used by every engine and
-every segment store.
+who comes while it runs waits for the next one. Used by every engine and every segment store.
 
 Invariants:
 - A sync covers exactly the tickets given out before it started.
@@ -40,12 +38,6 @@ INLINE_BYTES_MAX = 256 * KIB
 LAG_SECONDS_MAX = 0.0005
 """A turn of the loop that took longer than this means that others want the loop."""
 
-LONE_SYNCS_MIN = 4
-"""After so many syncs with one waiter in a row the next ones begin at once."""
-
-LONE_SYNCS_MAX = 16
-"""After so many of these it is looked again whether others join, and whether the loop is late."""
-
 AVERAGE_WEIGHT = 0.125
 """Weight of the newest sync in the moving average, as in TCP's smoothed round-trip time."""
 
@@ -65,12 +57,9 @@ Sync = Callable[[Load], "asyncio.Future[None] | None"]
 class Group:
     """Tickets, those who wait for them, and the sync they share."""
 
-    def __init__(self, subject: str, sync: Sync, *, spares_turns: bool = False) -> None:
-        """`subject` names the thing in messages, for example ``volume 3``. `spares_turns`: no turn
-        is waited for where nobody joins, which depends on how late the loop is: it is not the same
-        in every run."""
+    def __init__(self, subject: str, sync: Sync) -> None:
+        """`subject` names the thing in messages, for example ``volume 3``."""
         self._subject = subject
-        self._spares_turns = spares_turns
         self._sync = sync
         self._last = 0
         self._durable = 0
@@ -78,9 +67,6 @@ class Group:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._busy = False
         self._scheduled_at = 0.0
-        self._lone = 0  # scheduled syncs in a row that had one waiter, on a loop that was not late
-        self._begun_at_once = 0  # since the last of these
-        self._turn: asyncio.Handle | None = None  # until the turn of the last of them is over
         self._failure: PlatformError | None = None
         self._closed = False
 
@@ -146,10 +132,7 @@ class Group:
         waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.append((ticket, waiter))
         if not self._busy:
-            if self._spares_turns and self._is_alone():
-                self._begin_at_once(loop)
-            else:
-                self._schedule(loop)
+            self._schedule(loop)
         await waiter
 
     def fail(self, error: PlatformError) -> None:
@@ -183,33 +166,12 @@ class Group:
         self._scheduled_at = time.perf_counter()
         loop.call_soon(self._begin)
 
-    def _is_alone(self) -> bool:
-        """Whether nobody would join a sync that waits for a turn of the loop."""
-        if self._turn is not None:  # somebody came in the turn of a sync that did not wait
-            self._lone = 0
-        return self._lone >= LONE_SYNCS_MIN and self._begun_at_once < LONE_SYNCS_MAX
-
-    def _begin_at_once(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._busy = True
-        self._begun_at_once += 1
-        self._turn = loop.call_soon(self._turn_is_over)
-        self._run(0.0)
-
-    def _turn_is_over(self) -> None:
-        self._turn = None
-
     def _begin(self) -> None:
-        lag_s = time.perf_counter() - self._scheduled_at
-        is_lone = len(self._waiters) == 1 and lag_s < LAG_SECONDS_MAX
-        self._lone = self._lone + 1 if is_lone else 0
-        self._begun_at_once = 0
-        self._run(lag_s)
-
-    def _run(self, lag_s: float) -> None:
         self._waiters = [pair for pair in self._waiters if not pair[1].done()]
         if self.broken or not self._waiters:
             self._busy = False
             return
+        lag_s = time.perf_counter() - self._scheduled_at
         load = Load(len(self._waiters), self._size_bytes, lag_s)
         target, self._size_bytes = self._last, 0
         try:

@@ -8,16 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dataplatform.base.errors import Exhausted, PlatformError, Unavailable
-from dataplatform.engine.groups import (
-    INLINE_SECONDS_MAX,
-    LONE_SYNCS_MAX,
-    LONE_SYNCS_MIN,
-    Blocking,
-    Group,
-    Load,
-    at_once,
-    awaiting,
-)
+from dataplatform.engine.groups import INLINE_SECONDS_MAX, Blocking, Group, Load, at_once, awaiting
 
 
 class ManualSync:
@@ -206,73 +197,3 @@ async def test_blocking_syncs_run_on_the_loop_only_when_that_is_cheap() -> None:
             assert running is not None
             await running
         assert sync(alone) is None
-
-
-async def write_and_wait(group: Group) -> None:
-    await group.wait(group.add())
-
-
-async def lone_syncs(group: Group, count: int) -> None:
-    for _ in range(count):
-        await group.wait(group.add())
-        await turn()
-
-
-async def test_where_nobody_joins_a_sync_begins_at_once() -> None:
-    syncs: list[Load] = []
-    group = Group("test", syncs.append, spares_turns=True)
-    await lone_syncs(group, LONE_SYNCS_MIN)
-    waiting = group.wait(group.add())
-    with pytest.raises(StopIteration):
-        waiting.send(None)  # it did not wait
-    assert group.durable == group.last == len(syncs)
-
-
-async def test_who_comes_in_the_same_turn_ends_that() -> None:
-    sync = ManualSync()
-    group = Group("test", sync, spares_turns=True)
-    waiting = asyncio.ensure_future(lone_syncs(group, LONE_SYNCS_MIN))
-    while not waiting.done():
-        await turn()
-        for running in sync.running:
-            if not running.done():
-                running.set_result(None)
-    before = len(sync.running)
-    all_five = [asyncio.ensure_future(write_and_wait(group)) for _ in range(5)]
-    await turn()
-    assert [load.waiters for load in sync.loads[before:]] == [1]
-    sync.running[-1].set_result(None)
-    await turn()
-    assert [load.waiters for load in sync.loads[before:]] == [1, 4]
-    sync.running[-1].set_result(None)
-    await asyncio.gather(*all_five)
-    again = [asyncio.ensure_future(write_and_wait(group)) for _ in range(5)]
-    await turn()
-    assert sync.loads[-1].waiters == 5
-    sync.running[-1].set_result(None)
-    await asyncio.gather(*again)
-
-
-async def test_now_and_then_it_is_looked_whether_others_join() -> None:
-    syncs: list[Load] = []
-    group = Group("test", syncs.append, spares_turns=True)
-    await lone_syncs(group, LONE_SYNCS_MIN + LONE_SYNCS_MAX)
-    waiting = asyncio.ensure_future(group.wait(group.add()))
-    other = asyncio.ensure_future(group.wait(group.add()))
-    await asyncio.gather(waiting, other)
-    assert syncs[-1].waiters == 2
-
-
-async def test_a_sync_that_begins_at_once_and_fails() -> None:
-    failing = False
-
-    def sync(_load: Load) -> None:
-        if failing:
-            raise Exhausted("disk is full")
-
-    group = Group("test", sync, spares_turns=True)
-    await lone_syncs(group, LONE_SYNCS_MIN)
-    failing = True
-    with pytest.raises(Exhausted):
-        await group.wait(group.add())
-    assert group.broken

@@ -51,8 +51,7 @@ class RocksEngine(GroupedEngine):
         """`path` is the volume's directory. Call it in a thread; see `RocksStorages.open`."""
         self._blocking = Blocking(self._sync, shared.threads.syncs)
         self._checkpoints = Checkpoints(path / "checkpoints", shared)
-        group = Group(f"database {path}", self._start_sync, spares_turns=True)
-        super().__init__(group, self._checkpoints)
+        super().__init__(Group(f"database {path}", self._start_sync), self._checkpoints)
         self._path = path
         self._database = database
         self._disk = shared.threads.disk
