@@ -108,7 +108,7 @@ def rename_before_the_bytes(patch: pytest.MonkeyPatch) -> None:
 
 def lose_count_of_the_segments(patch: pytest.MonkeyPatch) -> None:
     """A dead segment is deleted although a buffered write, or one under way, is in it."""
-    patch.setattr(compaction, "_held_from", lambda volume: None)
+    patch.setattr(compaction, "held_from", lambda volume: None)
 
 
 def leave_the_old_bytes_counted(patch: pytest.MonkeyPatch) -> None:
