@@ -63,6 +63,9 @@ def _commit(writers: list[_Writer], count: int) -> None:
     """Wait for so many more transactions."""
 
     def done() -> int:
+        for writer in writers:
+            if not writer.is_running:
+                writer.finish()  # says what stopped it
         return sum(len(writer.committed) for writer in writers)
 
     wanted = done() + count
