@@ -30,6 +30,13 @@ ended by NUL where something follows it (names cannot contain NUL).
     C commit:8                                ChangeRow        commit
     a volume:8                                AuditCursor      audited volume (in the root volume)
     L directory:8                             DirectoryQuota   directory with a quota
+    s volume:8 name                           SnapshotRecord   snapshot (in the root volume)
+    z segment:8                               commit:8         dead segment that a snapshot needs
+    m "cursor"                                MirrorCursor     volume that is a mirror
+    x key                                     Extent           what a mirror's value is at its source
+    c name                                    ClusterRecord    known cluster (in the root volume)
+    p name                                    Publication      change feed copied to a stream
+    w name                                    GatherRecord     stream here that others flow into
 """
 
 from __future__ import annotations
@@ -60,12 +67,20 @@ REPLY = b"R"
 CHANGE = b"C"
 AUDIT_CURSOR = b"a"
 QUOTA = b"L"
+SNAPSHOT = b"s"
+DEAD_SEGMENT = b"z"
+MIRROR = b"m"
+MIRRORED = b"x"
+CLUSTER = b"c"
+PUBLICATION = b"p"
+GATHER = b"w"
 
 TOKENS = TOKEN + b"token/"
 SIGNING_KEYS = TOKEN + b"key/"
 
 STATE_KEY = META + b"state"
 SETTINGS_KEY = META + b"settings"
+MIRROR_CURSOR_KEY = MIRROR + b"cursor"
 
 _Q = Struct(">cQ")
 _QQ = Struct(">cQQ")
@@ -230,6 +245,34 @@ def audit_cursor(volume_id: int) -> bytes:
 
 def quota(directory: int) -> bytes:
     return _Q.pack(QUOTA, directory)
+
+
+def snapshot(volume_id: int, name: str) -> bytes:
+    return _Q.pack(SNAPSHOT, volume_id) + name.encode()
+
+
+def snapshots(volume_id: int) -> bytes:
+    return _Q.pack(SNAPSHOT, volume_id)
+
+
+def dead_segment(number: int) -> bytes:
+    return _Q.pack(DEAD_SEGMENT, number)
+
+
+def mirrored(key: bytes) -> bytes:
+    return MIRRORED + key
+
+
+def cluster(name: str) -> bytes:
+    return CLUSTER + name.encode()
+
+
+def publication(name: str) -> bytes:
+    return PUBLICATION + name.encode()
+
+
+def gather(name: str) -> bytes:
+    return GATHER + name.encode()
 
 
 def number_of(key: bytes) -> int:

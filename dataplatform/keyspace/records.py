@@ -173,6 +173,12 @@ class VolumeSettings(Record):
     encryption: dict[str, Any] = field(default_factory=dict)  # wrapped keys; empty: not encrypted
     audit: str = ""  # what the audit stream is told: "" nothing, "changes", "all"
     audit_ttl_ms: int = 0  # how long the audit stream keeps it; 0: for ever
+    history: bytes = b""  # of its line of commits: changes where that is cut. 16 bytes, or none yet
+    lineage: list[list[Any]] = field(default_factory=list)  # [history, last commit of it here]
+    mirror: dict[str, Any] = field(default_factory=dict)  # source and schedule; empty: no mirror
+    snapshots: list[list[Any]] = field(default_factory=list)  # schedules: [name, every_s, keep]
+    changes_ttl_ms: int = 0  # how long change rows are kept; 0: the customary time
+    changes_rows: int = 0  # how many at most; 0: the customary number
 
 
 @dataclass(slots=True)
@@ -214,6 +220,23 @@ class VolumeRecord(Record):
     created_ns: int = 0
     request: list[Any] = field(default_factory=list)  # session, slot, sequence: who waits for it
     locked: bool = False  # nobody may open it
+
+
+@dataclass(slots=True)
+class SnapshotRecord(Record):
+    """A snapshot of a volume: a volume of its own that cannot be written. The name stands in the
+    key."""
+
+    number: int  # as a volume's: from the same counter
+    checkpoint: str  # of the source's engine
+    commit: int = 0  # of the source, which the snapshot is
+    time_ns: int = 0
+    segments_end: int = 0  # above every segment that it may need
+    schedule: str = ""  # the schedule that made it and lets it go; empty: a person
+    used_bytes: int = 0  # of the volume, at that commit
+    entries: int = 0
+    by: str = ""  # who took it
+    users: list[int] = field(default_factory=list)  # volumes that need it: clones
 
 
 @dataclass(slots=True)
@@ -484,3 +507,52 @@ class AuditCursor(Record):
     path: str = ""  # where the volume was mounted then: names the topic
     is_on: bool = False  # whether the audit was on at that commit
     ttl_ms: int = 0  # as the topic's retention was set
+
+
+@dataclass(slots=True)
+class MirrorCursor(Record):
+    """Which commit of its source a mirror is; written with what it stands for."""
+
+    history: bytes = b""  # of the source's line of commits
+    commit: int = 0
+    time_ns: int = 0  # of that commit, by the source's clock
+    copied_ns: int = 0  # when it was applied, by this server's clock
+
+
+@dataclass(slots=True)
+class ClusterRecord(Record):
+    """Another cluster, known by the name in the key."""
+
+    address: str  # dp://, dps://, grpc://
+    slot: int = 0  # its number in the upper bits of volumes' numbers; never used again
+    identity: bytes = b""  # of its store, as first seen: another one behind the address is refused
+    token: bytes = field(default=b"", repr=False)  # protected: see core/keys.py
+    authority: str = ""  # PEM of the CA that its certificate is to be signed by
+    added_ns: int = 0
+    is_secure: bool = False  # TLS is wanted
+
+
+@dataclass(slots=True)
+class Publication(Record):
+    """A change feed that is copied to an ordinary stream, exactly once: the record is rewritten
+    with what is appended, in the stream's volume."""
+
+    volume: int  # what is published: a directory of this volume
+    inode: int
+    stream: int  # where to
+    topic: str
+    commit: int = 0  # everything up to it was published
+    by: str = ""  # by whose right
+    created_ns: int = 0
+
+
+@dataclass(slots=True)
+class GatherRecord(Record):
+    """A stream into which those of other clusters are gathered."""
+
+    stream: int
+    topic: str
+    sources: list[list[Any]] = field(default_factory=list)  # [cluster, path, topic]
+    by: str = ""
+    created_ns: int = 0
+    is_paused: bool = False
