@@ -33,7 +33,7 @@ ended by NUL where something follows it (names cannot contain NUL).
     s volume:8 name                           SnapshotRecord   snapshot (in the root volume)
     z segment:8                               commit:8         dead segment that a snapshot needs
     m "cursor"                                MirrorCursor     volume that is a mirror
-    x key                                     Extent           what a mirror's value is at its source
+    x key                                     Extent           of a mirror's value, at its source
     c name                                    ClusterRecord    known cluster (in the root volume)
     p name                                    Publication      change feed copied to a stream
     w name                                    GatherRecord     stream here that others flow into
