@@ -52,13 +52,14 @@ class Call:
         "_held",
         "_is_fresh",
         "_left_behind",
-        "_limiters",
         "about",
         "credential",
+        "data",
         "fairness",
         "keeper",
+        "limiters",
         "limits",
-        "load",
+        "message",
         "method",
         "origin",
         "platform",
@@ -94,12 +95,13 @@ class Call:
         self._is_fresh = False  # the answer is of a change that was made just now
         self._left_behind: tuple[bytes, Inode] | None = None  # what `left` packed
         self._held: list[Volume] = []
-        self._limiters: dict[int, Limiter] = {}  # of the volumes for which it was admitted
         self.fairness: Fairness | None = None
+        self.limiters: dict[int, Limiter] | None = None
+        """Of the volumes for which it was admitted; None as long as nothing limits it."""
         self.limits: Limits | None = None
-        """Of all volumes; None: this call is not limited."""
-        self.load: tuple[Any, bytes | memoryview] | None = None
-        """What it brings: message and bulk bytes."""
+        """Of all volumes, with `message` and `data`, what it brings; None: it is not limited."""
+        self.message: Any
+        self.data: bytes | memoryview
         self.about: tuple[Volume, int] | None = None
         """The volume and inode that a target led to, the last one if there are several."""
 
@@ -107,21 +109,27 @@ class Call:
         while self._held:
             self.platform.release(self._held.pop())
 
-    async def _admitted(self, volume: Volume) -> None:
-        """Wait until the volume's limits let this call begin: once, wherever it leads to it."""
+    def _must_wait(self, volume: Volume) -> bool:
+        """It led to the volume: whether it has to be `_admitted`."""
         if self.fairness is not None:
             self.fairness.saw(self.session, volume.id)
         limits, settings = self.limits, volume.settings
-        if limits is None or not (settings.iops or settings.bandwidth or limits.limiters):
-            return
-        limiter = limits.of(volume.id, settings.iops, settings.bandwidth)
-        if limiter is not None and volume.id not in self._limiters:
-            await limiter.admit(request_bytes(*self.load) if self.load is not None else 0)
-            self._limiters[volume.id] = limiter
+        return limits is not None and bool(settings.iops or settings.bandwidth or limits.limiters)
+
+    async def _admitted(self, volume: Volume) -> None:
+        """Wait until the volume's limits let this call begin: once, wherever it leads to it."""
+        assert self.limits is not None
+        settings = volume.settings
+        limiter = self.limits.of(volume.id, settings.iops, settings.bandwidth)
+        if self.limiters is None:
+            self.limiters = {}
+        if limiter is not None and volume.id not in self.limiters:
+            await limiter.admit(request_bytes(self.message, self.data))
+            self.limiters[volume.id] = limiter
 
     def charge(self, reply: Any, bulk: Data) -> None:
         """What the reply moves, if the call was limited."""
-        for limiter in self._limiters.values():
+        for limiter in (self.limiters or {}).values():
             limiter.charge(reply_bytes(reply, bulk))
 
     def release(self, volume: Volume) -> None:
@@ -221,7 +229,8 @@ class Call:
             request=self.asker,
         )
         self._held.append(node.volume)
-        await self._admitted(node.volume)
+        if self._must_wait(node.volume):
+            await self._admitted(node.volume)
         self.about = node.volume, node.inode.number
         return node
 
@@ -245,7 +254,8 @@ class Call:
         if target.inode and not target.path:
             volume = await self.platform.acquire(target.volume)
             self._held.append(volume)
-            await self._admitted(volume)
+            if self._must_wait(volume):
+                await self._admitted(volume)
             self.about = found = volume, target.inode
             return found
         node = await self.node(target)
@@ -255,7 +265,8 @@ class Call:
         """The volume, in use until the call ends. NOT_FOUND."""
         volume = await self.platform.acquire(volume_id)
         self._held.append(volume)
-        await self._admitted(volume)
+        if self._must_wait(volume):
+            await self._admitted(volume)
         return volume
 
     async def new_name(
@@ -267,7 +278,8 @@ class Call:
             target.path, target.volume, target.inode, look=look, request=self.asker
         )
         self._held.append(at.volume)
-        await self._admitted(at.volume)
+        if self._must_wait(at.volume):
+            await self._admitted(at.volume)
         if at.missing and not parents:
             raise NotFound(
                 "no such directory: create it first, or ask for parents",
@@ -317,13 +329,18 @@ class Call:
         A keeper gets it as it is now, if it was told meanwhile that it has changed: or it would
         keep what the promise that it has is not about.
         """
-        known = self._left_behind
-        inode = known[1] if known is not None and known[0] is packed else Inode.unpack(packed)
+        inode = self.inode_left(packed)
         keeper = self.keeper
         if keeper is not None and not (self._is_fresh and keeper.keeps(volume.id, inode.number)):
             await keeper.keep(volume, inode.number)
             inode = await volume.find_inode(inode.number) or inode
-        return await self.shown(Node(volume, await volume.complete(inode)))
+        node = Node(volume, await volume.complete(inode))
+        return node_message(node) if keeper is None else await self.shown(node)
+
+    def inode_left(self, packed: bytes) -> Inode:
+        """The inode as its change left it, not to be changed: see `left`."""
+        known = self._left_behind
+        return known[1] if known is not None and known[0] is packed else Inode.unpack(packed)
 
 
 def request_bytes(message: Any, data: bytes | memoryview) -> int:

@@ -125,7 +125,7 @@ class Dispatcher:
                 observe_stranger(self._platform, attachment, method, e)
             raise
         if method.number not in self._free:
-            call.limits, call.load = self.limits, (message, data)
+            call.limits, call.message, call.data = self.limits, message, data
         started_s = time.perf_counter()
         try:
             try:
@@ -148,7 +148,8 @@ class Dispatcher:
             call.end()
             self.metrics.count(method, time.perf_counter() - started_s)
         reply, bulk = outcome if type(outcome) is tuple else (outcome, b"")
-        call.charge(reply, bulk)
+        if call.limiters:
+            call.charge(reply, bulk)
         return reply, bulk
 
     def refused(self, origin: str, error: PlatformError) -> None:

@@ -155,13 +155,14 @@ class Lane:
         principal = unit.request.principal
         if principal.is_read_only:
             raise Denied("the token allows no change", user=principal.name, errno=errno.EACCES)
-        holds: dict[int, int] = {}
-        if volume.quotas.concern(unit):
-            holds = await volume.quotas.settle(unit)
+        quotas = volume.quotas
+        if not quotas.concern(unit):
+            return await self._write(unit, result, requests, awaited=awaited)
+        holds = await quotas.settle(unit)
         try:
             return await self._write(unit, result, requests, awaited=awaited)
         finally:
-            volume.quotas.let_go(holds)
+            quotas.let_go(holds)
 
     async def _write(
         self, unit: Unit, result: object, requests: Sequence[Request], *, awaited: bool

@@ -76,7 +76,8 @@ async def find_entry(unit: Unit, directory: int, name: bytes) -> Entry | None:
 
 async def look_up(unit: Unit, directory: int, name: bytes) -> Entry | None:
     """As `find_entry`, for whom the unit acts for. DENIED."""
-    found = await find_entry(unit, directory, name)
+    value = await unit.get(keys.entry(directory, name))
+    found = Entry.unpack(value) if value is not None else None
     if not unit.request.principal.is_free:
         target = (found.volume or unit.volume.id, found.inode) if found is not None else None
         if found is not None and found.volume:
@@ -133,15 +134,14 @@ async def add(unit: Unit, directory: int, name: bytes, new: Attributes) -> tuple
     """A new inode under a name that is known to be free, and its path."""
     protection.check_name(unit, directory, name)
     parent = await directory_of(unit, directory)
-    await owners.check_create(unit, parent, new.kind, is_junction=bool(new.volume))
-    return await add_unasked(unit, directory, name, new)
+    if not unit.request.principal.is_free:
+        await owners.check_create(unit, parent, new.kind, is_junction=bool(new.volume))
+    return await add_unasked(unit, parent, name, new)
 
 
-async def add_unasked(
-    unit: Unit, directory: int, name: bytes, new: Attributes
-) -> tuple[Inode, str]:
+async def add_unasked(unit: Unit, parent: Inode, name: bytes, new: Attributes) -> tuple[Inode, str]:
     """As `add`, for whom may do it as was found before."""
-    parent = await directory_of(unit, directory)
+    directory = parent.number
     inode = _new_inode(unit, parent, name, new)
     if new.volume:
         unit.move_rules()
@@ -275,7 +275,8 @@ async def remove(
         if missing_ok:
             return 0
         found = await entry(unit, directory, name)  # says what is missing
-    await owners.check_delete(unit, directory, found)
+    if not unit.request.principal.is_free:
+        await owners.check_delete(unit, directory, found)
     path = await _path(unit, directory, name)
     if found.volume:
         raise Invalid(
@@ -288,14 +289,20 @@ async def remove(
         raise Invalid("not a directory", path=path, errno=errno.ENOTDIR)
     if is_directory:
         await _check_empty(unit, found.inode, path)
-    return await take_away(unit, directory, name, found, keep_open=keep_open)
+    return await take_away(unit, directory, name, found, path, keep_open=keep_open)
 
 
 async def take_away(
-    unit: Unit, directory: int, name: bytes, found: Entry, *, keep_open: bool = False
+    unit: Unit,
+    directory: int,
+    name: bytes,
+    found: Entry,
+    path: str = "",
+    *,
+    keep_open: bool = False,
 ) -> int:
-    """As `remove`, of what may be removed as was found before."""
-    path = await _path(unit, directory, name)
+    """As `remove`, of what may be removed as was found before; its path, if that was, too."""
+    path = path or await _path(unit, directory, name)
     kept = await _drop_name(unit, directory, name, found, keep_open=keep_open)
     unit.event("removed", path, found.kind)
     return kept
@@ -468,10 +475,13 @@ async def rename(
             path=new_path,
             errno=errno.EINVAL if exchange else errno.ENOTEMPTY,
         )
-    await owners.check_rename(unit, old_directory, source, parent, target)
+    is_asked = not unit.request.principal.is_free
+    if is_asked:
+        await owners.check_rename(unit, old_directory, source, parent, target)
     if target is not None and not exchange:
         _check_kinds(source, target, new_path)
-    await owners.check_move(unit, old_directory, source, parent, target if exchange else None)
+    if is_asked:
+        await owners.check_move(unit, old_directory, source, parent, target if exchange else None)
     if unit.volume.quotas.directories:
         places = (old_directory, new_directory)
         await quota_directories.move(unit, source, old_name, places)

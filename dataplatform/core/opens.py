@@ -32,7 +32,7 @@ class Open:
 
     def __init__(self) -> None:
         self.count = 0
-        self.verbs = Verb(0)
+        self.verbs = _NONE
 
 
 Held = dict[tuple[int, int], Open]
@@ -50,7 +50,8 @@ class Opens:
         held = self._sessions.setdefault(session, {})
         if len(held) >= OPENS_PER_SESSION_MAX:
             raise Invalid("too many open files", errno=24)
-        _take(held, volume, inode).verbs |= verbs
+        taken = _take(held, volume, inode)
+        taken.verbs = taken.verbs | verbs if taken.verbs is not _NONE else verbs
 
     def verbs_of(self, session: bytes, volume: Volume, inode: int) -> Verb | None:
         """With which verbs the session opened it; None: it has not."""

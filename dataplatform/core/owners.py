@@ -25,6 +25,7 @@ SET_UID = 0o4000
 SET_GID = 0o2000
 GROUP_EXECUTE = 0o010
 
+_READ_AND_WRITE = Verb.READ | Verb.WRITE
 _DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 
 
@@ -76,7 +77,7 @@ def opened_by_maker(principal: Principal, inode: Inode) -> Verb:
     """For what a file is open when its maker opens it as it is made: for everything, whatever its
     mode (open(2), O_CREAT). Of a file that was there before: for what is asked each time."""
     is_fresh = inode.birth_ns == inode.ctime_ns
-    return Verb.READ | Verb.WRITE if is_fresh and owns(principal, inode) else REACH
+    return _READ_AND_WRITE if is_fresh and owns(principal, inode) else REACH
 
 
 async def check_same_rules(unit: Unit, inode: Inode, parent: Inode) -> None:

@@ -351,7 +351,11 @@ class Platform:
         The node's volume is in use until it is given to `release`. What is found is promised to
         the keeper, and so is the directory in which one name was looked for, found or not.
         """
-        node = await self._locate(path, volume, inode, follow, keeper, request)
+        node = None
+        if inode and "/" not in path:
+            node = await self._locate_near(path, volume, inode, follow, keeper, request)
+        if node is None:
+            node = await self._locate(path, volume, inode, follow, keeper, request)
         principal = request.principal
         if not principal.is_free and not self.guard.allows_now(
             principal, node.volume, node.inode, REACH
@@ -383,10 +387,6 @@ class Platform:
         keeper: Keeper | None,
         request: Request,
     ) -> Node:
-        if inode and "/" not in path:
-            near = await self._locate_near(path, volume, inode, follow, keeper, request)
-            if near is not None:
-                return near
         for _ in range(REPLACED_MAX):
             held, place = await self._walk(
                 path, volume, inode, follow=follow, keeper=keeper, request=request

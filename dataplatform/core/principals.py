@@ -40,25 +40,23 @@ class Principal:
     spoken_for_by: str = ""  # the `owner` of the principal that speaks for this one
     modes_checked: bool = False  # by the kernel it came through: expressions alone decide here
 
-    @property
-    def is_trusted(self) -> bool:
-        """Whether what POSIX grants need not be asked: of an administrator, or of somebody
-        whose own kernel has asked it."""
-        return self.is_admin or self.modes_checked
+    # What follows from these; every request looks at it, so it is found once.
+    is_free: bool = field(init=False, repr=False)
+    """An administrator whom no token limits: there is nothing to ask."""
+    is_trusted: bool = field(init=False, repr=False)
+    """Whether what POSIX grants need not be asked: of an administrator, or of somebody whose own
+    kernel has asked it."""
+    owner: str = field(init=False, repr=False)
+    """Who a session and a stored reply belong to. Somebody with the same name but other limits (a
+    token that may only read) is somebody else there; a renewed token is not. What a mount does for
+    others belongs to the mount."""
 
-    @property
-    def is_free(self) -> bool:
-        """An administrator whom no token limits: there is nothing to ask."""
-        return self.is_admin and not self.is_read_only and not self.roots
-
-    @property
-    def owner(self) -> str:
-        """Who a session and a stored reply belong to. Somebody with the same name but other limits
-        (a token that may only read) is somebody else there; a renewed token is not. What a mount
-        does for others belongs to the mount."""
-        if self.spoken_for_by:
-            return self.spoken_for_by
-        return f"{self.name} ({self.scope})" if self.scope else self.name
+    def __post_init__(self) -> None:
+        is_free = self.is_admin and not self.is_read_only and not self.roots
+        owner = f"{self.name} ({self.scope})" if self.scope else self.name
+        object.__setattr__(self, "is_free", is_free)
+        object.__setattr__(self, "is_trusted", self.is_admin or self.modes_checked)
+        object.__setattr__(self, "owner", self.spoken_for_by or owner)
 
     def __str__(self) -> str:
         return self.name

@@ -191,6 +191,11 @@ class Quotas:
             return True
         return bool(unit.used_bytes_delta or unit.entries_delta) and self._volume_is_limited()
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether there is any limit that bytes may meet. If not, they are counted only."""
+        return bool(self.directories or self._volume.settings.quota_bytes)
+
     def _volume_is_limited(self) -> bool:
         limits = self._volume.settings
         return bool(
@@ -366,7 +371,9 @@ class Quotas:
         if held is None:
             held = self._held[number] = Held(chain)
         held.size_bytes += size_bytes
-        self._reserve(held.chain, size_bytes)
+        reserved = self._reserved
+        for account in held.chain:
+            reserved[account] = reserved.get(account, 0) + size_bytes
 
     def release(self, number: int, size_bytes: int) -> None:
         """It did, or will not."""

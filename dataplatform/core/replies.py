@@ -59,10 +59,12 @@ class Replies:
         else:
             self._sessions.move_to_end(request.session)
         stored = slots.get(request.slot)
-        if stored is not None and stored.owner and stored.owner != request.principal.owner:
+        if stored is None:
+            return False, None
+        if stored.owner and stored.owner != request.principal.owner:
             # Who overhears an id must neither get the reply nor use up the slot.
             raise Denied("the request id belongs to somebody else", slot=request.slot)
-        if stored is None or stored.sequence < request.sequence:
+        if stored.sequence < request.sequence:
             return False, None
         if stored.sequence == request.sequence:
             if stored.method != request.method:

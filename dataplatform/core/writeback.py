@@ -141,13 +141,18 @@ class Writeback:
         if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
             raise Invalid("the offset is beyond the largest file", offset=offset, errno=errno.EFBIG)
         version = volume.quotas.version
-        inode = await self._writable(request, number)
+        is_free = request.principal.is_free
+        inode = await (self._file(number) if is_free else self._writable(request, number))
         if not data:
             size = self.size_of(inode)
             expect_size(size, expected_size)
             return size, ()
-        is_limited = bool(volume.settings.quota_bytes or volume.quotas.directories)
-        growth_bytes = await self._ask_quota(inode, version, offset, len(data))
+        is_limited = volume.quotas.has_limits
+        growth_bytes = len(data) if inode.links else 0
+        if is_limited:
+            growth_bytes = await self._ask_quota(inode, version, offset, len(data))
+        elif growth_bytes:
+            volume.quotas.hold(number, VOLUME_ONLY, growth_bytes)
         mtime_ns = mtime_ns or volume.clock.now_ns()
         try:
             with volume.holds.append():
@@ -187,10 +192,12 @@ class Writeback:
         those before it are taken."""
         volume = self._volume
         quotas, version = volume.quotas, volume.quotas.version
-        inode = await self._writable(request, number)
+        is_free = request.principal.is_free
+        inode = await (self._file(number) if is_free else self._writable(request, number))
         length = sum(len(data) for _, data in parts)
         is_small = all(0 < len(data) < EXTENT_BYTES_MIN for _, data in parts)
-        if inode.links:
+        chain = VOLUME_ONLY
+        if inode.links and quotas.has_limits:
             chain = await quotas.chain_of_file(inode, version)
             is_small = is_small and quotas.find_full(chain, length) is None
         if not is_small:

@@ -115,12 +115,10 @@ async def write(call: Call, message: pb.WriteRequest, data: Any) -> pb.WriteRepl
 
 
 def _written(call: Call, volume: Volume, number: int, offset: int, size: int) -> pb.WriteReply:
-    return pb.WriteReply(
-        offset=offset,
-        size=size,
-        verifier=call.server.instance,
-        nearly_full=volume.quotas.is_nearly_full(number),
-    )
+    reply = pb.WriteReply(offset=offset, size=size, verifier=call.server.instance)
+    if volume.quotas.has_limits and volume.quotas.is_nearly_full(number):
+        reply.nearly_full = True
+    return reply
 
 
 @rpc("Files.Sync")

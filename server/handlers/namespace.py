@@ -13,10 +13,10 @@ from dataplatform.core.platform import NewName
 from dataplatform.core.units import Unit
 from dataplatform.core.usage import usage_at
 from dataplatform.core.volumes import Volume
-from dataplatform.keyspace.records import Inode, Kind
+from dataplatform.keyspace.records import Kind
 
 from ..dispatch import Call, rpc
-from ..packing import attributes_of, settings_of
+from ..packing import attributes_of, node_message, settings_of
 
 
 def done(call: Call, message: Any, volume: Volume, stored: None) -> pb.Empty:
@@ -32,7 +32,7 @@ async def node_left(call: Call, message: Any, volume: Volume, stored: bytes) -> 
 @rpc("Namespace.Stat")
 async def stat(call: Call, message: pb.StatRequest, data: Any) -> pb.Node:
     node = await call.node(message.target, follow=message.follow)
-    return await call.shown(node)
+    return node_message(node) if call.keeper is None else await call.shown(node)
 
 
 @rpc("Namespace.Access")
@@ -56,10 +56,11 @@ async def list_(call: Call, message: pb.ListRequest, data: Any) -> pb.ListReply:
 
 
 async def _created(call: Call, message: pb.CreateRequest, volume: Volume, stored: bytes) -> pb.Node:
+    if not message.open:
+        return await call.node_left(volume, stored)
+    verbs = opened_by_maker(call.principal, call.inode_left(stored))
     node = await call.node_left(volume, stored)
-    if message.open:
-        verbs = opened_by_maker(call.principal, Inode.unpack(stored))
-        call.platform.opens.open(call.session.id, volume, node.inode, verbs)
+    call.platform.opens.open(call.session.id, volume, node.inode, verbs)
     return node
 
 

@@ -16,7 +16,7 @@ from ...base.errors import Invalid
 from ...keyspace.records import Inode
 from ..principals import NOBODY, Principal
 from .expressions import parse
-from .verbs import MODE_BITS, NUMBERS, Verb
+from .verbs import MODE_BITS, NUMBERS, REACH, Verb
 
 PASSAGES_MAX = 1000
 """Principals that one directory remembers to let pass."""
@@ -129,9 +129,9 @@ class Directory:
 
 def verbs_in(rules: Rules) -> Verb:
     """The verbs that these decide, those of single columns included (`read:COLUMN`)."""
-    verbs = Verb(0)
+    verbs = REACH
     for word in rules:
-        verbs |= NUMBERS.get(word.partition(":")[0], Verb(0))
+        verbs |= NUMBERS.get(word.partition(":")[0], REACH)
     return verbs
 
 
