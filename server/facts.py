@@ -41,6 +41,8 @@ class ServerFacts:
     instance: bytes = field(default_factory=lambda: os.urandom(16))
     """Differs after each start: what clients kept in a server's memory is gone then."""
     pid: int = field(default_factory=os.getpid)
+    grpc_port: int = 0
+    """0: no gRPC."""
     connections: Callable[[], int] = _no_connections
     """How many connections of frames there are."""
     counters: Callable[[], dict[str, int]] = _no_counters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import time
 from pathlib import Path
 
 from dataplatform.api import platform_pb2 as pb
@@ -126,6 +127,8 @@ class FramesListener:
             user=principal.name,
             uid=principal.uid,
             may_speak=principal.may_speak,
+            grpc_port=self._facts.grpc_port,
+            now_ns=time.time_ns(),
         )
 
     def _credential(self, connection: ServerConnection, hello: pb.Hello) -> Credential:

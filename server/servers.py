@@ -139,7 +139,8 @@ class Server:
         if settings.grpc is not None:
             self.grpc = GrpcListener(self.dispatcher, self.sessions, self.credentials)
             credentials = certificates.grpc_credentials() if certificates is not None else None
-            endpoints.grpc = str(await self.grpc.listen(*settings.grpc, credentials))
+            grpc = await self.grpc.listen(*settings.grpc, credentials)
+            endpoints.grpc, self.facts.grpc_port = str(grpc), grpc.port
         if settings.listen is not None:
             endpoints.frames = str(await self.frames.listen_tcp(*settings.listen, tls))
         endpoints.socket = str(await self._listen_unix() or "")

@@ -13,7 +13,6 @@ import argparse
 import difflib
 import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dataplatform.base.errors import Denied, Invalid
+from dataplatform.base.names import check_cluster_name
 from dataplatform.transport.addresses import (
     FRAMES_PORT,
     GRPC_PORT,
@@ -33,7 +33,6 @@ from dataplatform.transport.tls import ServerTls
 
 NONE = "none"
 LOG_LEVELS = ("debug", "info", "warning", "error")
-_CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # a name in paths: /cluster/path
 
 HostPort = tuple[str, int]
 
@@ -173,11 +172,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _checked(values: dict[str, Any], environment: Mapping[str, str]) -> Settings:
-    if not _CLUSTER.fullmatch(values["cluster"]):
-        raise Invalid(
-            "a cluster's name is 1 to 63 letters, digits, dots, dashes and underscores",
-            cluster=values["cluster"],
-        )
+    check_cluster_name(values["cluster"])
     if values["log_level"] not in LOG_LEVELS:
         levels = ", ".join(LOG_LEVELS)
         raise Invalid(f"log level is one of {levels}", log_level=values["log_level"])

@@ -23,6 +23,7 @@ MODULES = {  # what each brings, in the order of `dp --help`
     "changes": ("changes",),
     "volumes": ("volume",),
     "identities": ("user", "group", "token", "whoami"),
+    "clusters": ("cluster",),
     "audit": ("audit",),
     "quotas": ("quota",),
     "acl": ("acl",),

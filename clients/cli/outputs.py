@@ -29,6 +29,7 @@ TIMES_NS = (
     "ctime_ns",
     "birth_ns",
     "created_ns",
+    "added_ns",
     "started_ns",
     "since_ns",
     "time_ns",

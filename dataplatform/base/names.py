@@ -1,4 +1,4 @@
-"""Names of users and groups.
+"""Names of users, groups and clusters.
 
 ASCII letters, digits and `. _ - @`, beginning with a letter, a digit or `_`; case counts. So a
 name needs no quotes in an access expression, on a command line or in a file of settings, and no two
@@ -33,5 +33,18 @@ def check_user_name(name: str, what: str = "user") -> str:
             f"the name of a {what} has letters (a-z), digits and . _ - @, "
             "and begins with a letter, a digit or _",
             name=name,
+        )
+    return name
+
+
+_CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # a name in paths: /cluster/path
+
+
+def check_cluster_name(name: str) -> str:
+    """The name of a cluster as it is. INVALID if it is none."""
+    if not _CLUSTER.fullmatch(name):
+        raise Invalid(
+            "a cluster's name is 1 to 63 letters, digits, dots, dashes and underscores",
+            cluster=name,
         )
     return name

@@ -10,6 +10,7 @@ from ..transport.addresses import Address, default_address, parse
 from ..transport.tls import Trust
 from .access import AccessOperations
 from .changes import ChangeOperations
+from .clusters import ClusterOperations
 from .connection import FIRST_PATIENCE_S, Channel
 from .entering import Entering
 from .files import FileOperations
@@ -33,6 +34,7 @@ class Client(
     VolumeOperations,
     QuotaOperations,
     IdentityOperations,
+    ClusterOperations,
     SystemOperations,
     AccessOperations,
 ):

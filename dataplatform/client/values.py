@@ -326,6 +326,31 @@ class Identity:
         return utc(self.expires_ns) if self.expires_ns else None
 
 
+@dataclass(frozen=True, slots=True)
+class ClusterInfo:
+    """Another cluster that is known here: its paths are `/NAME/…`. What follows `asked` is of this
+    moment, and only if it was asked."""
+
+    name: str
+    address: str
+    store: str  # identity of what it stores, in hex; empty: it has not answered yet
+    added_ns: int
+    has_token: bool  # by which this cluster comes to it
+    has_authority: bool  # its certificate must be signed by a given one
+    access: str  # who may use it: an expression; empty: administrators only
+    asked: bool
+    error: str  # why it cannot be used; empty: it can
+    version: str
+    user: str  # who this cluster is there
+    speaks: bool  # and may say for which of its users it asks
+    latency_s: float  # of a small request
+    clock_s: float  # by how much its clock is ahead
+
+    @property
+    def added(self) -> datetime:
+        return utc(self.added_ns)
+
+
 # --------------------------------------------------------------------------- volumes and system
 
 

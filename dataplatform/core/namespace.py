@@ -32,7 +32,7 @@ from ..base.limits import (
 from ..engine.base import Pair
 from ..keyspace import keys
 from ..keyspace.records import ROOT_INODE, Entry, Inode, Kind
-from . import filemap, owners, quota_directories
+from . import filemap, globalnames, owners, quota_directories
 from .access.verbs import REACH, Verb
 from .audit import protection
 from .paths import check_new_name
@@ -133,6 +133,7 @@ async def create(
 async def add(unit: Unit, directory: int, name: bytes, new: Attributes) -> tuple[Inode, str]:
     """A new inode under a name that is known to be free, and its path."""
     protection.check_name(unit, directory, name)
+    globalnames.check_name(unit, directory, name)
     parent = await directory_of(unit, directory)
     if not unit.request.principal.is_free:
         await owners.check_create(unit, parent, new.kind, is_junction=bool(new.volume))
@@ -224,6 +225,7 @@ async def link(unit: Unit, number: int, directory: int, name: str) -> int:
     """Another name for a file (link(2)); EPERM for directories, tables and streams."""
     encoded = check_new_name(name)
     protection.check_name(unit, directory, encoded)
+    globalnames.check_name(unit, directory, encoded)
     inode = await unit.inode(number)
     await unit.allow(inode, REACH)
     if await look_up(unit, directory, encoded) is not None:
@@ -454,6 +456,7 @@ async def rename(
         raise Invalid("no-replace and exchange exclude each other")
     target_name = check_new_name(new_name)
     protection.check_name(unit, new_directory, target_name)
+    globalnames.check_name(unit, new_directory, target_name)
     source = await entry(unit, old_directory, old_name)
     old_path = await _path(unit, old_directory, old_name)
     new_path = await _path(unit, new_directory, target_name)

@@ -29,6 +29,7 @@ from .access.guard import Guard, Search
 from .access.verbs import REACH
 from .audit.trail import Audit
 from .catalog import Catalog
+from .clusters import Clusters
 from .identities import Identities
 from .keys import Masters
 from .opens import Opens
@@ -98,6 +99,7 @@ class Platform:
         self.identity = b""  # of what is stored here, whoever serves it
         self.catalog = Catalog(self)
         self.identities = Identities(self)
+        self.clusters = Clusters(self)
         self.opens = Opens(self)
         self.promises = Promises(clock)
         self.guard = Guard(self)
@@ -137,6 +139,7 @@ class Platform:
         root = await platform.acquire(ROOT_VOLUME)
         platform.identity = identity_of(root.settings)
         await platform.identities.load(root)
+        await platform.clusters.load(root)
         platform.release(root)
         return platform
 

@@ -35,6 +35,7 @@ ended by NUL where something follows it (names cannot contain NUL).
     m "cursor"                                MirrorCursor     volume that is a mirror
     x key                                     Extent           of a mirror's value, at its source
     c name                                    ClusterRecord    known cluster (in the root volume)
+    c                                         ClusterRecord    the highest slot of one so far
     p name                                    Publication      change feed copied to a stream
     w name                                    GatherRecord     stream here that others flow into
 """
@@ -264,6 +265,7 @@ def mirrored(key: bytes) -> bytes:
 
 
 def cluster(name: str) -> bytes:
+    """Without a name: of the record that holds the highest slot that a cluster ever had."""
     return CLUSTER + name.encode()
 
 

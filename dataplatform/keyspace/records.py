@@ -521,15 +521,17 @@ class MirrorCursor(Record):
 
 @dataclass(slots=True)
 class ClusterRecord(Record):
-    """Another cluster, known by the name in the key."""
+    """Another cluster, known by the name in the key; without a name, the highest slot so far."""
 
-    address: str  # dp://, dps://, grpc://
+    address: str  # dp://, dps://, dp+unix://
     slot: int = 0  # its number in the upper bits of volumes' numbers; never used again
     identity: bytes = b""  # of its store, as first seen: another one behind the address is refused
     token: bytes = field(default=b"", repr=False)  # protected: see core/keys.py
     authority: str = ""  # PEM of the CA that its certificate is to be signed by
     added_ns: int = 0
     is_secure: bool = False  # TLS is wanted
+    access: str = ""  # who may use it: an expression
+    grpc_port: int = 0  # where it said that it speaks gRPC; 0: it does not, or was not asked
 
 
 @dataclass(slots=True)

@@ -28,6 +28,8 @@ class Trust:
     ca: str = ""
     certificate: str = ""
     key: str = field(default="", repr=False)
+    authorities: str = ""
+    """The same as `ca`, as the text that would stand in the file."""
 
     @classmethod
     def from_environment(
@@ -50,6 +52,8 @@ class Trust:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         if self.ca:
             _load_authorities(context, self.ca)
+        elif self.authorities:
+            _load_authorities(context, "", self.authorities)
         else:
             context.load_default_certs()
         if self.certificate and not self.key:
@@ -127,11 +131,11 @@ def _load_certificate(context: ssl.SSLContext, certificate: str, key: str) -> No
         raise Invalid("the certificate cannot be read", path=certificate, reason=e.strerror) from e
 
 
-def _load_authorities(context: ssl.SSLContext, path: str) -> None:
+def _load_authorities(context: ssl.SSLContext, path: str, text: str = "") -> None:
     try:
-        context.load_verify_locations(path)
+        context.load_verify_locations(path or None, cadata=text or None)
     except ssl.SSLError as e:
-        raise Invalid("no certificates in PEM there", path=path, reason=e.reason) from e
+        raise Invalid("no certificates in PEM there", path=path or None, reason=e.reason) from e
     except OSError as e:
         raise Invalid("the authority's certificate cannot be read", path=path) from e
 

@@ -39,6 +39,8 @@ async def _furnish(world: World, kind: str) -> None:
         await identities.create_group(SYSTEM, "eng")
         await identities.create_user(SYSTEM, "ana", groups=["eng"])
         await identities.create_token(SYSTEM, "ana", ttl_s=60)
+    elif kind == "CLUSTER":
+        await platform.clusters.add(SYSTEM, "east", "dp://east.example.org:7222", token="x.y.z")
     elif kind == "QUOTA":
         limits = Limits(quota_bytes=1 << 40)
         await set_quota(volume, SYSTEM, world.inodes["/docs"], limits)

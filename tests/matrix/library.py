@@ -257,6 +257,10 @@ OPERATIONS: dict[str, Operation] = {
     "Client.groups": admins(lambda c, p: c.groups()),
     "Client.create_token": admins(lambda c, p: c.create_token("bob")),
     "Client.revoke_tokens": admins(lambda c, p: c.revoke_tokens(user="bob")),
+    "Client.add_cluster": admins(lambda c, p: c.add_cluster("east", "dp://127.0.0.1:1")),
+    "Client.set_cluster": admins(lambda c, p: c.set_cluster("east", access="p")),
+    "Client.clusters": admins(lambda c, p: c.clusters()),
+    "Client.remove_cluster": admins(lambda c, p: c.remove_cluster("east")),
     "Client.tokens": Operation("own", lambda c, p: c.tokens()),
 }
 

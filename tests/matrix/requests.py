@@ -181,4 +181,10 @@ REQUESTS: dict[str, Request] = {
     "Identities.Tokens": Request("own", lambda p: pb.TokensRequest()),
     "Identities.RevokeTokens": Request("admins", lambda p: pb.RevokeTokensRequest(user="bob")),
     "Identities.WhoAmI": Request("anybody", lambda p: pb.Empty()),
+    "Clusters.Add": Request(
+        "admins", lambda p: pb.AddClusterRequest(name="east", address="dp://127.0.0.1:1")
+    ),
+    "Clusters.Set": Request("admins", lambda p: pb.SetClusterRequest(name="east", access="p")),
+    "Clusters.List": Request("admins", lambda p: pb.ClustersRequest()),
+    "Clusters.Remove": Request("admins", lambda p: pb.ClusterRequest(name="east")),
 }

@@ -13,6 +13,7 @@ from ..runtime import run
 from ..tokens import token_source
 from .access import AccessOperations
 from .changes import ChangeOperations
+from .clusters import ClusterOperations
 from .files import FileOperations
 from .identities import IdentityOperations
 from .namespace import NamespaceOperations
@@ -34,6 +35,7 @@ class Client(
     VolumeOperations,
     QuotaOperations,
     IdentityOperations,
+    ClusterOperations,
     SystemOperations,
     AccessOperations,
 ):

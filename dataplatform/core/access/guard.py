@@ -108,6 +108,8 @@ class Guard:
         self.generation = 0
         self.columns: dict[tuple[int, int, Principal, str], Known] = {}  # see `columns`
         self.on_denied: Callable[[Denial], None] | None = None
+        self.clusters: frozenset[bytes] = frozenset()
+        """Names that nothing in the platform's root may have: see `core/globalnames.py`."""
 
     def changed(self) -> None:
         """A directory has another place, mode, owner or expression; a volume came or went."""

@@ -9,6 +9,7 @@ from ...keyspace import keys
 from ...keyspace.records import (
     ROOT_VOLUME,
     AuditCursor,
+    ClusterRecord,
     VolumePhase,
     VolumeRecord,
     VolumeSettings,
@@ -46,6 +47,7 @@ _LENGTHS: dict[bytes, tuple[int, int]] = {
     keys.CHANGE: (9, 9),
     keys.AUDIT_CURSOR: (9, 9),
     keys.QUOTA: (9, 9),
+    keys.CLUSTER: (1, _ANY),
 }
 """Least and most bytes of a key, by prefix."""
 
@@ -74,6 +76,7 @@ NOUNS: dict[bytes, tuple[str, bool]] = {
     keys.CHANGE: ("rows of the change log", False),
     keys.AUDIT_CURSOR: ("positions of the audit", False),
     keys.QUOTA: ("quotas of directories", False),
+    keys.CLUSTER: ("records of clusters", False),
 }
 """What rows of a prefix are to a user, and whether their key begins with an inode."""
 
@@ -147,6 +150,29 @@ async def check_volume_records(check: Check) -> int:
             if record.volume != number:
                 check.add("/", f"the record of volume {number} is that of another one")
     return highest
+
+
+async def check_clusters(check: Check) -> None:
+    """Known clusters: in the root volume only, readable, each with a slot of its own."""
+    slots: dict[int, str] = {}
+    highest = 0
+    async for page in check.pages(keys.CLUSTER, "clusters"):
+        for key, value in page:
+            name = key[len(keys.CLUSTER) :].decode("utf-8", "replace")
+            if check.volume.id != ROOT_VOLUME:
+                check.add("/", f"the cluster {name} stands outside of the root volume")
+                continue
+            try:
+                slot = read_record(ClusterRecord, value).slot
+            except Corrupt:
+                check.add("/", f"the record of the cluster {name or '(slots)'} cannot be read")
+                continue
+            if not name:
+                highest = slot
+            elif slot in slots or slot > highest:
+                check.add("/", f"the cluster {name} has a slot that is not its own")
+            else:
+                slots[slot] = name
 
 
 async def check_audit_cursors(check: Check) -> None:

@@ -86,6 +86,7 @@ async def _check(check: Check) -> None:
     await keytable.check_unknown(check)
     highest_volume = await keytable.check_volume_records(check)
     await keytable.check_audit_cursors(check)
+    await keytable.check_clusters(check)
     await quotas.read_quotas(check)
     await inodes.read_inodes(check)
     await names.check_names(check)

@@ -34,6 +34,7 @@ from dataplatform.keyspace.records import (
     ROOT_INODE,
     ROOT_VOLUME,
     ChangeRow,
+    ClusterRecord,
     Entry,
     GroupOffset,
     Kind,
@@ -124,6 +125,29 @@ def unreadable(name: str, key: Callable[[World], bytes], *expected: Expected) ->
 @damage(kept("/", "a row of unknown meaning"), kept("/", "a row of unknown meaning"))
 async def unknown_rows(world: World) -> None:
     await world.plant({b"?what": b"", keys.inode(3) + b"longer": b""})
+
+
+@damage(
+    kept("/", "the record of the cluster east cannot be read"),
+    kept("/", "the record of the cluster (slots) cannot be read"),
+)
+async def unreadable_clusters(world: World) -> None:
+    await world.plant({keys.cluster("east"): BAD, keys.cluster(""): BAD})
+
+
+@damage(
+    kept("/", "the cluster north has a slot that is not its own"),
+    kept("/", "the cluster west has a slot that is not its own"),
+)
+async def clusters_with_the_slots_of_others(world: World) -> None:
+    await world.plant(
+        {
+            keys.cluster(""): ClusterRecord("", 1).pack(),
+            keys.cluster("east"): ClusterRecord("dp://east", 1).pack(),
+            keys.cluster("north"): ClusterRecord("dp://north", 1).pack(),
+            keys.cluster("west"): ClusterRecord("dp://west", 2).pack(),
+        }
+    )
 
 
 @damage(kept("/", "the volume's counters are missing"), reopen=False)
@@ -1120,7 +1144,7 @@ def assert_found(world: World, expected: Sequence[Expected], findings: Sequence[
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.name.replace(" ", "_"))
-@pytest.mark.allow_warnings("cannot be repaired")
+@pytest.mark.allow_warnings("cannot be repaired", "cluster cannot be read")
 async def test_damage(damage: Damage, engine: str, tmp_path: Path) -> None:
     async with a_world(engine, tmp_path) as world:
         await damage.plant(world)

@@ -1,0 +1,1 @@
+"""Other clusters: asking them who they are, and passing on requests for what is theirs."""
