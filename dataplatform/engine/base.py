@@ -120,7 +120,11 @@ class Engine(Reader):
 
     @abc.abstractmethod
     async def checkpoint(self, name: str) -> None:
-        """Pin everything committed so far under a name; instant, survives restarts."""
+        """Pin everything committed so far under a name; survives restarts.
+
+        It holds a prefix of the commits, with all that were made before the call. Writers go on
+        meanwhile. EXISTS.
+        """
 
     @abc.abstractmethod
     async def open_checkpoint(self, name: str) -> View:
@@ -128,6 +132,15 @@ class Engine(Reader):
 
     @abc.abstractmethod
     async def delete_checkpoint(self, name: str) -> None: ...
+
+    @abc.abstractmethod
+    async def checkpoints(self) -> list[str]:
+        """The names of all checkpoints, in the order of the names."""
+
+    @abc.abstractmethod
+    async def checkpoint_size(self, name: str) -> int:
+        """Stored bytes that deleting this checkpoint alone would free: what neither the database,
+        nor another checkpoint, nor a clone has too. NOT_FOUND."""
 
     @abc.abstractmethod
     async def close(self) -> None:
@@ -243,6 +256,13 @@ class SegmentStore(abc.ABC):
         """Remove a sealed segment; a missing one is no error."""
 
     @abc.abstractmethod
+    async def skip(self, segment: int) -> None:
+        """Seal; this open store numbers its later segments above `segment`.
+
+        For who fills a storage that is to replace another one (`Storages.replace`).
+        """
+
+    @abc.abstractmethod
     async def close(self) -> None: ...
 
 
@@ -281,6 +301,31 @@ class Storages(abc.ABC):
     @abc.abstractmethod
     async def remove(self, volume: int) -> None:
         """Delete a closed volume's bytes for good."""
+
+    @abc.abstractmethod
+    async def clone(self, source: int, checkpoint: str, target: int) -> None:
+        """Make `target` a volume with what a checkpoint of `source` holds, and every segment that
+        `source` has now. A target that exists is left as it is, so this can be repeated.
+
+        The source may be open, and is written to meanwhile; it is neither removed nor replaced
+        before this returns. The target has no checkpoints. It depends on the source afterwards
+        where `clones_refer` says so, else on nothing. NOT_FOUND.
+        """
+
+    clones_refer: bool = False
+    """Whether a clone reads what it shares where the source has it. Then the source, and those of
+    its segments that the checkpoint needs, must be kept as long as the clone."""
+
+    @abc.abstractmethod
+    async def replace(self, volume: int, other: int) -> None:
+        """Let the storage of `other` take the place of that of `volume`; both are closed.
+
+        `volume` keeps its checkpoints and, for them, its segments beside those of `other`; then
+        `other` is no volume any more. It happens at once or, after a crash, not: repeat it until
+        it returns before `volume` is opened. INVALID if both have a segment of one number that is
+        not the same: segments of `other` come from a clone of `volume` or are numbered higher
+        (`SegmentStore.skip`). NOT_FOUND if there is neither.
+        """
 
     def room(self) -> Room | None:
         """How much the file system below holds, if there is one that says so. It looks at once."""

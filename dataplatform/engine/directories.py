@@ -8,7 +8,7 @@
     DATA/volumes/<number>/checkpoints/   one database per checkpoint, hard links mostly
     DATA/volumes/<number>/segments/      bulk bytes, see files.py
     DATA/volumes/<number>.new/           a volume being made: gone at the next start
-    DATA/volumes/<number>.old/           a volume being removed: gone at the next start
+    DATA/volumes/<number>.old/           a volume being removed or replaced: gone at the next start
 
 A name appears by `rename` when all below it is synced, and goes by `rename` before its content
 does, so a crash leaves no half. All calls here block.
@@ -116,9 +116,13 @@ class DataDirectory:
                 return
             remove_tree(new)
             new.mkdir()
-            fill(new)
-            sync_directory(new)
-            new.rename(path)
+            try:
+                fill(new)
+                sync_directory(new)
+                new.rename(path)
+            except BaseException:
+                remove_tree(new)
+                raise
             sync_directory(self._volumes)
 
     def remove_volume(self, volume: int) -> None:
@@ -130,6 +134,26 @@ class DataDirectory:
             with contextlib.suppress(FileNotFoundError):
                 path.rename(old)
             sync_directory(self._volumes)
+            remove_tree(old)
+
+    def replace_volume(self, volume: int, other: int, gather: Callable[[Path, Path], None]) -> None:
+        """Put the directory of `other` in the place of that of `volume`.
+
+        `gather(old, new)` first moves and links what has to stay into the new one, and syncs it.
+        Both that and this can be repeated after a crash at any point; afterwards only this volume
+        is there. NOT_FOUND if neither is.
+        """
+        path, new = self._volumes / str(volume), self._volumes / str(other)
+        old = path.with_name(path.name + OLD)
+        with os_errors("volume cannot be replaced", path):
+            if new.is_dir():
+                if path.is_dir():
+                    gather(path, new)
+                    remove_tree(old)
+                    path.rename(old)
+                new.rename(path)
+                sync_directory(self._volumes)
+            self.find_volume(volume)
             remove_tree(old)
 
     def _check_ours(self) -> None:

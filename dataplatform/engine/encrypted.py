@@ -139,6 +139,12 @@ class EncryptedEngine(_EncryptedReads, Engine):
     async def delete_checkpoint(self, name: str) -> None:
         await self._engine.delete_checkpoint(name)
 
+    async def checkpoints(self) -> list[str]:
+        return await self._engine.checkpoints()
+
+    async def checkpoint_size(self, name: str) -> int:
+        return await self._engine.checkpoint_size(name)
+
     async def close(self) -> None:
         await self._engine.close()
 
@@ -256,6 +262,9 @@ class EncryptedSegments(SegmentStore):
 
     async def delete(self, segment: int) -> None:
         await self._segments.delete(segment)
+
+    async def skip(self, segment: int) -> None:
+        await self._segments.skip(segment)
 
     async def close(self) -> None:
         await self._segments.close()

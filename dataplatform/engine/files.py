@@ -216,6 +216,10 @@ class LocalSegments(SegmentStore):
         except OSError as error:
             raise from_os_error(error, "segment cannot be deleted", path=path) from error
 
+    async def skip(self, segment: int) -> None:
+        await self.seal()
+        self._last = max(self._last, segment)
+
     async def close(self) -> None:
         try:
             await self._group.close()

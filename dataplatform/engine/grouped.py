@@ -24,6 +24,10 @@ class Checkpoints(Protocol):
 
     async def delete(self, name: str) -> None: ...
 
+    async def names(self) -> list[str]: ...
+
+    async def size(self, name: str) -> int: ...
+
 
 class GroupedEngine(Engine):
     """A database, the group of those who wait for it, and its checkpoints."""
@@ -66,6 +70,15 @@ class GroupedEngine(Engine):
         self._group.check()
         check_checkpoint_name(name)
         await self._named.delete(name)
+
+    async def checkpoints(self) -> list[str]:
+        self._group.check_open()
+        return await self._named.names()
+
+    async def checkpoint_size(self, name: str) -> int:
+        self._group.check_open()
+        check_checkpoint_name(name)
+        return await self._named.size(name)
 
     async def close(self) -> None:
         async with self._closing:

@@ -60,6 +60,26 @@ class _Volume:
         self.segments: dict[int, _Segment] = {}
         self.segment_last = 0
 
+    def clone(self, checkpoint: str) -> _Volume:
+        """What a checkpoint and the segments' synced bytes are: KeyError if there is none."""
+        copy = _Volume()
+        copy.rows = dict(self.checkpoints[checkpoint])
+        copy.segments = {
+            number: segment.copy() for number, segment in self.segments.items() if segment.linked
+        }
+        copy.segment_last = self.segment_last
+        return copy
+
+    def replace(self, other: _Volume) -> None:
+        """Take over everything of `other` but its checkpoints. INVALID, see `Storages.replace`."""
+        for number in self.segments.keys() & other.segments.keys():
+            if self.segments[number].data != other.segments[number].data:
+                raise Invalid("segments of one number differ", segment=number)
+        self.rows = other.rows
+        self.unsynced = []
+        self.segments.update(other.segments)
+        self.segment_last = max(self.segment_last, other.segment_last)
+
     def sync(self, count: int | None = None) -> None:
         """Make the oldest `count` unsynced commits durable."""
         count = len(self.unsynced) if count is None else count
@@ -86,6 +106,13 @@ class _Segment:
     def sync(self) -> None:
         self.synced_bytes = len(self.data)
         self.linked = True
+
+    def copy(self) -> _Segment:
+        """Of what is synced."""
+        copy = _Segment()
+        copy.data = self.data[: self.synced_bytes]
+        copy.sync()
+        return copy
 
     def crash(self, rng: random.Random | None) -> None:
         """Lose the unsynced bytes, or keep some of them, with zeros where a page was not out."""
@@ -295,6 +322,25 @@ class MemoryEngine(Engine):
         check_checkpoint_name(name)
         self._volume.checkpoints.pop(name, None)
 
+    async def checkpoints(self) -> list[str]:
+        self._group.check_open()
+        return sorted(self._volume.checkpoints)
+
+    async def checkpoint_size(self, name: str) -> int:
+        """Of the keys and values that nothing else has."""
+        self._group.check_open()
+        check_checkpoint_name(name)
+        checkpoints = dict(self._volume.checkpoints)
+        rows = checkpoints.pop(name, None)
+        if rows is None:
+            raise NotFound("checkpoint not found", name=name)
+        others = [self._live.rows, *checkpoints.values()]
+        return sum(
+            len(key) + len(value)
+            for key, value in rows.items()
+            if not any(other.get(key) == value for other in others)
+        )
+
     async def close(self) -> None:
         await self._group.close()
         self._close_views()
@@ -322,6 +368,10 @@ class MemorySegments(SegmentStore):
     @property
     def open_segment(self) -> int | None:
         return self._open
+
+    @property
+    def broken(self) -> bool:
+        return self._group.broken
 
     @property
     def closed(self) -> bool:
@@ -369,6 +419,10 @@ class MemorySegments(SegmentStore):
         if segment == self._open:
             raise Invalid("segment is open", segment=segment)
         self._volume.segments.pop(segment, None)
+
+    async def skip(self, segment: int) -> None:
+        await self.seal()
+        self._volume.segment_last = max(self._volume.segment_last, segment)
 
     async def close(self) -> None:
         await self._group.close()
@@ -427,6 +481,35 @@ class MemoryStorages(Storages):
         self._check()
         self._check_closed(volume)
         self._disk.volumes.pop(volume, None)
+
+    async def clone(self, source: int, checkpoint: str, target: int) -> None:
+        self._check()
+        check_checkpoint_name(checkpoint)
+        self._check_closed(target)
+        if target in self._disk.volumes:
+            return
+        _, segments = self._open.get(source, (None, None))
+        if segments is not None and not segments.broken:
+            await segments.seal()
+        volume = self._disk.volumes.get(source)
+        if volume is None:
+            raise NotFound("volume not found", volume=source)
+        if checkpoint not in volume.checkpoints:
+            raise NotFound("checkpoint not found", name=checkpoint, volume=source)
+        self._disk.volumes[target] = volume.clone(checkpoint)
+
+    async def replace(self, volume: int, other: int) -> None:
+        self._check()
+        self._check_closed(volume)
+        self._check_closed(other)
+        state, its = self._disk.volumes.get(volume), self._disk.volumes.get(other)
+        if state is None:
+            raise NotFound("volume not found", volume=volume)
+        if its is not None:
+            state.crash(None)
+            its.crash(None)
+            state.replace(its)
+            del self._disk.volumes[other]
 
     async def close(self) -> None:
         if self._disk.owner is not self:

@@ -7,6 +7,9 @@ Segment numbers are ``epoch << 24 | counter``. An epoch belongs to one opening o
 claimed by creating ``segments/epochs/<16 hex digits>`` on the condition that nobody has. So two
 servers that both believe to own a volume never write the same object, and numbers are never used
 again. The database, not this store, decides whose commits count.
+
+Segments may lie below several prefixes (see places.py): new ones go to the first. Those of another
+volume are read there, up to the number at which it was cloned, and never deleted.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from ..base.errors import Corrupt, Denied, Exhausted, Invalid, PlatformError, Un
 from ..base.limits import MIB
 from .base import Encode, Location, SegmentStore, Stored
 from .groups import Group, awaiting
+from .places import Place, Places
 from .space import Space
 
 T = TypeVar("T")
@@ -195,7 +199,7 @@ class ObjectSegments(SegmentStore):
         prefix: str,
         *,
         epoch: int,
-        sizes: dict[int, int],
+        found: dict[int, tuple[int, Place]],
         subject: str,
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
@@ -204,7 +208,8 @@ class ObjectSegments(SegmentStore):
         self._prefix = prefix
         self._segment_bytes = segment_bytes
         self._next = epoch << COUNTER_BITS
-        self._sizes = sizes
+        self._sizes = {number: size for number, (size, _) in found.items()}
+        self._elsewhere = {n: place for n, (_, place) in found.items() if place.segments != prefix}
         self._open: _Buffer | None = None
         self._full: list[_Buffer] = []
         self._uploading: list[_Buffer] = []
@@ -213,21 +218,24 @@ class ObjectSegments(SegmentStore):
 
     @classmethod
     async def at(
-        cls, bucket: Bucket, prefix: str, *, subject: str, segment_bytes: int = SEGMENT_BYTES
+        cls, bucket: Bucket, places: Places, *, subject: str, segment_bytes: int = SEGMENT_BYTES
     ) -> ObjectSegments:
-        """List the segments below `prefix` and claim the next epoch."""
-        sizes: dict[int, int] = {}
-        epochs: dict[int, int] = {}
-        for name, size in (await bucket.sizes(prefix)).items():
-            folder, _, last = name.rpartition("/")
-            number = _number(last, f"{prefix}/{name}")
-            (epochs if folder else sizes)[number] = size
-        epoch = await _claim(bucket, f"{prefix}/epochs", max(epochs, default=0))
+        """List the segments of all places and claim the next epoch in the first one."""
+        found: dict[int, tuple[int, Place]] = {}
+        epoch = claimed = places.epoch
+        for place in reversed(places.all):
+            sizes, epochs = await listed(bucket, place.segments)
+            for number, size in sizes.items():
+                if place.end is None or number < place.end:
+                    found[number] = size, place
+            claimed = max(epochs, default=0)
+            epoch = max(epoch, claimed, *(number >> COUNTER_BITS for number in found), 0)
+        prefix = places.all[0].segments
         return cls(
             bucket,
             prefix,
-            epoch=epoch,
-            sizes=dict(sorted(sizes.items())),
+            epoch=await _claim(bucket, f"{prefix}/epochs", epoch, claimed),
+            found=dict(sorted(found.items())),
             subject=subject,
             segment_bytes=segment_bytes,
         )
@@ -295,8 +303,20 @@ class ObjectSegments(SegmentStore):
         self._group.check()
         if any(buffer.number == segment for buffer in self._buffers()):
             raise Invalid("segment is open", segment=segment)
-        if self._sizes.pop(segment, None) is not None:
+        if self._sizes.pop(segment, None) is None:
+            return
+        place = self._elsewhere.get(segment)
+        if place is None or place.end is None:
             await self._bucket.delete(self._path(segment))
+        self._elsewhere.pop(segment, None)
+
+    async def skip(self, segment: int) -> None:
+        await self.seal()
+        epoch = segment >> COUNTER_BITS
+        if epoch >= self._next >> COUNTER_BITS:
+            mine = self._next >> COUNTER_BITS
+            claimed = await _claim(self._bucket, f"{self._prefix}/epochs", epoch, mine)
+            self._next = claimed << COUNTER_BITS
 
     async def close(self) -> None:
         try:
@@ -325,11 +345,22 @@ class ObjectSegments(SegmentStore):
         self._uploading = []
 
     def _path(self, segment: int) -> str:
-        return f"{self._prefix}/{segment:016x}"
+        place = self._elsewhere.get(segment)
+        return f"{place.segments if place else self._prefix}/{segment:016x}"
 
     def _corrupt(self, location: Location) -> PlatformError:
         path = f"{self._bucket.url}/{self._path(location.segment)}"
         return Corrupt("segment is missing or short", path=path, **location._asdict())
+
+
+async def listed(bucket: Bucket, prefix: str) -> tuple[dict[int, int], dict[int, int]]:
+    """The sizes of the segments below a prefix, and the epochs that were claimed there."""
+    sizes: dict[int, int] = {}
+    epochs: dict[int, int] = {}
+    for name, size in (await bucket.sizes(prefix)).items():
+        folder, _, last = name.rpartition("/")
+        (epochs if folder else sizes)[_number(last, f"{prefix}/{name}")] = size
+    return sizes, epochs
 
 
 def _number(name: str, path: str) -> int:
@@ -339,11 +370,11 @@ def _number(name: str, path: str) -> int:
         raise Corrupt("no segment number", path=path) from error
 
 
-async def _claim(bucket: Bucket, prefix: str, last: int) -> int:
-    """The first epoch after `last` that nobody has."""
+async def _claim(bucket: Bucket, prefix: str, last: int, before: int) -> int:
+    """The first epoch after `last` that nobody has. `before` was claimed here before it, or 0."""
     epoch = last + 1
     while not await bucket.create(f"{prefix}/{epoch:016x}", b"\n"):
         epoch += 1
-    if last:
-        await bucket.delete(f"{prefix}/{last:016x}")
+    if before:
+        await bucket.delete(f"{prefix}/{before:016x}")
     return epoch

@@ -13,9 +13,11 @@ next opener fences it; nobody was told that this was durable).
 Below a URL::
 
     format.json                     what this is, see formats.py
-    volumes/<number>/volume.json    says that the volume was made completely
+    volumes/<number>/volume.json    says that the volume was made completely, and what it consists
+                                    of, see places.py
     volumes/<number>/db/            the database
     volumes/<number>/segments/      bulk bytes, see objects.py
+    parts/<number>                  this one belongs to another volume since it took its place
 
 On ``file://`` objects are written, but not synced to the disk, by the library below: it is for
 trials and tests, and does not survive a power cut.
@@ -30,7 +32,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import slatedb.uniffi as slatedb
@@ -49,13 +51,17 @@ from ..base.errors import (
 from ..base.limits import MIB
 from . import formats
 from .base import Batch, Pair, Room, Storage, Storages, Ticket, View
+from .checkpoints import check_checkpoint_name
 from .grouped import GroupedEngine
 from .groups import Group, awaiting
-from .objects import SEGMENT_BYTES, Bucket, ObjectSegments
+from .objects import COUNTER_BITS, SEGMENT_BYTES, Bucket, ObjectSegments, listed
+from .places import NAME, Place, Places, decode, replaced
 from .space import Space
 from .volumes import OpenVolumes
 
 T = TypeVar("T")
+
+PARTS = "parts"  # in the bucket, must not change
 
 SETTINGS = {
     # Nothing waits for this: `durable` flushes. It bounds what a killed process loses of the rest.
@@ -203,20 +209,33 @@ class SlateView(View):
 class _OpenCheckpoint:
     """A checkpoint's reader, shared by all views of it."""
 
-    def __init__(self, reader: Any, checkpoint_id: str) -> None:
+    def __init__(self, reader: Any, named: _Named) -> None:
         self.reader = reader
-        self.id = checkpoint_id
+        self.named = named
         self.hold: str | None = None  # the checkpoint that keeps its objects, once it is deleted
         self.views: set[SlateView] = set()
 
 
-class _Checkpoints:
-    """The named checkpoints of one database, through SlateDB's administrative interface."""
+class _Named(NamedTuple):
+    """A checkpoint, and the database that has it."""
 
-    def __init__(self, path: str, place: _Place) -> None:
-        self._path = path
+    path: str
+    admin: Any
+    id: str
+    manifest: int
+
+
+class _Checkpoints:
+    """The named checkpoints of a volume, through SlateDB's administrative interface.
+
+    New ones are made of the first database; the others, whose place it took, are only kept for
+    theirs.
+    """
+
+    def __init__(self, paths: Sequence[str], place: _Store) -> None:
+        self._path = paths[0]
         self._place = place
-        self._admin = slatedb.AdminBuilder(path, place.store).build()
+        self._admins = {path: slatedb.AdminBuilder(path, place.store).build() for path in paths}
         self._open: dict[str, _OpenCheckpoint] = {}
         self._closing: set[asyncio.Future[None]] = set()
         self._lock = asyncio.Lock()
@@ -229,18 +248,16 @@ class _Checkpoints:
                 # From the log into tables: a reader then sees exactly these, and no later log.
                 flush = slatedb.FlushOptions(flush_type=slatedb.FlushType.MEM_TABLE)
                 await self._place.stored(database.flush_with_options(flush), self._path)
-                await self._create(None, name, None)
+                await self._create(self._admins[self._path], None, name, None)
 
     async def open(self, name: str) -> SlateView:
         async with self._lock:
             with _errors(self._path):
-                checkpoint_id = await self._find(name)
-                if checkpoint_id is None:
-                    raise NotFound("checkpoint not found", name=name)
-                checkpoint = self._open.get(checkpoint_id)
+                named = await self._get(name)
+                checkpoint = self._open.get(named.id)
                 if checkpoint is None:
-                    reader = await self._place.open_reader(self._path, checkpoint_id)
-                    checkpoint = self._open[checkpoint_id] = _OpenCheckpoint(reader, checkpoint_id)
+                    reader = await self._place.open_reader(named.path, named.id)
+                    checkpoint = self._open[named.id] = _OpenCheckpoint(reader, named)
             view = SlateView(checkpoint.reader, self._path, lambda v: self._release(checkpoint, v))
             checkpoint.views.add(view)
             return view
@@ -249,13 +266,43 @@ class _Checkpoints:
         """Gone at once for new readers; an unnamed one with an end holds the rest for the old."""
         async with self._lock:
             with _errors(self._path):
-                checkpoint_id = await self._find(name)
-                if checkpoint_id is None:
+                named = await self._find(name)
+                if named is None:
                     return
-                opened = self._open.get(checkpoint_id)
+                opened = self._open.get(named.id)
                 if opened is not None:
-                    opened.hold = await self._create(checkpoint_id, None, HOLD_MS)
-                await self._place.stored(self._admin.delete_checkpoint(checkpoint_id), self._path)
+                    opened.hold = await self._create(named.admin, named.id, None, HOLD_MS)
+                await self._place.stored(named.admin.delete_checkpoint(named.id), named.path)
+
+    async def names(self) -> list[str]:
+        with _errors(self._path):
+            found = [await admin.list_checkpoints(None) for admin in self._admins.values()]
+        return sorted(c.name for checkpoints in found for c in checkpoints if c.name is not None)
+
+    async def size(self, name: str) -> int:
+        """Of the tables that neither the newest manifest nor another checkpoint's names. What a
+        clone still needs of them counts, too: only the database that has it knows."""
+        with _errors(self._path):
+            named = await self._get(name)
+            newest = await named.admin.read_manifest(None)
+            others = {c.manifest_id for c in newest.checkpoints if str(c.id) != named.id}
+            tables = _tables(await named.admin.read_manifest(named.manifest))
+            for manifest in (newest, *[await named.admin.read_manifest(m) for m in others]):
+                for table in _tables(manifest):
+                    tables.pop(table, None)
+            return sum(tables.values())
+
+    async def clone(self, name: str, target: str) -> None:
+        """Make a database at `target` of a checkpoint; it shares the checkpoint's tables."""
+        with _errors(self._path):
+            named = await self._get(name)
+            source = slatedb.CloneSourceSpec(
+                path=named.path, checkpoint=named.id, projection_range=None
+            )
+            builder = named.admin.create_clone_builder_from_source(source)
+            builder.with_clone_path(target)
+            builder.with_object_store(self._place.store)
+            await self._place.stored(builder.build(), target)
 
     async def close(self, timeout_s: float) -> None:
         for checkpoint in list(self._open.values()):
@@ -264,20 +311,31 @@ class _Checkpoints:
         if self._closing:
             await asyncio.wait(self._closing, timeout=timeout_s)
 
-    async def _find(self, name: str) -> str | None:
-        found = await self._admin.list_checkpoints(name)
-        return next((str(c.id) for c in found if c.name == name), None)
+    async def _get(self, name: str) -> _Named:
+        named = await self._find(name)
+        if named is None:
+            raise NotFound("checkpoint not found", name=name)
+        return named
 
-    async def _create(self, source: str | None, name: str | None, lifetime_ms: int | None) -> str:
+    async def _find(self, name: str) -> _Named | None:
+        for path, admin in self._admins.items():
+            for found in await admin.list_checkpoints(name):
+                if found.name == name:
+                    return _Named(path, admin, str(found.id), found.manifest_id)
+        return None
+
+    async def _create(
+        self, admin: Any, source: str | None, name: str | None, lifetime_ms: int | None
+    ) -> str:
         options = slatedb.CheckpointOptions(lifetime_ms=lifetime_ms, source=source, name=name)
-        making = self._admin.create_detached_checkpoint(options)
+        making = admin.create_detached_checkpoint(options)
         return str((await self._place.stored(making, self._path)).id)
 
     def _release(self, checkpoint: _OpenCheckpoint, view: SlateView) -> None:
         """A view was closed; the last one closes the reader."""
         checkpoint.views.discard(view)
         if not checkpoint.views:
-            self._open.pop(checkpoint.id, None)
+            self._open.pop(checkpoint.named.id, None)
             task = asyncio.ensure_future(self._shut(checkpoint))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
@@ -286,7 +344,13 @@ class _Checkpoints:
         with contextlib.suppress(slatedb.Error):  # nobody waits: an expiring hold is no harm
             await checkpoint.reader.shutdown()
             if checkpoint.hold is not None:
-                await self._admin.delete_checkpoint(checkpoint.hold)
+                await checkpoint.named.admin.delete_checkpoint(checkpoint.hold)
+
+
+def _tables(manifest: Any) -> dict[str, int]:
+    """The tables that a manifest names, and their sizes in bytes."""
+    views = list(manifest.l0) + [view for run in manifest.compacted for view in run.sst_views]
+    return {str(view.sst.id): view.estimated_size_bytes for view in views}
 
 
 # -------------------------------------------------------------------------------------- engine
@@ -295,8 +359,10 @@ class _Checkpoints:
 class SlateEngine(GroupedEngine):
     """One volume's database."""
 
-    def __init__(self, path: str, database: Any, place: _Place) -> None:
-        self._checkpoints = _Checkpoints(path, place)
+    def __init__(self, paths: Sequence[str], database: Any, place: _Store) -> None:
+        """`paths`: of the database, and of those whose place it took."""
+        path = paths[0]
+        self._checkpoints = _Checkpoints(paths, place)
         super().__init__(Group(f"database {path}", awaiting(self._sync)), self._checkpoints)
         self._path = path
         self._database = database
@@ -379,7 +445,7 @@ class SlateEngine(GroupedEngine):
             await self._place.stored(self._database.flush(), self._path)
 
 
-class _Place:
+class _Store:
     """Where databases are, and what they share."""
 
     def __init__(self, url: str, cache_bytes: int, space: Space, store_seconds: float) -> None:
@@ -424,6 +490,16 @@ class _Place:
                 # It met what it cannot make sense of: manifests have no checksum.
                 raise Corrupt("database is damaged", path=path, cause=error.message) from error
 
+    async def release(self, path: str) -> None:
+        """Let go of the checkpoints that a database, which is going to be deleted, holds in those
+        that it was cloned from. One that cannot be let go of costs space there, no more."""
+        with contextlib.suppress(slatedb.Error, PlatformError):
+            manifest = await slatedb.AdminBuilder(path, self.store).build().read_manifest(None)
+            for source in manifest.external_dbs if manifest is not None else ():
+                if source.final_checkpoint_id is not None:
+                    admin = slatedb.AdminBuilder(source.path, self.store).build()
+                    await self.stored(admin.delete_checkpoint(source.final_checkpoint_id), path)
+
     async def open_reader(self, path: str, checkpoint_id: str) -> Any:
         builder = slatedb.DbReaderBuilder(path, self.store)
         builder.with_reader_mode(slatedb.ReaderMode.CHECKPOINT(checkpoint_id))
@@ -443,8 +519,9 @@ class SlateStorages(Storages):
     """A bucket prefix; see above for what is where."""
 
     kind = "slate"
+    clones_refer = True
 
-    def __init__(self, bucket: Bucket, place: _Place, segment_bytes: int) -> None:
+    def __init__(self, bucket: Bucket, place: _Store, segment_bytes: int) -> None:
         """Use `at`."""
         self._bucket = bucket
         self._place = place
@@ -467,32 +544,68 @@ class SlateStorages(Storages):
         """
         bucket = Bucket(url)
         await _check_format(bucket)
-        place = _Place(url, cache_bytes, bucket.space, store_seconds)
+        place = _Store(url, cache_bytes, bucket.space, store_seconds)
         return cls(bucket, place, segment_bytes)
 
     async def volumes(self) -> list[int]:
         self._volumes.check()
-        return sorted(int(n) for n in await self._bucket.names("volumes") if n.isdecimal())
+        parts = set(await self._bucket.names(PARTS))
+        names = await self._bucket.names("volumes")
+        return sorted(int(n) for n in names if n.isdecimal() and n not in parts)
 
     async def open(self, volume: int, *, create: bool = False) -> Storage:
         """Fences whoever has the volume open."""
         with self._volumes.alone(volume):
-            prefix = f"volumes/{volume}"
-            exists = await self._bucket.find(f"{prefix}/volume.json") is not None
-            if not exists and not create:
-                raise NotFound("volume not found", volume=volume)
+            places = await self._find(volume)
+            exists = places is not None
+            if places is None:
+                if not create:
+                    raise NotFound("volume not found", volume=volume)
+                places = await self._new(volume)
+            engine, segments = await self._open(places)
             if not exists:
-                await self._bucket.delete_all(prefix)  # half-made or half-removed
-            engine, segments = await self._open(prefix)
-            if not exists:
-                await self._bucket.create(f"{prefix}/volume.json", b"{}\n")
+                await self._bucket.create(_file(volume), places.encode())
             return self._volumes.put(volume, Storage(engine, segments), engine, segments)
 
     async def remove(self, volume: int) -> None:
         with self._volumes.alone(volume):
-            prefix = f"volumes/{volume}"
-            await self._bucket.delete(f"{prefix}/volume.json")
-            await self._bucket.delete_all(prefix)
+            await self._clear(volume)
+
+    async def clone(self, source: int, checkpoint: str, target: int) -> None:
+        check_checkpoint_name(checkpoint)
+        with self._volumes.alone(target):
+            if await self._find(target) is not None:
+                return
+            await self._volumes.seal(source)
+            theirs = await self._find(source)
+            if theirs is None:
+                raise NotFound("volume not found", volume=source)
+            await self._new(target)
+            mine = Place(target, None)
+            checkpoints = _Checkpoints(self._paths(theirs), self._place)
+            await checkpoints.clone(checkpoint, self._place.root + mine.database)
+            epochs, read = [theirs.epoch], []
+            for place in theirs.all:
+                numbers, claimed = await listed(self._bucket, place.segments)
+                last = max(numbers, default=0)
+                epochs += [last >> COUNTER_BITS, *claimed]
+                read.append(place if place.end else Place(place.number, last + 1))
+            places = Places((mine,), tuple(read), max(epochs))
+            await self._bucket.create(_file(target), places.encode())
+
+    async def replace(self, volume: int, other: int) -> None:
+        with self._volumes.alone(volume), self._volumes.alone(other):
+            old = await self._find(volume)
+            if old is None:
+                raise NotFound("volume not found", volume=volume)
+            if all(place.number != other for place in old.owned):
+                new = await self._find(other)
+                if new is None:
+                    raise NotFound("volume not found", volume=other)
+                await self._check_segments(old, new)
+                await self._bucket.put(_part(other), [b"%d\n" % volume])
+                await self._bucket.put(_file(volume), [replaced(old, new).encode()])
+            await self._bucket.delete(_file(other))
 
     def room(self) -> Room | None:
         return self._bucket.space.room()
@@ -500,20 +613,77 @@ class SlateStorages(Storages):
     async def close(self) -> None:
         await self._volumes.close()
 
-    async def _open(self, prefix: str) -> tuple[SlateEngine, ObjectSegments]:
-        path = f"{self._place.root}{prefix}/db"
-        engine = SlateEngine(path, await self._place.open_database(path), self._place)
+    async def _find(self, volume: int) -> Places | None:
+        """Of a volume that is there, whole."""
+        data = await self._bucket.find(_file(volume))
+        if data is None:
+            return None
+        places = decode(data, volume, f"{self._bucket.url}/{_file(volume)}")
+        return None if places.removed else places
+
+    async def _new(self, volume: int) -> Places:
+        """Places for a new volume, and nothing in them."""
+        if not await self._clear(volume):
+            raise NotFound("volume took another one's place", volume=volume)
+        return Places.new(volume)
+
+    async def _clear(self, volume: int) -> bool:
+        """Remove all that belongs to a volume, whole or not. False if what is there belongs to
+        another one, whose place it took."""
+        if await self._bucket.find(_part(volume)) is not None:
+            return False
+        places = Places.new(volume)
+        data = await self._bucket.find(_file(volume))
+        if data is not None:
+            places = decode(data, volume, _file(volume))._replace(removed=True)
+            await self._bucket.put(_file(volume), [places.encode()])
+        for path in self._paths(places):
+            await self._place.release(path)
+        for place in places.owned:
+            if place.number != volume:
+                await self._bucket.delete_all(place.prefix)
+                await self._bucket.delete(_part(place.number))
+        await self._bucket.delete(_file(volume))
+        await self._bucket.delete_all(f"volumes/{volume}")
+        return True
+
+    async def _check_segments(self, old: Places, new: Places) -> None:
+        """INVALID if a number means one segment here and another one there."""
+        mine: dict[int, int] = {}
+        for place in old.all:
+            numbers, _ = await listed(self._bucket, place.segments)
+            mine.update(dict.fromkeys(numbers, place.number))
+        for place in new.owned:
+            numbers, _ = await listed(self._bucket, place.segments)
+            for number in numbers:
+                if mine.get(number, place.number) != place.number:
+                    raise Invalid("segments of one number differ", segment=number)
+
+    def _paths(self, places: Places) -> list[str]:
+        return [self._place.root + place.database for place in places.owned]
+
+    async def _open(self, places: Places) -> tuple[SlateEngine, ObjectSegments]:
+        paths = self._paths(places)
+        engine = SlateEngine(paths, await self._place.open_database(paths[0]), self._place)
         try:
             segments = await ObjectSegments.at(
                 self._bucket,
-                f"{prefix}/segments",
-                subject=f"segments of {self._bucket.url}/{prefix}",
+                places,
+                subject=f"segments of {self._bucket.url}/{places.owned[0].prefix}",
                 segment_bytes=self._segment_bytes,
             )
         except BaseException:
             await engine.close()
             raise
         return engine, segments
+
+
+def _part(volume: int) -> str:
+    return f"{PARTS}/{volume}"
+
+
+def _file(volume: int) -> str:
+    return f"volumes/{volume}/{NAME}"
 
 
 async def _check_format(bucket: Bucket) -> None:

@@ -41,6 +41,14 @@ class OpenVolumes:
         finally:
             self._busy.discard(volume)
 
+    async def seal(self, volume: int) -> None:
+        """Seal the open segment of a volume, if it is open and not broken: then all segments that
+        anything durable refers to are sealed."""
+        storage, parts = self._open.get(volume, (None, ()))
+        if storage is not None and not all(part.closed for part in parts):
+            with contextlib.suppress(PlatformError):
+                await storage.segments.seal()
+
     def put(self, volume: int, storage: Storage, *parts: _Closes) -> Storage:
         """Remember `storage` as open until all its `parts` are closed."""
         self._open[volume] = storage, parts

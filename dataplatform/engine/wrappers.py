@@ -5,8 +5,8 @@ Both keep the contracts of what they wrap, so the contract tests run over them, 
 Operations have these names: ``get``, ``get_many``, ``scan``, ``view``, ``commit``, ``sync``,
 ``checkpoint``, ``open_checkpoint``, ``delete_checkpoint`` of an engine (a view's reads count as its
 engine's); ``append``, ``read``, ``segment_sync``, ``seal``, ``sizes``, ``delete`` of segments;
-``open`` and ``remove`` of storages. ``sync`` and ``segment_sync`` are the shared ones of a
-`FaultyStorages`, and the calls of `durable` and `sync` of a `CountingStorages`.
+``open``, ``remove``, ``clone`` and ``replace`` of storages. ``sync`` and ``segment_sync`` are the
+shared ones of a `FaultyStorages`, and the calls of `durable` and `sync` of a `CountingStorages`.
 """
 
 from __future__ import annotations
@@ -264,6 +264,14 @@ class FaultyEngine(_FaultyReads, Engine):
         self._group.check()
         await self._faults.around("delete_checkpoint", lambda: self._engine.delete_checkpoint(name))
 
+    async def checkpoints(self) -> list[str]:
+        self._group.check_open()
+        return await self._engine.checkpoints()
+
+    async def checkpoint_size(self, name: str) -> int:
+        self._group.check_open()
+        return await self._engine.checkpoint_size(name)
+
     async def close(self) -> None:
         try:
             await self._group.close()
@@ -318,6 +326,10 @@ class FaultySegments(SegmentStore):
         self._group.check()
         await self._faults.around("delete", lambda: self._segments.delete(segment))
 
+    async def skip(self, segment: int) -> None:
+        await self.seal()
+        await self._segments.skip(segment)
+
     async def close(self) -> None:
         try:
             await self._group.close()
@@ -333,6 +345,7 @@ class FaultyStorages(Storages):
 
     def __init__(self, storages: Storages, faults: Faults) -> None:
         self.kind = storages.kind
+        self.clones_refer = storages.clones_refer
         self.faults = faults
         self._storages = storages
 
@@ -347,6 +360,12 @@ class FaultyStorages(Storages):
 
     async def remove(self, volume: int) -> None:
         await self.faults.around("remove", lambda: self._storages.remove(volume))
+
+    async def clone(self, source: int, checkpoint: str, target: int) -> None:
+        await self.faults.around("clone", lambda: self._storages.clone(source, checkpoint, target))
+
+    async def replace(self, volume: int, other: int) -> None:
+        await self.faults.around("replace", lambda: self._storages.replace(volume, other))
 
     def room(self) -> Room | None:
         return self._storages.room()
@@ -485,6 +504,12 @@ class CountingEngine(_CountingReads, Engine):
         with self._tallies.timed("delete_checkpoint"):
             await self._engine.delete_checkpoint(name)
 
+    async def checkpoints(self) -> list[str]:
+        return await self._engine.checkpoints()
+
+    async def checkpoint_size(self, name: str) -> int:
+        return await self._engine.checkpoint_size(name)
+
     async def close(self) -> None:
         await self._engine.close()
 
@@ -525,6 +550,9 @@ class CountingSegments(SegmentStore):
         with self._tallies.timed("delete"):
             await self._segments.delete(segment)
 
+    async def skip(self, segment: int) -> None:
+        await self._segments.skip(segment)
+
     async def close(self) -> None:
         await self._segments.close()
 
@@ -534,6 +562,7 @@ class CountingStorages(Storages):
 
     def __init__(self, storages: Storages, now: Callable[[], float] = time.perf_counter) -> None:
         self.kind = storages.kind
+        self.clones_refer = storages.clones_refer
         self._storages = storages
         self._tallies = Tallies(now)
 
@@ -554,6 +583,14 @@ class CountingStorages(Storages):
     async def remove(self, volume: int) -> None:
         with self._tallies.timed("remove"):
             await self._storages.remove(volume)
+
+    async def clone(self, source: int, checkpoint: str, target: int) -> None:
+        with self._tallies.timed("clone"):
+            await self._storages.clone(source, checkpoint, target)
+
+    async def replace(self, volume: int, other: int) -> None:
+        with self._tallies.timed("replace"):
+            await self._storages.replace(volume, other)
 
     def room(self) -> Room | None:
         return self._storages.room()

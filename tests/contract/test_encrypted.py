@@ -17,6 +17,7 @@ from dataplatform.engine.memory import MemoryStorages
 from dataplatform.engine.rocks import RocksStorages
 from dataplatform.keyspace.keys import SETTINGS_KEY
 
+from .clones import ClonesContract
 from .engine import END, START, EngineContract, everything
 from .segments import SegmentsContract
 from .storages import VOLUME, Harness, close
@@ -44,6 +45,12 @@ class EncryptedStorages(Storages):
 
     async def remove(self, volume: int) -> None:
         await self._storages.remove(volume)
+
+    async def clone(self, source: int, checkpoint: str, target: int) -> None:
+        await self._storages.clone(source, checkpoint, target)
+
+    async def replace(self, volume: int, other: int) -> None:
+        await self._storages.replace(volume, other)
 
     def room(self) -> Room | None:
         return self._storages.room()
@@ -75,6 +82,14 @@ class TestEncryptedMemoryEngine(EncryptedMemory, EngineContract):
 
 
 class TestEncryptedRocksEngine(EncryptedRocks, EngineContract):
+    pass
+
+
+class TestEncryptedMemoryClones(EncryptedMemory, ClonesContract):
+    pass
+
+
+class TestEncryptedRocksClones(EncryptedRocks, ClonesContract):
     pass
 
 

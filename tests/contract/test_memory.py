@@ -11,6 +11,7 @@ from dataplatform.base.errors import Unavailable
 from dataplatform.engine.base import Storages
 from dataplatform.engine.memory import MemoryDisk, MemoryStorages
 
+from .clones import ClonesContract
 from .engine import END, START, EngineContract, everything
 from .segments import SegmentsContract
 from .storages import Harness, StoragesContract
@@ -30,6 +31,10 @@ class TestMemoryEngine(MemoryHarness, EngineContract):
 
 
 class TestMemorySegments(MemoryHarness, SegmentsContract):
+    pass
+
+
+class TestMemoryClones(MemoryHarness, ClonesContract):
     pass
 
 

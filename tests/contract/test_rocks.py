@@ -24,6 +24,7 @@ from dataplatform.base.errors import (
 from dataplatform.engine.base import Engine, Location, Reader, Storages, scan_all
 from dataplatform.engine.rocks import RocksEngine, RocksStorages, databases
 
+from .clones import ClonesContract
 from .engine import END, START, EngineContract, everything, expect_broken
 from .segments import SegmentsContract
 from .storages import VOLUME, Harness, StoragesContract
@@ -42,6 +43,10 @@ class TestRocksEngine(RocksHarness, EngineContract):
 
 
 class TestLocalSegments(RocksHarness, SegmentsContract):
+    pass
+
+
+class TestRocksClones(RocksHarness, ClonesContract):
     pass
 
 

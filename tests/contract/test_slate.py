@@ -26,6 +26,7 @@ from dataplatform.engine.base import Storages
 from dataplatform.engine.objects import Bucket
 from dataplatform.engine.slate import SlateEngine, SlateStorages
 
+from .clones import ClonesContract
 from .engine import END, START, EngineContract, expect_broken
 from .segments import SegmentsContract
 from .storages import VOLUME, Harness, StoragesContract
@@ -56,6 +57,10 @@ class TestObjectSegments(SlateHarness, SegmentsContract):
 
 
 looks_at_files = pytest.mark.skipif(STORE is not None, reason="looks at files")
+
+
+class TestSlateClones(SlateHarness, ClonesContract):
+    pass
 
 
 class TestSlateStorages(SlateHarness, StoragesContract):

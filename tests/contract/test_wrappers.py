@@ -21,6 +21,7 @@ from dataplatform.engine.wrappers import (
     FaultyStorages,
 )
 
+from .clones import ClonesContract
 from .engine import END, START, EngineContract, everything, expect_broken
 from .segments import SegmentsContract
 from .storages import Harness, StoragesContract
@@ -49,6 +50,14 @@ class TestFaultyEngine(FaultyHarness, EngineContract):
 
 
 class TestFaultySegments(FaultyHarness, SegmentsContract):
+    pass
+
+
+class TestFaultyClones(FaultyHarness, ClonesContract):
+    pass
+
+
+class TestCountingClones(CountingHarness, ClonesContract):
     pass
 
 

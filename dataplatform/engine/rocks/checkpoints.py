@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -124,6 +125,18 @@ class Checkpoints:
                 await self._run(lambda: self._doom(name))
                 checkpoint.doomed = True
 
+    async def names(self) -> list[str]:
+        async with self._lock:
+            return await self._run(self._names)
+
+    async def size(self, name: str) -> int:
+        """Of the files that no database and no other checkpoint, of this volume or of a clone, has
+        a link to."""
+        async with self._lock:
+            if self._is_doomed(name):
+                raise NotFound("checkpoint not found", name=name)
+            return await self._run(lambda: self._size(name))
+
     async def close(self) -> None:
         async with self._lock:
             for view in list(self._views):
@@ -143,8 +156,31 @@ class Checkpoints:
                 remove_tree(entry)
         sync_directory(self._path)
 
+    def _is_doomed(self, name: str) -> bool:
+        checkpoint = self._open.get(name)
+        return checkpoint is not None and checkpoint.doomed
+
+    def _names(self) -> list[str]:
+        with os_errors("checkpoints cannot be read", self._path):
+            names = [entry.name for entry in self._path.iterdir() if not entry.suffix]
+            return sorted(name for name in names if not self._is_doomed(name))
+
+    def _size(self, name: str) -> int:
+        size = 0
+        with os_errors("checkpoint cannot be read", self._path):
+            try:
+                for entry in os.scandir(self._path / name):
+                    found = entry.stat()
+                    size += found.st_size if found.st_nlink == 1 else 0
+            except FileNotFoundError as error:
+                raise NotFound("checkpoint not found", name=name) from error
+        return size
+
     def _make(self, name: str, database: Rdict) -> None:
+        """Rows in memory are written out first, as making a checkpoint would do with the GIL held.
+        What is left to it is a link for each table, and the rows that were written meanwhile."""
         with errors(self._path):
+            database.flush(True)
             Checkpoint(database).create_checkpoint(str(self._path / name))
         with os_errors("checkpoint cannot be made", self._path):
             sync_directory(self._path)

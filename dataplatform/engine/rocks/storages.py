@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..base import Room, Storage, Storages
+from ..checkpoints import check_checkpoint_name
 from ..directories import DataDirectory
 from ..files import SEGMENT_BYTES, LocalSegments
 from ..volumes import OpenVolumes
+from . import clones
 from .databases import (
     BLOCK_CACHE_BYTES,
     WRITE_BUFFERS_BYTES,
@@ -67,6 +69,16 @@ class RocksStorages(Storages):
         with self._volumes.alone(volume):
             await self._run(lambda: self._directory.remove_volume(volume))
 
+    async def clone(self, source: int, checkpoint: str, target: int) -> None:
+        check_checkpoint_name(checkpoint)
+        with self._volumes.alone(target):
+            await self._volumes.seal(source)
+            await self._run(lambda: self._clone(source, checkpoint, target))
+
+    async def replace(self, volume: int, other: int) -> None:
+        with self._volumes.alone(volume), self._volumes.alone(other):
+            await self._run(lambda: self._directory.replace_volume(volume, other, clones.gather))
+
     def room(self) -> Room | None:
         return self._shared.space.room()
 
@@ -80,6 +92,10 @@ class RocksStorages(Storages):
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._shared.threads.disk, call)
+
+    def _clone(self, source: int, checkpoint: str, target: int) -> None:
+        path = self._directory.find_volume(source)
+        self._directory.make_volume(target, lambda new: clones.fill(path, checkpoint, new))
 
     def _open(self, volume: int, create: bool) -> tuple[RocksEngine, LocalSegments]:
         if create:
