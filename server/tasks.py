@@ -76,6 +76,8 @@ def _each(
         for volume in platform.volumes:
             if volume not in platform.volumes or volume.lane.broken is not None:
                 continue
+            if volume.read_only:  # whatever it was is as it was
+                continue
             volume.users += 1
             try:
                 await run(volume)

@@ -41,6 +41,17 @@ class ManualClock:
         self._ns += int(seconds * 1e9)
 
 
+class StoppedClock:
+    """A clock whose time of day stands still; intervals go on."""
+
+    def __init__(self, clock: Clock, now_ns: int) -> None:
+        self._ns = now_ns
+        self.monotonic = clock.monotonic
+
+    def now_ns(self) -> int:
+        return self._ns
+
+
 class Entropy(Protocol):
     def token(self, size: int) -> bytes:
         """`size` random bytes."""

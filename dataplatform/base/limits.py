@@ -82,5 +82,10 @@ EXPRESSION_DEPTH_MAX = 200
 USER_NAME_CHARACTERS_MAX = 128
 """The name of a user or group."""
 
+SNAPSHOT_NAME_CHARACTERS_MAX = 128
+
+SNAPSHOTS_MAX = 4096
+"""Of one volume. Each is a directory of hard links on the disk, and a record in memory."""
+
 SLOTS_MAX = 1024
 """Writes that one client session may have under way (RFC 8881 §2.10.6: session slots)."""

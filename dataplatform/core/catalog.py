@@ -121,6 +121,9 @@ class Catalog:
     async def mount_path(self, volume_id: int) -> str:
         """Where the volume's root is seen, from the platform's root."""
         below = ""
+        snapshot = self._platform.snapshots.find(volume_id)
+        if snapshot is not None:
+            volume_id, below = snapshot.volume, f"/{paths.SNAPSHOT_NAME}/{snapshot.name}"
         while volume_id != ROOT_VOLUME:
             record = await self.find(volume_id)
             if record is None:

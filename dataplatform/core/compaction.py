@@ -1,8 +1,9 @@
 """Segment compaction: give back the space of bytes that nothing refers to any more (D3).
 
-A dead segment is deleted. A segment of which little is alive is rewritten: what refers to it is
-found by its reference rows, the bytes still wanted are appended anew, and each referring value is
-changed in a unit that makes sure it still is what was read. Then the segment is dead.
+A dead segment is deleted; one that snapshots need is noted as dead, and deleted with the last of
+them. A segment of which little is alive is rewritten: what refers to it is found by its reference
+rows, the bytes still wanted are appended anew, and each referring value is changed in a unit that
+makes sure it still is what was read. Then the segment is dead.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ async def delete_dead(volume: Volume) -> int:
     await _delete_unnamed(volume)
     sealed = await _sealed(volume, Contained())  # a damaged account is no reason to delete
     dead = [number for number, segment in sealed if segment.live_bytes == 0]
-    if not dead:
+    kept = [number for number, died in await kept_dead(volume) if not _pinned(volume, number, died)]
+    if not dead and not kept:
         return 0
 
     async def work(unit: Unit) -> list[int]:
@@ -77,8 +79,19 @@ async def delete_dead(volume: Volume) -> int:
         held_from_ = held_from(volume)
         gone = []
         for number in dead:
-            if (held_from_ is None or number < held_from_) and await _is_dead(unit, number):
-                unit.delete(keys.segment(number))
+            if held_from_ is not None and number >= held_from_:
+                continue
+            died = await _death(unit, number)
+            if died is None:
+                continue
+            unit.delete(keys.segment(number))
+            if _pinned(volume, number, died):
+                unit.put(keys.dead_segment(number), died.to_bytes(8, "big"))
+            else:
+                gone.append(number)
+        if held_from_ is None or held_from_ > 0:  # no snapshot is being made
+            for number in kept:
+                unit.delete(keys.dead_segment(number))
                 gone.append(number)
         return gone
 
@@ -88,12 +101,31 @@ async def delete_dead(volume: Volume) -> int:
     return len(gone)
 
 
-async def _is_dead(unit: Unit, number: int) -> bool:
-    """By its account, and because nothing refers to it: a wrong account must not cost data."""
+def _pinned(volume: Volume, number: int, died: int | None) -> bool:
+    return bool(volume.pins.needed_by(number, died))
+
+
+async def kept_dead(volume: Volume) -> list[tuple[int, int]]:
+    """Dead segments that are there for snapshots, and the commits at which they died."""
+    start, end = keys.prefix_range(keys.DEAD_SEGMENT)
+    return [
+        (keys.number_of(key), int.from_bytes(value, "big"))
+        async for key, value in scan_all(volume.storage.engine, start, end)
+    ]
+
+
+async def _death(unit: Unit, number: int) -> int | None:
+    """The commit at which the segment died, by its account, and because nothing refers to it: a
+    wrong account must not cost data. None: it lives."""
     value = await unit.get(keys.segment(number))
-    if value is None or Segment.unpack(value).live_bytes:
-        return False
-    return not await unit.scan(*keys.prefix_range(keys.references(number)), limit=1)
+    if value is None:
+        return None
+    segment = Segment.unpack(value)
+    if segment.live_bytes:
+        return None
+    if await unit.scan(*keys.prefix_range(keys.references(number)), limit=1):
+        return None
+    return segment.died or unit.commit
 
 
 async def _delete_unnamed(volume: Volume) -> None:
@@ -106,8 +138,37 @@ async def _delete_unnamed(volume: Volume) -> None:
     for number in sizes:
         if number == open_segment or (held_from_ is not None and number >= held_from_):
             continue
-        if await volume.storage.engine.get(keys.segment(number)) is None:
+        named, dead = await volume.storage.engine.get_many(
+            [keys.segment(number), keys.dead_segment(number)]
+        )
+        if named is not None or dead is not None:
+            continue
+        if await _is_in_snapshot(volume, number):
+            await _keep_dead(volume, number)
+        else:
             await segments.delete(number)
+
+
+async def _is_in_snapshot(volume: Volume, number: int) -> bool:
+    """Whether a snapshot refers to a segment of which the volume itself has never heard: it was
+    restored to an earlier commit."""
+    start, end = keys.prefix_range(keys.references(number))
+    for checkpoint in volume.pins.checkpoints_with(number):
+        view = await volume.storage.engine.open_checkpoint(checkpoint)
+        try:
+            if await view.scan(start, end, limit=1):
+                return True
+        finally:
+            view.close()
+    return False
+
+
+async def _keep_dead(volume: Volume, number: int) -> None:
+    async def work(unit: Unit) -> None:
+        unit.quiet = True
+        unit.put(keys.dead_segment(number), unit.commit.to_bytes(8, "big"))
+
+    await volume.run(SYSTEM, work, durable=False)
 
 
 def held_from(volume: Volume) -> int | None:

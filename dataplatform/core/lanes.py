@@ -27,6 +27,7 @@ from ..base.errors import Conflict, Denied, Internal, PlatformError, Unavailable
 from ..keyspace import keys
 from ..keyspace.records import VolumeState
 from .audit.protection import WRITER
+from .principals import MIRROR_PRINCIPAL
 from .promises import Told
 from .units import SYSTEM, Request, Unit
 
@@ -67,6 +68,8 @@ class Lane:
         async with self._lock:
             if self._broken is not None:
                 raise Unavailable(self._broken, volume=self._volume.id)
+            if self._volume.read_only and request.principal is not MIRROR_PRINCIPAL:
+                raise self._volume.refusal()
             replies = self._volume.replies
             known, stored = await replies.find(request)
             result: T
@@ -113,6 +116,8 @@ class Lane:
         async with self._lock:
             if self._broken is not None:
                 raise Unavailable(self._broken, volume=self._volume.id)
+            if self._volume.read_only and requests[0].principal is not MIRROR_PRINCIPAL:
+                raise self._volume.refusal()
             results: list[Any] = [None] * len(requests)
             fresh: list[int] = []
             slots: set[tuple[bytes | None, int]] = set()

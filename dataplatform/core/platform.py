@@ -17,6 +17,7 @@ from ..base.clock import Clock, Entropy, SystemClock, SystemEntropy
 from ..base.errors import Corrupt, Denied, Invalid, NotFound, PlatformError, Unavailable
 from ..base.limits import SYMLINK_FOLLOW_MAX
 from ..engine.base import Storage, Storages
+from ..engine.readonly import read_only
 from ..keyspace.records import (
     ROOT_INODE,
     ROOT_VOLUME,
@@ -34,8 +35,9 @@ from .identities import Identities
 from .keys import Masters
 from .opens import Opens
 from .promises import Keeper, Promises
+from .snapshots import Snapshot, Snapshots
 from .units import SYSTEM, Request
-from .volumes import Volume, create_volume, open_volume
+from .volumes import Volume, create_volume, open_snapshot, open_volume
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +100,7 @@ class Platform:
         self.started_ns = clock.now_ns()
         self.identity = b""  # of what is stored here, whoever serves it
         self.catalog = Catalog(self)
+        self.snapshots = Snapshots(self)
         self.identities = Identities(self)
         self.clusters = Clusters(self)
         self.opens = Opens(self)
@@ -151,7 +154,7 @@ class Platform:
         if self._opening:
             await asyncio.wait(self._opening.values())
         errors = []
-        for volume in list(self._volumes.values()):
+        for volume in sorted(self._volumes.values(), key=lambda v: not v.is_snapshot):
             try:
                 await self._close(volume)
             except PlatformError as error:
@@ -210,6 +213,10 @@ class Platform:
 
     async def _open_now(self, volume_id: int) -> None:
         try:
+            snapshot = self.snapshots.find(volume_id)
+            if snapshot is not None:
+                self._volumes[volume_id] = await self._open_snapshot(snapshot)
+                return
             is_root = volume_id == ROOT_VOLUME
             storage = await self.storages.open(volume_id, create=is_root)
             try:
@@ -219,6 +226,8 @@ class Platform:
                 readable, keyring = await encryption.with_keys(
                     storage, settings, self.masters, self.entropy
                 )
+                if is_root:
+                    await self.snapshots.load(readable.engine)
                 volume = await open_volume(
                     volume_id,
                     readable,
@@ -227,6 +236,7 @@ class Platform:
                     self.promises,
                     self.guard,
                     keyring,
+                    self.snapshots.pins(volume_id),
                 )
             except BaseException:
                 await _let_go(storage)
@@ -239,6 +249,21 @@ class Platform:
             raise error from caught.__cause__
         finally:
             del self._opening[volume_id]
+
+    async def _open_snapshot(self, snapshot: Snapshot) -> Volume:
+        """Its source is in use until it is closed."""
+        source = await self.acquire(snapshot.volume)
+        try:
+            storage = await _storage_of(snapshot, source)
+            try:
+                time_ns = snapshot.record.time_ns
+                return await open_snapshot(snapshot.number, storage, source, time_ns)
+            except BaseException:
+                await _let_go(storage)
+                raise
+        except BaseException:
+            self.release(source)
+            raise
 
     async def _make_root(self, storage: Storage) -> None:
         """On the first start, or after one that was cut short before it stored anything."""
@@ -268,6 +293,8 @@ class Platform:
         try:
             await volume.close()
         finally:
+            if volume.source is not None:
+                self.release(volume.source)
             self.audit.closed(volume)
             del self._opening[volume.id]
             closing.set_result(None)
@@ -277,6 +304,10 @@ class Platform:
         given to `readmit`. UNAVAILABLE while it is in use; what keeps the audit from its last
         changes is raised, and the volume stays."""
         volume = self._volumes.get(volume_id)
+        while volume is not None and (snapshots := self._open_snapshots(volume)):
+            if not all(snapshot.idle for snapshot in snapshots):
+                raise Unavailable("a snapshot of the volume is in use", volume=volume_id)
+            await self._close(snapshots[0])
         if volume is not None and (volume.users or volume.opens):
             raise Unavailable("the volume is in use", volume=volume_id)
         self._discarded.add(volume_id)
@@ -293,6 +324,23 @@ class Platform:
     async def withdraw(self, volume_id: int) -> None:
         """Let nobody open the volume, and close it: calls under way have a few seconds."""
         self.withdrawn.add(volume_id)
+        volume = self._volumes.get(volume_id)
+        for snapshot in self._open_snapshots(volume) if volume is not None else ():
+            await self._cut_off(snapshot.id)
+        await self._cut_off(volume_id)
+
+    async def withdraw_snapshot(self, number: int) -> None:
+        """Close a snapshot that is no more: calls under way have a few seconds."""
+        self._discarded.add(number)
+        try:
+            await self._cut_off(number)
+        finally:
+            self._discarded.discard(number)  # nobody finds it any more
+
+    def _open_snapshots(self, source: Volume) -> list[Volume]:
+        return [volume for volume in self._volumes.values() if volume.source is source]
+
+    async def _cut_off(self, volume_id: int) -> None:
         self.guard.changed()
         self.promises.forget_volume(volume_id)
         while (opening := self._opening.get(volume_id)) is not None:
@@ -617,8 +665,19 @@ class Platform:
             if v.id != ROOT_VOLUME and v.idle and now_s - v.used_monotonic_s > IDLE_S
         ]
         for volume in idle:
-            await self._close(volume)
+            if volume.idle and self._volumes.get(volume.id) is volume:  # still
+                await self._close(volume)
         return len(idle)
+
+
+async def _storage_of(snapshot: Snapshot, source: Volume) -> Storage:
+    try:
+        view = await source.storage.engine.open_checkpoint(snapshot.record.checkpoint)
+    except NotFound as error:
+        raise Corrupt(
+            "the snapshot's checkpoint is gone: run dp check", name=snapshot.name
+        ) from error
+    return read_only(view, source.storage.segments)
 
 
 async def _let_go(storage: Storage) -> None:

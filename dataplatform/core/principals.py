@@ -64,3 +64,6 @@ class Principal:
 
 SYSTEM_PRINCIPAL = Principal("system", uid=0, gids=frozenset((0,)), is_admin=True, gid=0)
 """The platform itself: background tasks."""
+
+MIRROR_PRINCIPAL = Principal("mirror", uid=0, gids=frozenset((0,)), is_admin=True, gid=0)
+"""What brings a mirror up to date: nobody else writes there."""

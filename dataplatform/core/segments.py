@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 from ..base.errors import Corrupt
 from ..engine.base import SegmentStore, Storage, scan_all
@@ -64,18 +65,72 @@ class Holds:
         return min(self._under_way.values(), default=None)
 
 
-async def drop_unknown(storage: Storage) -> int:
+class _Pin(NamedTuple):
+    commit: int
+    segments_end: int
+    checkpoint: str
+
+
+class Pins:
+    """What the snapshots of one volume need: exact, changed with their records.
+
+    A snapshot needs a segment that was there when it was taken and died later.
+    """
+
+    def __init__(self) -> None:
+        self._taken: dict[int, _Pin] = {}  # by the snapshot's number
+
+    def __bool__(self) -> bool:
+        return bool(self._taken)
+
+    def add(self, number: int, commit: int, segments_end: int, checkpoint: str) -> None:
+        """A snapshot was taken at this commit; all its segments are below `segments_end`."""
+        self._taken[number] = _Pin(commit, segments_end, checkpoint)
+
+    def discard(self, number: int) -> None:
+        self._taken.pop(number, None)
+
+    def needed_by(self, segment: int, died: int | None) -> list[int]:
+        """The snapshots that need a segment which died at this commit (None: it lives)."""
+        return [
+            number
+            for number, pin in self._taken.items()
+            if segment < pin.segments_end and (died is None or pin.commit < died)
+        ]
+
+    def checkpoints_with(self, segment: int) -> list[str]:
+        """Those that may refer to it."""
+        return [pin.checkpoint for pin in self._taken.values() if segment < pin.segments_end]
+
+    @property
+    def segments_end(self) -> int:
+        """No segment from here on is needed."""
+        return max((pin.segments_end for pin in self._taken.values()), default=0)
+
+    @property
+    def oldest_commit(self) -> int | None:
+        """Of the first snapshot."""
+        return min((pin.commit for pin in self._taken.values()), default=None)
+
+
+async def drop_unknown(storage: Storage, pins: Pins | None = None) -> int:
     """On opening a volume: segments that no commit names were cut short by a crash.
 
-    One whose account is lost but that something refers to is left for `check` to repair. Where the
-    accounts or references cannot be read nobody knows, and everything stays.
+    One that a snapshot may need is left to compaction, which looks into the snapshot. One whose
+    account is lost but that something refers to is left for `check` to repair. Where the accounts
+    or references cannot be read nobody knows, and everything stays.
     """
     dropped = 0
     try:
         known = set()
         async for key, _ in scan_all(storage.engine, *keys.prefix_range(keys.SEGMENT)):
             known.add(keys.number_of(key))
+        async for key, _ in scan_all(storage.engine, *keys.prefix_range(keys.DEAD_SEGMENT)):
+            known.add(keys.number_of(key))
+        pinned_end = pins.segments_end if pins is not None else 0
         for number in set(await storage.segments.sizes()) - known:
+            if number < pinned_end:
+                continue
             start, end = keys.prefix_range(keys.references(number))
             if await storage.engine.scan(start, end, limit=1):
                 continue

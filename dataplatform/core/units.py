@@ -487,6 +487,7 @@ class Unit:
         for number, segment in self.segments.items():
             if segment.live_bytes < 0:
                 raise Corrupt("a segment's account is wrong: run dp check", segment=number)
+            segment.died = 0 if segment.live_bytes else self.commit
             writes[keys.segment(number)] = segment.pack()
         touched = [] if self.quiet else list(writes)
         row = ChangeRow(self.now_ns, "", self.events, touched)

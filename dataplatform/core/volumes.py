@@ -10,8 +10,8 @@ import errno
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ..base.clock import Clock, Entropy
-from ..base.errors import Corrupt
+from ..base.clock import Clock, Entropy, StoppedClock
+from ..base.errors import Corrupt, Invalid
 from ..engine.base import Storage
 from ..engine.ciphers import Keyring
 from ..keyspace import keys
@@ -36,7 +36,7 @@ from .puts import Puts
 from .quotas import Quotas, load_quotas
 from .replies import Replies
 from .rotations import Rotation
-from .segments import Holds, drop_unknown
+from .segments import Holds, Pins, drop_unknown
 from .signals import Signal
 from .units import SYSTEM, Request, Unit
 from .writeback import Writeback
@@ -86,8 +86,16 @@ class Volume:
         guard: Guard | None = None,
         quotas: dict[int, DirectoryQuota] | None = None,
         keyring: Keyring | None = None,
+        *,
+        read_only: str = "",
+        source: Volume | None = None,
+        pins: Pins | None = None,
     ) -> None:
         self.id = volume_id
+        self.read_only = read_only
+        """Why nothing can be written; empty: it can. Whoever brings a mirror up to date does."""
+        self.source = source
+        """Of a snapshot: the volume that it is of, which stays open as long as this is."""
         self.storage = storage
         self.clock = clock
         self.entropy = entropy
@@ -106,6 +114,7 @@ class Volume:
         self.puts = Puts(self)
         self.opens: dict[int, int] = {}  # inode -> how many sessions hold it open
         self.holds = Holds(storage.segments)
+        self.pins = pins if pins is not None else Pins()  # what its snapshots need
         self.keyring = keyring  # None: the volume is not encrypted
         self.rotation = Rotation()  # of its key
         self.writeback = Writeback(self)
@@ -117,6 +126,14 @@ class Volume:
         self.users = 0  # calls under way; see Platform.acquire
         self.unused = asyncio.Event()  # set when they are over
         self.used_monotonic_s = self.opened_monotonic_s
+
+    @property
+    def is_snapshot(self) -> bool:
+        return self.source is not None
+
+    def refusal(self) -> Invalid:
+        """What whoever writes is told, if nothing can be written."""
+        return Invalid(self.read_only, errno=errno.EROFS)
 
     def may_be_missed(self, number: int) -> bool:
         """Whether a client that had the inode open before the server was restarted may yet come
@@ -248,7 +265,47 @@ async def open_volume(
     promises: Promises | None = None,
     guard: Guard | None = None,
     keyring: Keyring | None = None,
+    pins: Pins | None = None,
 ) -> Volume:
+    """CORRUPT if the storage does not hold a volume."""
+    counters, settings = await load_state(storage, volume_id)
+    await drop_unknown(storage, pins)
+    return Volume(
+        volume_id,
+        storage,
+        clock,
+        entropy,
+        counters,
+        settings,
+        promises,
+        guard,
+        await load_quotas(storage.engine),
+        keyring,
+        pins=pins,
+    )
+
+
+async def open_snapshot(number: int, storage: Storage, source: Volume, time_ns: int) -> Volume:
+    """A snapshot as the volume that it was; time stands still in it. CORRUPT."""
+    counters, settings = await load_state(storage, number)
+    volume = Volume(
+        number,
+        storage,
+        StoppedClock(source.clock, time_ns),
+        source.entropy,
+        counters,
+        settings,
+        source.promises,
+        source.guard,
+        await load_quotas(storage.engine),
+        read_only="this is a snapshot: nothing in it can be changed",
+        source=source,
+    )
+    volume.partitions.close()  # nobody needs to wait for more records
+    return volume
+
+
+async def load_state(storage: Storage, volume_id: int) -> tuple[VolumeState, VolumeSettings]:
     """CORRUPT if the storage does not hold a volume."""
     state, settings = await storage.engine.get_many([keys.STATE_KEY, keys.SETTINGS_KEY])
     if state is None or settings is None:
@@ -256,16 +313,4 @@ async def open_volume(
     counters = VolumeState.unpack(state)
     if not all(type(n) is int for n in counters.fields()):
         raise Corrupt("the volume's state is damaged: restore it from a copy", volume=volume_id)
-    await drop_unknown(storage)
-    return Volume(
-        volume_id,
-        storage,
-        clock,
-        entropy,
-        counters,
-        VolumeSettings.unpack(settings),
-        promises,
-        guard,
-        await load_quotas(storage.engine),
-        keyring,
-    )
+    return counters, VolumeSettings.unpack(settings)

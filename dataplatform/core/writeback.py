@@ -358,11 +358,13 @@ class Writeback:
 
     async def _writable(self, request: Request, number: int) -> Inode:
         """The file, if the request's principal may write to it."""
+        volume = self._volume
+        if volume.read_only:
+            raise volume.refusal()
         inode = await self._file(number)
         principal = request.principal
         if principal.is_free:
             return inode
-        volume = self._volume
         if not volume.guard.allows_now(principal, volume, inode, Verb.WRITE):
             await volume.allow(
                 principal, inode, Verb.WRITE, session=request.caller, origin=request.origin

@@ -237,6 +237,7 @@ class SnapshotRecord(Record):
     entries: int = 0
     by: str = ""  # who took it
     users: list[int] = field(default_factory=list)  # volumes that need it: clones
+    next_inode: int = 0  # of the volume: what has a lower number, and is there now, was there then
 
 
 @dataclass(slots=True)
@@ -461,6 +462,7 @@ class Segment(Record):
 
     total_bytes: int = 0  # of every extent ever committed in it
     live_bytes: int = 0  # of what pieces and batches refer to now
+    died: int = 0  # the commit that left nothing alive; 0: not yet, or before this was noted
 
 
 @dataclass(slots=True)

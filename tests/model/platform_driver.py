@@ -619,6 +619,23 @@ class Driver:
 
         return await self._write(call)
 
+    async def take_snapshot(self, path: str, name: str) -> int:
+        """Of the volume that the path leads to; the snapshot's number, which is a volume's."""
+
+        async def call(request: Request) -> int:
+            async with self.node(path) as node:
+                taken = await self.platform.snapshots.create(request, node.volume, name)
+                return taken.number
+
+        return await self._write(call)
+
+    async def remove_snapshot(self, path: str, name: str) -> None:
+        async def call(request: Request) -> None:
+            async with self.node(path) as node:
+                await self.platform.snapshots.remove(request, node.volume, name)
+
+        await self._write(call)
+
     async def set_quota(self, target: Target, **limits: int) -> None:
         async def call(request: Request) -> None:
             async with self.reference(target) as (volume, number):

@@ -48,6 +48,8 @@ _LENGTHS: dict[bytes, tuple[int, int]] = {
     keys.AUDIT_CURSOR: (9, 9),
     keys.QUOTA: (9, 9),
     keys.CLUSTER: (1, _ANY),
+    keys.SNAPSHOT: (10, _ANY),
+    keys.DEAD_SEGMENT: (9, 9),
 }
 """Least and most bytes of a key, by prefix."""
 
@@ -77,6 +79,8 @@ NOUNS: dict[bytes, tuple[str, bool]] = {
     keys.AUDIT_CURSOR: ("positions of the audit", False),
     keys.QUOTA: ("quotas of directories", False),
     keys.CLUSTER: ("records of clusters", False),
+    keys.SNAPSHOT: ("records of snapshots", False),
+    keys.DEAD_SEGMENT: ("marks of dead segments", False),
 }
 """What rows of a prefix are to a user, and whether their key begins with an inode."""
 

@@ -8,7 +8,18 @@ from weakref import WeakKeyDictionary
 
 from ..units import SYSTEM, Unit
 from ..volumes import Volume
-from . import accounts, filedata, inodes, keytable, log, names, quotas, streamdata, tabledata
+from . import (
+    accounts,
+    filedata,
+    inodes,
+    keytable,
+    log,
+    names,
+    quotas,
+    snapshots,
+    streamdata,
+    tabledata,
+)
 from .context import Check, Moment, Progress
 from .findings import Findings, Report
 
@@ -85,6 +96,7 @@ async def _check(check: Check) -> None:
     await keytable.read_state(check)
     await keytable.check_unknown(check)
     highest_volume = await keytable.check_volume_records(check)
+    highest_snapshot = await snapshots.check_snapshot_records(check)
     await keytable.check_audit_cursors(check)
     await keytable.check_clusters(check)
     await quotas.read_quotas(check)
@@ -97,8 +109,9 @@ async def _check(check: Check) -> None:
     await streamdata.check_streams(check)
     await tabledata.end_statistics(check)
     await accounts.check_segments(check)
+    await snapshots.check_dead_segments(check)
     await log.check_changes(check)
     await log.check_replies(check)
     await accounts.check_usage(check)
     await quotas.check_quotas(check)
-    accounts.check_counters(check, highest_volume)
+    accounts.check_counters(check, max(highest_volume, highest_snapshot))

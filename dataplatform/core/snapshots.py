@@ -1,0 +1,280 @@
+"""Snapshots: what a volume was at one commit, as a volume of its own that nobody can write.
+
+A snapshot is three things: a checkpoint of the volume's engine, the segments that it refers to,
+and a record in the root volume. The record is what counts: a checkpoint without one is a leftover
+of a crash, and goes when its volume is opened next. They are made and undone in that order:
+
+    create   no segment goes from now on (`Holds.pin`); checkpoint; record, durable
+    remove   record, durable; nobody reads it any more; checkpoint; segments that nobody else needs
+
+Nothing of that holds the volume's lane: writers go on. Which commit a snapshot is stands in the
+checkpoint itself, because every commit writes the volume's state.
+
+What is known here is exact: every change of a record passes here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..base.errors import Corrupt, Exhausted, Exists, Invalid, NotFound, PlatformError
+from ..base.limits import SNAPSHOT_NAME_CHARACTERS_MAX, SNAPSHOTS_MAX
+from ..engine.base import Reader, View, scan_all
+from ..keyspace import keys
+from ..keyspace.records import ROOT_INODE, ROOT_VOLUME, SnapshotRecord, VolumeState
+from . import compaction
+from .access.verbs import Verb
+from .segments import Pins
+from .units import Request, Unit
+from .volumes import Volume
+
+if TYPE_CHECKING:
+    from .platform import Platform
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "snapshot-"
+"""What names of checkpoints begin with that are snapshots. On disk: it must not change."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]*")
+
+
+def check_name(name: str) -> str:
+    """The name of a snapshot as it is. INVALID, saying why, if it cannot be one."""
+    if not _NAME.fullmatch(name) or len(name) > SNAPSHOT_NAME_CHARACTERS_MAX:
+        raise Invalid(
+            "the name of a snapshot has letters (a-z), digits and . _ : -, and begins with a "
+            f"letter, a digit or _; it has {SNAPSHOT_NAME_CHARACTERS_MAX} characters at most",
+            name=name,
+        )
+    return name
+
+
+class Snapshot(NamedTuple):
+    """A snapshot, and of what."""
+
+    volume: int
+    name: str
+    record: SnapshotRecord
+
+    @property
+    def number(self) -> int:
+        """As a volume's: what names an inode in it."""
+        return self.record.number
+
+
+class Snapshots:
+    """All snapshots of a platform."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._by_number: dict[int, Snapshot] = {}
+        self._by_volume: dict[int, dict[str, Snapshot]] = {}
+        self._pins: defaultdict[int, Pins] = defaultdict(Pins)
+        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def load(self, root: Reader) -> None:
+        """From the root volume. What damage hides is logged, and found by the check."""
+        start, end = keys.prefix_range(keys.SNAPSHOT)
+        try:
+            async for key, value in scan_all(root, start, end):
+                try:
+                    record = SnapshotRecord.unpack(value)
+                    self._add(Snapshot(keys.number_of(key), keys.name_of(key).decode(), record))
+                except (Corrupt, UnicodeDecodeError) as error:
+                    log.error("a snapshot's record cannot be read: run dp check: %s", error)
+        except Corrupt as error:
+            log.error("the list of snapshots cannot be read to its end: run dp check: %s", error)
+
+    # ---- looking
+
+    def find(self, number: int) -> Snapshot | None:
+        """By its number as a volume."""
+        return self._by_number.get(number)
+
+    def find_name(self, volume_id: int, name: str) -> Snapshot | None:
+        return self._by_volume.get(volume_id, {}).get(name)
+
+    def get(self, volume_id: int, name: str) -> Snapshot:
+        """NOT_FOUND."""
+        found = self.find_name(volume_id, name)
+        if found is None:
+            raise NotFound("no such snapshot: dp snapshot ls lists them", name=name)
+        return found
+
+    def of(self, volume_id: int) -> list[Snapshot]:
+        """Those of a volume, the oldest first."""
+        found = self._by_volume.get(volume_id, {})
+        return sorted(found.values(), key=lambda s: (s.record.commit, s.number))
+
+    def pins(self, volume_id: int) -> Pins:
+        """What the snapshots of a volume need; this object goes on being exact."""
+        return self._pins[volume_id]
+
+    # ---- coming
+
+    async def create(
+        self, request: Request, volume: Volume, name: str, *, schedule: str = ""
+    ) -> Snapshot:
+        """What the volume is now, under a new name. Durable. Everything that was acknowledged
+        before is in it, buffered file writes included.
+
+        EXISTS, INVALID; DENIED to whoever has no `admin` of the volume.
+        """
+        check_name(name)
+        await check_admin(request, volume)
+        async with self._turns[volume.id]:
+            root = await self._platform.acquire(ROOT_VOLUME)
+            try:
+                known, number = await root.lane.find_reply(request)
+                if known:
+                    return self._by_number.get(number) or self.get(volume.id, name)
+                if self.find_name(volume.id, name) is not None:
+                    raise Exists("there is a snapshot of that name", name=name)
+                if len(self._by_volume.get(volume.id, ())) >= SNAPSHOTS_MAX:
+                    raise Exhausted("the volume has too many snapshots", count_max=SNAPSHOTS_MAX)
+                with volume.holds.pin():
+                    found = await self._create(root, request, volume, name, schedule)
+            finally:
+                self._platform.release(root)
+            await _tell(request, volume, "snapshot created", found)
+            return found
+
+    async def _create(
+        self, root: Volume, request: Request, volume: Volume, name: str, schedule: str
+    ) -> Snapshot:
+        platform, engine = self._platform, volume.storage.engine
+        await volume.writeback.flush_all()
+        checkpoint = CHECKPOINTS + platform.entropy.token(8).hex()
+        record = SnapshotRecord(
+            0,
+            checkpoint,
+            time_ns=platform.clock.now_ns(),
+            schedule=schedule,
+            by=request.principal.name,
+        )
+
+        async def announce(unit: Unit) -> int:
+            record.number = unit.new_inode_number()  # never used again
+            unit.put(keys.snapshot(volume.id, name), record.pack())
+            unit.on_commit(lambda _: self._add(Snapshot(volume.id, name, record)))
+            return record.number
+
+        await engine.checkpoint(checkpoint)
+        try:
+            view = await engine.open_checkpoint(checkpoint)
+            try:
+                await _describe(view, record)
+            finally:
+                view.close()
+            await root.run(request, announce, durable=True)
+        except PlatformError:
+            if record.number not in self._by_number:  # else nobody knows whether it is stored
+                await engine.delete_checkpoint(checkpoint)
+            raise
+        self._platform.guard.changed()
+        return self.get(volume.id, name)
+
+    def _add(self, snapshot: Snapshot) -> None:
+        record = snapshot.record
+        self._by_number[snapshot.number] = snapshot
+        self._by_volume.setdefault(snapshot.volume, {})[snapshot.name] = snapshot
+        self._pins[snapshot.volume].add(
+            snapshot.number, record.commit, record.segments_end, record.checkpoint
+        )
+
+    # ---- going
+
+    async def remove(self, request: Request, volume: Volume, name: str) -> None:
+        """For good; whoever reads it is cut off. NOT_FOUND; INVALID (EBUSY) while a clone needs it;
+        DENIED to whoever has no `admin` of the volume."""
+        await check_admin(request, volume)
+        async with self._turns[volume.id]:
+            root = await self._platform.acquire(ROOT_VOLUME)
+            try:
+                known, _ = await root.lane.find_reply(request)
+                if known:
+                    return
+                found = self.get(volume.id, name)
+                _check_unused(found)
+
+                async def work(unit: Unit) -> int:
+                    unit.delete(keys.snapshot(volume.id, name))
+                    return found.number
+
+                await root.run(request, work, durable=True)
+            finally:
+                self._platform.release(root)
+            await self.forget(volume, found)
+            await _tell(request, volume, "snapshot removed", found)
+
+    async def forget(self, volume: Volume, snapshot: Snapshot) -> None:
+        """Its record is gone for good: so goes the rest."""
+        self._drop(snapshot)
+        await self._platform.withdraw_snapshot(snapshot.number)
+        await volume.storage.engine.delete_checkpoint(snapshot.record.checkpoint)
+        await compaction.delete_dead(volume)
+
+    def _drop(self, snapshot: Snapshot) -> None:
+        self._by_number.pop(snapshot.number, None)
+        self._by_volume.get(snapshot.volume, {}).pop(snapshot.name, None)
+        self._pins[snapshot.volume].discard(snapshot.number)
+
+    def forget_volume(self, volume_id: int) -> None:
+        """The volume is gone, with its checkpoints and their records."""
+        for snapshot in self.of(volume_id):
+            self._drop(snapshot)
+        self._by_volume.pop(volume_id, None)
+        self._pins.pop(volume_id, None)
+        self._turns.pop(volume_id, None)
+
+
+async def check_admin(request: Request, volume: Volume) -> None:
+    """INVALID for a snapshot; DENIED to whoever has no `admin` of the volume."""
+    if volume.is_snapshot:
+        raise Invalid("this is a snapshot itself: name the volume that it is of")
+    await volume.allow(
+        request.principal, ROOT_INODE, Verb.ADMIN, code=errno.EPERM, origin=request.origin
+    )
+
+
+def _check_unused(snapshot: Snapshot) -> None:
+    if snapshot.record.users:
+        raise Invalid(
+            "a clone needs the snapshot: remove that first",
+            name=snapshot.name,
+            clones=snapshot.record.users,
+            errno=errno.EBUSY,
+        )
+
+
+async def _describe(view: View, record: SnapshotRecord) -> None:
+    """Which commit the checkpoint is, and what it holds."""
+    value = await view.get(keys.STATE_KEY)
+    if value is None:
+        raise Corrupt("the checkpoint holds no volume: run dp check")
+    state = VolumeState.unpack(value)
+    record.commit, record.next_inode = state.commit, state.next_inode
+    record.used_bytes, record.entries = state.used_bytes, state.entries
+    start, end = keys.prefix_range(keys.SEGMENT)
+    last = await view.scan(start, end, reverse=True, limit=1)
+    record.segments_end = keys.number_of(last[0][0]) + 1 if last else 0
+
+
+async def _tell(request: Request, volume: Volume, verb: str, snapshot: Snapshot) -> None:
+    """Those who follow the volume's changes. A mirror has those of its source."""
+    if volume.read_only:
+        return
+
+    async def work(unit: Unit) -> None:
+        unit.quiet = True
+        # A commit writes something: the settings as they are.
+        unit.put(keys.SETTINGS_KEY, volume.settings.pack())
+        unit.event(verb, "/", "volume", name=snapshot.name, at=snapshot.record.commit)
+
+    await volume.run(request.step, work, durable=False)
