@@ -154,6 +154,8 @@ async def _is_in_snapshot(volume: Volume, number: int) -> bool:
     restored to an earlier commit."""
     start, end = keys.prefix_range(keys.references(number))
     for checkpoint in volume.pins.checkpoints_with(number):
+        if not checkpoint:
+            return True  # nobody knows
         view = await volume.storage.engine.open_checkpoint(checkpoint)
         try:
             if await view.scan(start, end, limit=1):

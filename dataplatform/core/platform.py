@@ -238,6 +238,7 @@ class Platform:
                     keyring,
                     self.snapshots.pins(volume_id),
                 )
+                await self.snapshots.sweep(volume)
             except BaseException:
                 await _let_go(storage)
                 raise

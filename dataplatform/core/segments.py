@@ -87,6 +87,10 @@ class Pins:
         """A snapshot was taken at this commit; all its segments are below `segments_end`."""
         self._taken[number] = _Pin(commit, segments_end, checkpoint)
 
+    def pin_all(self) -> None:
+        """There is a snapshot of which nobody knows what it needs: its record is damaged."""
+        self._taken[0] = _Pin(0, 1 << 64, "")
+
     def discard(self, number: int) -> None:
         self._taken.pop(number, None)
 

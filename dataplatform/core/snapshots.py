@@ -73,6 +73,8 @@ class Snapshots:
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
+        self.damaged = False
+        """Not all records could be read."""
         self._by_number: dict[int, Snapshot] = {}
         self._by_volume: dict[int, dict[str, Snapshot]] = {}
         self._pins: defaultdict[int, Pins] = defaultdict(Pins)
@@ -87,8 +89,11 @@ class Snapshots:
                     record = SnapshotRecord.unpack(value)
                     self._add(Snapshot(keys.number_of(key), keys.name_of(key).decode(), record))
                 except (Corrupt, UnicodeDecodeError) as error:
+                    self.damaged = True
+                    self._pins[keys.number_of(key)].pin_all()
                     log.error("a snapshot's record cannot be read: run dp check: %s", error)
         except Corrupt as error:
+            self.damaged = True
             log.error("the list of snapshots cannot be read to its end: run dp check: %s", error)
 
     # ---- looking
@@ -189,6 +194,17 @@ class Snapshots:
         )
 
     # ---- going
+
+    async def sweep(self, volume: Volume) -> None:
+        """On opening a volume: checkpoints without a record are what a crash left."""
+        if self.damaged:
+            return  # nobody knows whose they are
+        known = {snapshot.record.checkpoint for snapshot in self.of(volume.id)}
+        engine = volume.storage.engine
+        for name in await engine.checkpoints():
+            if name.startswith(CHECKPOINTS) and name not in known:
+                log.info("volume %d: removing what a crash left of a snapshot", volume.id)
+                await engine.delete_checkpoint(name)
 
     async def remove(self, request: Request, volume: Volume, name: str) -> None:
         """For good; whoever reads it is cut off. NOT_FOUND; INVALID (EBUSY) while a clone needs it;

@@ -119,6 +119,12 @@ class ReadOnlyEngine(Engine):
     async def delete_checkpoint(self, name: str) -> None:
         _refuse()
 
+    async def checkpoints(self) -> list[str]:
+        return []
+
+    async def checkpoint_size(self, name: str) -> int:
+        raise NotFound("checkpoint not found", name=name)
+
     async def close(self) -> None:
         self._view.close()
 
@@ -156,6 +162,9 @@ class ReadOnlySegments(SegmentStore):
         return None
 
     async def delete(self, segment: int) -> None:
+        _refuse()
+
+    async def skip(self, segment: int) -> None:
         _refuse()
 
     async def close(self) -> None:

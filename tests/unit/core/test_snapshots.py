@@ -143,3 +143,16 @@ async def test_snapshots_of_several_volumes(tmp_path: Path) -> None:
         assert await driver.platform.catalog.mount_path(number) == "/v/.snapshot/first"
     async with at_work(place) as (driver, _):
         assert await driver.read(Handle(number, file.inode)) == b"before"
+
+
+async def test_what_a_crash_left_of_a_snapshot_goes(tmp_path: Path) -> None:
+    place = Place("rocks", tmp_path)
+    async with at_work(place) as (driver, volume):
+        await driver.create("/f")
+        await driver.take_snapshot("/", "first")
+        await volume.storage.engine.checkpoint("snapshot-0123456789abcdef")
+        await volume.storage.engine.checkpoint("of-somebody-else")
+    async with at_work(place) as (driver, volume):
+        (taken,) = driver.platform.snapshots.of(ROOT_VOLUME)
+        found = await volume.storage.engine.checkpoints()
+        assert found == sorted([taken.record.checkpoint, "of-somebody-else"])
