@@ -368,6 +368,8 @@ class Catalog:
 
         async def work(unit: Unit) -> None:
             settings.encryption = volume.settings.encryption  # its own changes: see encryption
+            settings.history = volume.settings.history
+            settings.lineage = volume.settings.lineage
             unit.put(keys.SETTINGS_KEY, settings.pack())
             unit.on_commit(lambda _: setattr(volume, "settings", settings))
             unit.event("volume set", "/", "volume", **facts)

@@ -209,7 +209,8 @@ async def _rewrite_some(volume: Volume, referring: list[bytes]) -> None:
     await volume.storage.segments.sync()
 
     async def work(unit: Unit) -> None:
-        unit.told_before = True  # the bytes are the same: nobody who keeps them has to be told
+        # The bytes are the same: neither a cache nor a mirror has to hear of it.
+        unit.quiet = True
         for key, (value, extent) in moved.items():
             if await unit.get(key) == value:
                 await _replace(unit, key, value, extent)

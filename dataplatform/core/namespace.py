@@ -659,7 +659,7 @@ async def set_attributes(
 async def accessed(unit: Unit, number: int, atime_ns: int) -> None:
     """It was read at this time. Neither its version nor its other times move, and whoever keeps it
     in a cache is not told: a time of access is worth less than that."""
-    unit.quiet = True
+    unit.told_before = True  # caches are not told, a mirror is
     inode = await unit.inode(number)
     if not unit.request.principal.is_free:
         verb = Verb.LIST if inode.is_directory else Verb.READ

@@ -31,6 +31,7 @@ from .access.verbs import REACH
 from .audit.trail import Audit
 from .catalog import Catalog
 from .clusters import Clusters
+from .histories import HISTORY_BYTES
 from .identities import Identities
 from .keys import Masters
 from .opens import Opens
@@ -283,6 +284,7 @@ class Platform:
         self, storage: Storage, volume_id: int, settings: VolumeSettings, uid: int = 0, gid: int = 0
     ) -> None:
         """Write what an empty volume with these settings holds; its root is this owner's."""
+        settings.history = settings.history or self.entropy.token(HISTORY_BYTES)
         readable, _ = await encryption.with_keys(storage, settings, self.masters, self.entropy)
         await create_volume(readable, volume_id, self.clock.now_ns(), settings, uid, gid)
 

@@ -148,7 +148,7 @@ class Unit:
         self.entries_delta = 0
         self.segments: dict[int, Segment] = {}
         self.oldest_change: int | None = None  # set by the trim of the change log
-        self.quiet = False  # housekeeping: the keys it touches mean nothing to a mirror
+        self.quiet = False  # housekeeping: none of the keys that it touches is a mirror's
         self.charges: dict[int, Taken] = {}  # what it takes, by directory, table or stream
         self.accounts: dict[int, Taken] = {}  # the same by account, as far as it was added up
         self.over: int | None = None  # which advisory limits the volume passes after it
@@ -158,7 +158,7 @@ class Unit:
         self.renames = False  # a name of something that exists changed or went
         self.resized: list[int] = []  # files that changed beyond what their pieces tell
         self.unlinked: list[int] = []  # inodes whose last name goes
-        self.told_before = False  # caches were told when its bytes were taken
+        self.told_before = False  # caches were told when its bytes were taken, or need not be
         self._inodes: dict[int, Inode] = {}
         self._packed: dict[int, bytes] = {}  # of those that were packed since they were saved
         self._statistics: dict[int, Statistics] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from ..base.clock import Clock, Entropy, StoppedClock
 from ..base.errors import Corrupt, Invalid
@@ -71,6 +71,16 @@ LEASE_S = 60.0
 open."""
 
 
+class Pinned(Protocol):
+    """Reads the volume as it was at some commit; it ends when the volume is closed."""
+
+    @property
+    def commit(self) -> int: ...
+
+    def drop(self) -> None:
+        """Let go, at once."""
+
+
 class Volume:
     """One open volume. Made by `open_volume`."""
 
@@ -123,6 +133,7 @@ class Volume:
         self.audited_commit: int | None = None
         """Change rows after it are kept for the audit; None: the volume is not audited."""
         self.audit_stream = 0  # of the root volume, once it is there
+        self.pins: set[Pinned] = set()  # of mirrors that read it: see core/replication
         self.users = 0  # calls under way; see Platform.acquire
         self.unused = asyncio.Event()  # set when they are over
         self.used_monotonic_s = self.opened_monotonic_s
@@ -201,7 +212,7 @@ class Volume:
 
     @property
     def idle(self) -> bool:
-        return not self.users and not self.opens and not self.groups.active
+        return not (self.users or self.opens or self.pins or self.groups.active)
 
     async def sync(self) -> None:
         """Everything acknowledged so far, buffered file writes included, is durable after this."""
@@ -211,6 +222,8 @@ class Volume:
     async def close(self) -> None:
         """Make everything durable and close the storage. Waiting fetches end."""
         self.partitions.close()
+        for pin in list(self.pins):
+            pin.drop()
         try:
             if self.lane.broken is None:
                 await self.sync()

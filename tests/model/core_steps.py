@@ -364,9 +364,9 @@ class Steps(Transactions):
         await self.verify()
 
 
-async def run(seed: int, steps: int) -> Steps:
+async def run(seed: int, steps: int, kind: type[Steps] = Steps) -> Steps:
     """One seed. AssertionError, with the seed and what it did last: a bug was found."""
-    walk = Steps(seed)
+    walk = kind(seed)
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
