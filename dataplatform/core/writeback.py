@@ -141,7 +141,7 @@ class Writeback:
         if offset < 0 or offset + len(data) > FILE_BYTES_MAX:
             raise Invalid("the offset is beyond the largest file", offset=offset, errno=errno.EFBIG)
         version = volume.quotas.version
-        is_free = request.principal.is_free
+        is_free = request.principal.is_free and not volume.read_only
         inode = await (self._file(number) if is_free else self._writable(request, number))
         if not data:
             size = self.size_of(inode)
@@ -192,7 +192,7 @@ class Writeback:
         those before it are taken."""
         volume = self._volume
         quotas, version = volume.quotas, volume.quotas.version
-        is_free = request.principal.is_free
+        is_free = request.principal.is_free and not volume.read_only
         inode = await (self._file(number) if is_free else self._writable(request, number))
         length = sum(len(data) for _, data in parts)
         is_small = all(0 < len(data) < EXTENT_BYTES_MIN for _, data in parts)
