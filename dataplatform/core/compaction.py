@@ -102,7 +102,7 @@ async def delete_dead(volume: Volume) -> int:
 
 
 def _pinned(volume: Volume, number: int, died: int | None) -> bool:
-    return bool(volume.pins.needed_by(number, died))
+    return bool(volume.snapshot_pins.needed_by(number, died))
 
 
 async def kept_dead(volume: Volume) -> list[tuple[int, int]]:
@@ -153,7 +153,7 @@ async def _is_in_snapshot(volume: Volume, number: int) -> bool:
     """Whether a snapshot refers to a segment of which the volume itself has never heard: it was
     restored to an earlier commit."""
     start, end = keys.prefix_range(keys.references(number))
-    for checkpoint in volume.pins.checkpoints_with(number):
+    for checkpoint in volume.snapshot_pins.checkpoints_with(number):
         if not checkpoint:
             return True  # nobody knows
         view = await volume.storage.engine.open_checkpoint(checkpoint)

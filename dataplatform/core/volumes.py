@@ -124,7 +124,7 @@ class Volume:
         self.puts = Puts(self)
         self.opens: dict[int, int] = {}  # inode -> how many sessions hold it open
         self.holds = Holds(storage.segments)
-        self.pins = pins if pins is not None else Pins()  # what its snapshots need
+        self.snapshot_pins = pins if pins is not None else Pins()  # what its snapshots need
         self.keyring = keyring  # None: the volume is not encrypted
         self.rotation = Rotation()  # of its key
         self.writeback = Writeback(self)
