@@ -61,6 +61,11 @@ def parse_ttl(text: str) -> timedelta:
     return timedelta() if text.lower() == "none" else parse_duration(text)
 
 
+def parse_words(text: str) -> list[str]:
+    """Words between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def parse_value(text: str) -> Any:
     """A column's value: JSON, else the text itself; `{"base64": "…"}` means bytes."""
     from dataplatform.client.literals import from_json

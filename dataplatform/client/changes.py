@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
+from ..base.errors import Invalid, NotFound
 from .base import Operations
 from .messages import build
 from .paths import Path, target
@@ -28,22 +29,43 @@ def change_of(change: pb.Change) -> Change:
     )
 
 
+def words(given: Iterable[str] | None, name: str) -> list[str]:
+    """Kinds or events. One word alone is easily given where several are meant."""
+    if isinstance(given, str):
+        raise Invalid(f"{name} is a list of words", **{name: given})
+    return list(given or ())
+
+
 class ChangeOperations(Operations):
     async def changes(
-        self, path: Path = "/", since: int = 0, follow: bool = False
+        self,
+        path: Path = "/",
+        since: int = 0,
+        follow: bool = False,
+        kinds: Iterable[str] | None = None,
+        events: Iterable[str] | None = None,
     ) -> AsyncIterator[Change]:
-        request = build(pb.ChangesRequest, target=target(path), since=since)
+        request = build(
+            pb.ChangesRequest,
+            target=target(path),
+            since=since,
+            wait_ms=WAIT_MS if follow else 0,
+            kinds=words(kinds, "kinds"),
+            events=words(events, "events"),
+        )
+        end: int | None = None
         while True:
             reply: pb.ChangesReply
             reply, _ = await self._channel.call(READ, request)
             for change in reply.changes:
                 yield change_of(change)
-            # A reply without changes may still have moved on, over those of other paths.
-            has_moved = reply.next > request.since
-            request.since = max(reply.next, request.since)
-            if not reply.changes and not has_moved:
+            if reply.over:
                 if not follow:
                     return
-                request.wait_ms = WAIT_MS
-            else:
-                request.wait_ms = 0
+                raise NotFound("what was followed was removed", path=str(path))
+            # From here on whatever it is called: also when it is renamed meanwhile.
+            request.target.CopyFrom(pb.Target(volume=reply.volume, inode=reply.inode))
+            request.since = max(reply.next, request.since)
+            end = reply.end if end is None else end
+            if not follow and request.since >= end:
+                return

@@ -1,19 +1,24 @@
 """The change feed (D4): what happened at or below a path, in order of commits.
 
 It is read from the change rows, up to the last commit that is known to be durable, so nobody is
-told of something that a power loss could undo.
+told of something that a power loss could undo. It goes with a directory that is renamed (`places`).
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import NamedTuple
 
-from ..base.errors import Stale
+from ..base.errors import Corrupt, NotFound, Stale
 from ..base.limits import PAGE_ENTRIES_MAX
 from ..keyspace import keys
 from ..keyspace.records import ChangeRow, Event
+from . import change_log
 from .access.events import Sight
+from .change_words import ALL, MOVES, Wanted
+from .places import is_at_or_below, may_move, moved
 from .units import ASKED_AGAIN_S, SYSTEM, Ask, Unit, system
 from .volumes import Volume
 
@@ -24,6 +29,12 @@ KEEP_ROWS_MAX = 1_000_000
 TRIM_ROWS = 2000
 """Rows that one unit of the trim deletes."""
 
+LOOK_ROWS_MAX = 50_000
+"""Rows that one call looks at: who asked for none of them is answered all the same, and goes on."""
+
+PACE_S = 0.005
+"""A follower looks at a busy volume so often at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -33,59 +44,144 @@ class Change:
     event: Event
 
 
+class Page(NamedTuple):
+    """Changes, and how to go on."""
+
+    changes: list[Change]
+    next: int  # the commit to go on from
+    end: int  # the last commit that could be read
+    place: str  # where the thing stood at `next`, from the volume's root
+    is_over: bool = False  # the thing was removed, and nothing more will be told of it
+
+
 async def read(
-    volume: Volume, path: str, since: int, limit: int, wait_s: float, ask: Ask = system
+    volume: Volume,
+    path: str,
+    since: int,
+    limit: int,
+    wait_s: float,
+    ask: Ask = system,
+    wanted: Wanted = ALL,
 ) -> tuple[list[Change], int]:
     """(changes after commit `since`, the number to go on from). Waits up to `wait_s` for the first.
 
-    `path` counts from the volume's root. A commit's changes come together. STALE, with the oldest
-    commit kept, if what follows `since` was trimmed. What whoever asks may not see is left out.
+    `path` counts from the volume's root, and is that of commit `since`. A commit's changes come
+    together. STALE, with the oldest commit kept, if what follows `since` was trimmed. What whoever
+    asks may not see is left out.
     """
-    deadline_s = volume.clock.monotonic() + wait_s
+    found = await _wait(volume, path, since, limit, wait_s, ask, wanted, 0)
+    return found.changes, found.next
+
+
+async def read_of(
+    volume: Volume,
+    number: int,
+    since: int,
+    limit: int,
+    wait_s: float,
+    ask: Ask = system,
+    wanted: Wanted = ALL,
+) -> Page:
+    """As `read`, of an inode, wherever it stood. NOT_FOUND if it has no name any more, unless what
+    was read before ended at `since`: then the page tells the rest."""
+    place = await volume.places.find(number, since)
+    if place is None:
+        raise NotFound("no such file or directory any more", volume=volume.id, inode=number)
+    page = await _wait(volume, place.path, since, limit, wait_s, ask, wanted, place.gone_at)
+    volume.places.remember(number, page.next, page.place)
+    return page
+
+
+async def _wait(
+    volume: Volume,
+    place: str,
+    since: int,
+    limit: int,
+    wait_s: float,
+    ask: Ask,
+    wanted: Wanted,
+    gone_at: int,
+) -> Page:
+    monotonic = volume.clock.monotonic
+    deadline_s = monotonic() + wait_s
     limit = min(limit or PAGE_ENTRIES_MAX, PAGE_ENTRIES_MAX)
+    looked_s = monotonic()
     while True:
-        changes, since = await _read(volume, path, since, limit, Sight(volume, ask()))
-        left_s = deadline_s - volume.clock.monotonic()
-        if changes or left_s <= 0:
-            return changes, since
+        sight = Sight(volume, ask())
+        page = await _look(volume, place, since, limit, sight, wanted)
+        since, place = page.next, page.place
+        if page.changes or since < page.end:
+            return page
+        if gone_at and since >= gone_at:
+            return page._replace(is_over=True)
+        left_s = deadline_s - monotonic()
+        if left_s <= 0:
+            return page
         if since >= volume.lane.durable_commit:
-            await volume.changed.wait(min(left_s, ASKED_AGAIN_S))
+            await volume.followers.wait(min(left_s, ASKED_AGAIN_S))
+        early_s = looked_s + PACE_S - monotonic()
+        if early_s > 0:
+            await asyncio.sleep(early_s)
+        looked_s = monotonic()
 
 
-async def _read(
-    volume: Volume, path: str, since: int, limit: int, sight: Sight
-) -> tuple[list[Change], int]:
+async def _look(
+    volume: Volume, place: str, since: int, limit: int, sight: Sight, wanted: Wanted
+) -> Page:
+    """What is there by now."""
     oldest = volume.state.oldest_change
     if since and since + 1 < oldest:
-        raise Stale("changes before this commit were trimmed", since=since, oldest=oldest)
+        raise change_log.stale(volume, since)
     found: list[Change] = []
-    last = volume.lane.durable_commit
-    at = max(since + 1, oldest)
-    while at <= last and len(found) < limit:
-        page = await volume.storage.engine.scan(keys.change(at), keys.change(last + 1), limit=1000)
-        if not page:
-            return found, last
-        for key, value in page:
-            at = keys.number_of(key) + 1
-            row = ChangeRow.unpack(value)
-            events = [Event(*e) for e in row.events]
-            for event in events:
-                if concerns(event, path) and (seen := await sight.seen(event, row.time_ns)):
-                    found.append(Change(at - 1, row.time_ns, row.principal, seen))
-            if len(found) >= limit:
-                break
-    return found, at - 1
+    end = volume.lane.durable_commit
+    at = begin = max(since, oldest - 1)
+    while at < end and len(found) < limit and at - begin < LOOK_ROWS_MAX:
+        try:
+            rows = await change_log.page(volume, at, end)
+            for commit, (_, value) in enumerate(rows, at + 1):
+                is_about = (wanted.may_take(value) and place.encode() in value) or may_move(value)
+                if is_about:
+                    row = change_log.unpacked(value, commit, volume)
+                    place = await _take(found, row, commit, place, sight, wanted)
+                at = commit
+                if len(found) >= limit:
+                    break
+        except Stale:
+            if at > begin:
+                break  # trimmed meanwhile: the next call says so
+            if since:
+                raise
+            return await _look(volume, place, 0, limit, sight, wanted)
+        except Corrupt:
+            if at == begin:
+                raise
+            break  # as well
+        await asyncio.sleep(0)
+    return Page(found, at, max(at, end), place)
+
+
+async def _take(
+    found: list[Change], row: ChangeRow, commit: int, place: str, sight: Sight, wanted: Wanted
+) -> str:
+    """Add those of a commit's events that concern a place; the place after it."""
+    for event in [Event(*e) for e in row.events]:
+        after = moved(place, event)
+        if (
+            wanted.takes(event)
+            and (after != place or concerns(event, place))
+            and (seen := await sight.seen(event, row.time_ns))
+        ):
+            found.append(Change(commit, row.time_ns, row.principal, seen))
+        place = after
+    return place
 
 
 def concerns(event: Event, path: str) -> bool:
     """Whether it happened at or below the path (or left from there)."""
-    if path == "/":
+    if path == "/" or is_at_or_below(event.path, path):
         return True
-    below = path + "/"
-    for place in (event.path, event.facts.get("from")):
-        if isinstance(place, str) and (place == path or place.startswith(below)):
-            return True
-    return False
+    origin = event.facts.get("from") if event.verb in MOVES else None
+    return isinstance(origin, str) and is_at_or_below(origin, path)
 
 
 async def trim(volume: Volume) -> int:

@@ -51,6 +51,8 @@ class Lane:
         self._broken: str | None = None
         self.going: set[int] = set()
         """Inodes that the unit under way removes with all they have: see `Keeper.keep`."""
+        self.on_lazy_commit: Callable[[], None] | None = None
+        """Called after a commit that nobody waits for, while somebody follows the change feed."""
         self.durable_commit = volume.state.commit
         """The last commit known to be durable: what the change feed shows."""
 
@@ -205,6 +207,8 @@ class Lane:
         unit.committed(ticket)
         commit = unit.commit
         self.when_durable(ticket, lambda: self._show(commit))
+        if not awaited and self.on_lazy_commit is not None:
+            self.on_lazy_commit()
         return await volume.promises.committed(unit) if volume.promises else ()
 
     def _show(self, commit: int) -> None:

@@ -243,13 +243,15 @@ async def link(unit: Unit, number: int, directory: int, name: str) -> int:
     if inode.links >= LINK_COUNT_MAX:
         raise Exhausted("too many links", links_max=LINK_COUNT_MAX, errno=errno.EMLINK)
     await owners.check_same_rules(unit, inode, parent)
+    existing = await unit.path_of(number)
     unit.put(keys.entry(directory, encoded), Entry(number, inode.kind).pack())
     unit.put(keys.link(number, directory, encoded), b"")
     inode.links += 1
     inode.ctime_ns = unit.now_ns
     unit.save(inode)
     _grow(unit, parent, 1, 0)
-    unit.event("linked", await _path(unit, directory, encoded), inode.kind)
+    path = await _path(unit, directory, encoded)
+    unit.event("linked", path, inode.kind, existing=existing)
     return number
 
 

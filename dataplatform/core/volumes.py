@@ -27,9 +27,11 @@ from ..keyspace.records import (
 )
 from .access.guard import Guard
 from .access.verbs import Verb
+from .followers import Followers
 from .groups import Coordinator
 from .lanes import Lane
 from .partitions import Partitions
+from .places import Places
 from .principals import Principal
 from .promises import Promises
 from .puts import Puts
@@ -117,6 +119,8 @@ class Volume:
         self.quotas = Quotas(self, quotas if quotas is not None else {})
         self.statistics: dict[int, Statistics] = {}  # as committed, of what was written to lately
         self.changed = Signal()  # a commit became durable
+        self.followers = Followers(self)
+        self.places = Places(self)  # of who reads the change feed
         self.promises = promises if promises is not None else Promises(clock)  # of the whole server
         self.guard = guard if guard is not None else Guard()  # of the whole server
         self.replies = Replies(storage.engine)
@@ -224,6 +228,7 @@ class Volume:
         self.partitions.close()
         for pin in list(self.pins):
             pin.drop()
+        await self.followers.close()
         try:
             if self.lane.broken is None:
                 await self.sync()

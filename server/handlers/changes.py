@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.core import changes
-from dataplatform.core.changes import Change
+from dataplatform.base.errors import NotFound
+from dataplatform.core import change_texts, change_words, changes
+from dataplatform.core.volumes import Volume
 
 from ..dispatch import Call, rpc
 
@@ -16,37 +16,38 @@ WAIT_MS_MAX = 60_000
 
 @rpc("Changes.Read")
 async def read(call: Call, message: pb.ChangesRequest, data: Any) -> pb.ChangesReply:
-    node = await call.node(message.target)
-    path = await node.volume.path_of(node.inode.number)
-    above = await call.platform.catalog.mount_path(node.volume.id)
-    found, after = await changes.read(
-        node.volume,
-        path,
+    volume, number = await _followed(call, message)
+    wanted = change_words.wanted(message.kinds, message.events)
+    page = await changes.read_of(
+        volume,
+        number,
         message.since,
         message.limit,
         min(message.wait_ms, WAIT_MS_MAX) / 1000,
         call.ask,
+        wanted,
     )
-    return pb.ChangesReply(changes=[_change(c, above.rstrip("/")) for c in found], next=after)
-
-
-def _change(change: Change, above: str) -> pb.Change:
-    event = change.event
-    facts = {k: _text(v, above if k in ("from", "to") else "") for k, v in event.facts.items()}
-    return pb.Change(
-        commit=change.commit,
-        time_ns=change.time_ns,
-        principal=change.principal,
-        event=event.verb,
-        path=(above + event.path).rstrip("/") or "/",
-        kind=event.kind,
-        facts=facts,
+    above = await call.platform.catalog.mount_path(volume.id)
+    return pb.ChangesReply(
+        changes=[pb.Change(**change_texts.tell(c, above)._asdict()) for c in page.changes],
+        next=page.next,
+        volume=volume.id,
+        inode=number,
+        end=page.end,
+        over=page.is_over,
     )
 
 
-def _text(value: Any, above: str) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, str):
-        return above + value
-    return json.dumps(value)
+async def _followed(call: Call, message: pb.ChangesRequest) -> tuple[Volume, int]:
+    """What the target names; or an inode that is gone, whose last changes are yet to be told."""
+    target = message.target
+    try:
+        node = await call.node(target)
+    except NotFound:
+        if target.path or not target.inode:
+            raise
+        volume = await call.volume(target.volume)
+        if not volume.places.knows(target.inode, message.since):
+            raise
+        return volume, target.inode
+    return node.volume, node.inode.number

@@ -527,6 +527,19 @@ def test_changes(dp: Shell) -> None:
         follower.communicate()
 
 
+def test_filtered_changes(dp: Shell) -> None:
+    dp("dp mkdir /filtered")
+    dp("dp touch /filtered/a")
+    dp("dp mv /filtered/a /filtered/b")
+    found = dp.json("dp changes /filtered --kinds file --events created,renamed")
+    assert [(e["event"], e["path"]) for e in found] == [
+        ("created", "/filtered/a"),
+        ("renamed", "/filtered/b"),
+    ]
+    assert dp("dp changes /filtered --kinds table") == ""
+    dp.fails("dp changes /filtered --kinds tables", 2, "knows no such kind")
+
+
 def test_volumes(dp: Shell) -> None:
     dp("dp volume create /volume --quota 1MiB --compression lz4")
     dp.fails("dp volume create /volume", 4, "cannot become a volume", "path=`/volume`")

@@ -12,27 +12,13 @@ from typing import TYPE_CHECKING
 
 from ...base.errors import Denied, NotFound
 from ...keyspace.records import ROOT_INODE, Event, Inode, Kind
+from ..change_words import OF_RECORDS, OF_ROWS
 from .columns import Columns, readable
 from .verbs import Verb
 
 if TYPE_CHECKING:
     from ..units import Request
     from ..volumes import Volume
-
-OF_ROWS = frozenset(
-    ("row put", "rows put", "row deleted", "columns deleted", "row incremented", "rows expired")
-)
-OF_RECORDS = frozenset(
-    (
-        "records appended",
-        "records expired",
-        "offsets committed",
-        "group deleted",
-        "topic created",
-        "topic deleted",
-        "partitions added",
-    )
-)
 
 
 class Sight:
@@ -59,9 +45,10 @@ class Sight:
             if inode is None or inode.birth_ns > time_ns:
                 return None
             return await (self._rows if event.verb in OF_ROWS else self._records)(inode, event)
-        origin = facts.get("from")
-        if isinstance(origin, str) and not await self._may_list(origin):
-            facts = {name: value for name, value in facts.items() if name != "from"}
+        for name in ("from", "existing"):
+            other = facts.get(name)
+            if isinstance(other, str) and not await self._may_list(other):
+                facts = {key: value for key, value in facts.items() if key != name}
         return event._replace(facts=facts)
 
     async def _rows(self, inode: Inode, event: Event) -> Event | None:

@@ -41,7 +41,7 @@ ALLOWED = "allowed"
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
-_PATHS = ("from", "to")
+_PATHS = ("from", "to", "existing")
 """Facts that are paths."""
 
 _OWN = "system"

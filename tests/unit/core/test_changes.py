@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dataplatform.base.errors import Stale
-from dataplatform.core import changes
+from dataplatform.base.errors import Corrupt, Invalid, NotFound, Stale
+from dataplatform.core import change_log, changes, followers
+from dataplatform.core.change_words import EVENTS, Wanted, wanted
 from dataplatform.core.changes import KEEP_NS, TRIM_ROWS, Change, concerns
 from dataplatform.core.volumes import Volume
-from dataplatform.keyspace.records import Event
+from dataplatform.keyspace import keys
+from dataplatform.keyspace.records import ROOT_INODE, Event
 from tests.model.platform_driver import Place, at_work
 
 
@@ -188,3 +194,234 @@ async def test_at_most_so_many_changes_are_kept(
         while await changes.trim(volume):
             await volume.sync()
         assert 5 <= len((await read(volume))[0]) <= 10
+
+
+# ---------------------------------------------------------------- one thing, wherever it stands
+
+
+async def feed_of(
+    volume: Volume, number: int, since: int = 0, **more: Any
+) -> tuple[list[str], changes.Page]:
+    page = await changes.read_of(volume, number, since, 0, 0, **more)
+    return said(page.changes), page
+
+
+async def test_the_feed_goes_with_a_directory_that_is_renamed(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.mkdir("/a")
+        await driver.create("/a/1")
+        await driver.mkdir("/up")
+        await driver.rename("/a", "/up/b")
+        await driver.create("/up/b/2")
+        await driver.rename("/up", "/top")
+        await driver.create("/top/b/3")
+        await driver.mkdir("/other")
+        await driver.rename("/top/b", "/other", exchange=True)
+        await driver.create("/other/4")
+        await driver.create("/top/b/not here")
+        await driver.mkdir("/a")
+        await driver.create("/a/nor here")
+        await volume.sync()
+        told = [
+            "created /a",
+            "created /a/1",
+            "renamed /up/b",
+            "created /up/b/2",
+            "renamed /top",
+            "created /top/b/3",
+            "exchanged /other",
+            "created /other/4",
+        ]
+        whole, page = await feed_of(volume, handle.inode)
+        assert whole == told
+        for since in range(page.next):
+            volume.places._known.clear()  # as after a restart
+            found, _ = await feed_of(volume, handle.inode, since)
+            assert found == told[len(told) - len(found) :]
+            assert len(found) == sum(c.commit > since for c in page.changes)
+        step: list[str] = []
+        since = 0
+        while since < page.end:  # as a reader goes on, a commit at a time
+            one = await changes.read_of(volume, handle.inode, since, 1, 0)
+            step += said(one.changes)
+            since = one.next
+        assert step == told
+
+
+async def test_what_is_renamed_into_or_out_of_it_shows(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.mkdir("/d")
+        await driver.mkdir("/e")
+        await driver.create("/e/f")
+        await driver.create("/d/g")
+        await driver.rename("/e/f", "/d/f")
+        await driver.rename("/d/g", "/e/g")
+        await driver.rename("/e/g", "/e/h")
+        await driver.rename("/d/f", "/e/h", exchange=True)
+        await volume.sync()
+        found, page = await feed_of(volume, handle.inode)
+        assert found == [
+            "created /d",
+            "created /d/g",
+            "renamed /d/f",
+            "renamed /e/g",
+            "exchanged /e/h",
+        ]
+        assert page.changes[3].event.facts == {"from": "/d/g", "to": "/e/g"}
+
+
+async def test_what_was_there_before_a_thing_is_of_the_place_where_it_came_to_be(
+    tmp_path: Path,
+) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        await driver.mkdir("/x")
+        await driver.rename("/x", "/d")
+        await driver.rmdir("/d")
+        handle = await driver.mkdir("/d")
+        await volume.sync()
+        found, _ = await feed_of(volume, handle.inode)
+        assert found == ["renamed /d", "removed /d", "created /d"]
+
+
+async def test_the_last_changes_of_what_is_removed_are_told(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.mkdir("/d")
+        await driver.create("/d/f")
+        await volume.sync()
+        _, page = await feed_of(volume, handle.inode)
+        assert not page.is_over
+        waiting = asyncio.create_task(
+            changes.read_of(volume, handle.inode, page.next, 0, 1000, wanted=created_or_removed())
+        )
+        await driver.chmod("/d", 0o700)
+        await driver.unlink("/d/f", durable=True)
+        page = await waiting
+        assert said(page.changes) == ["removed /d/f"]
+        await driver.rmdir("/d")
+        await driver.mkdir("/d")
+        await volume.sync()
+        found, page = await feed_of(volume, handle.inode, page.next)
+        assert found == ["removed /d", "created /d"]  # nobody knew that this was not its end
+        page = await changes.read_of(volume, handle.inode, page.next, 0, 1000)
+        assert page.is_over
+        assert page.changes == []
+        with pytest.raises(NotFound):
+            await changes.read_of(volume, handle.inode, 1, 0, 0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+def created_or_removed() -> Wanted:
+    return wanted((), ("created", "removed"))
+
+
+async def test_filters(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        await driver.mkdir("/d")
+        await driver.write_file("/d/f", b"x")
+        await driver.table("/d/t")
+        await driver.rename("/d/f", "/d/g")
+        await volume.sync()
+        for kinds, events, expected in (
+            (["file"], [], ["created /d/f", "written /d/f", "renamed /d/g"]),
+            (["table", "directory"], [], ["created /d", "created /d/t"]),
+            ([], ["renamed"], ["renamed /d/g"]),
+            (["table"], ["created", "renamed"], ["created /d/t"]),
+            (["stream"], [], []),
+        ):
+            found, page = await feed_of(volume, ROOT_INODE, wanted=wanted(kinds, events))
+            assert found == expected
+            assert page.next == page.end == volume.state.commit
+
+
+def test_words_that_there_are_not_are_refused() -> None:
+    for kinds, events in ((["fil"], []), ([], ["create"])):
+        with pytest.raises(Invalid) as error:
+            wanted(kinds, events)
+        assert "created" in str(error.value) or "file" in str(error.value)
+
+
+def test_every_event_of_the_core_is_known() -> None:
+    """As it is written in the source."""
+    core = Path(changes.__file__).parent
+    said_there = set[str]()
+    for source in core.rglob("*.py"):
+        text = source.read_text()
+        said_there |= set(re.findall(r'\.event\(\s*"([^"]+)"', text))
+        for pair in re.findall(r'(?:verb = |\.event\()"([^"]+)" if [^\n]* else "([^"]+)"', text):
+            said_there |= set(pair)
+    assert said_there
+    assert said_there <= EVENTS
+
+
+async def test_filtered_commits_move_a_waiting_reader_on(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.mkdir("/d")
+        await volume.sync()
+        waiting = asyncio.create_task(changes.read_of(volume, handle.inode, 1, 0, 0.2))
+        for number in range(5):
+            await driver.create(f"/{number}", durable=True)
+        volume.clock.advance(1)  # type: ignore[attr-defined]
+        page = await waiting
+        assert page.changes == []
+        assert page.next == volume.state.commit
+
+
+async def test_many_filtered_commits_are_a_page_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "LOOK_ROWS_MAX", 7)
+    monkeypatch.setattr(change_log, "PAGE_ROWS", 3)
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        handle = await driver.mkdir("/d")
+        for number in range(30):
+            await driver.create(f"/{number}")
+        await driver.create("/d/f")
+        await volume.sync()
+        since, found = 0, list[str]()
+        for _ in range(10):
+            page = await changes.read_of(volume, handle.inode, since, 0, 1000)
+            assert page.next > since
+            since, found = page.next, found + said(page.changes)
+            if since == page.end:
+                break
+        assert found == ["created /d", "created /d/f"]
+
+
+async def test_who_follows_hears_of_lazy_commits_soon(tmp_path: Path) -> None:
+    """What nobody waits for is synced for them; without them it is not."""
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        await driver.create("/before")
+        assert volume.lane.on_lazy_commit is None
+        waiting = asyncio.create_task(changes.read_of(volume, ROOT_INODE, 0, 0, 1000))
+        assert said((await waiting).changes) == ["created /before"]
+        waiting = asyncio.create_task(changes.read_of(volume, ROOT_INODE, 1, 0, 1000))
+        await until(lambda: volume.lane.on_lazy_commit is not None)
+        began_s = time.monotonic()
+        await driver.create("/lazy")
+        assert volume.lane.durable_commit == 1
+        assert said((await waiting).changes) == ["created /lazy"]
+        assert time.monotonic() - began_s >= followers.LATENCY_S / 2
+        assert volume.lane.on_lazy_commit is None
+
+
+async def test_a_gap_in_the_log_is_said(tmp_path: Path) -> None:
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, volume):
+        for number in range(6):
+            await driver.create(f"/{number}")
+        await volume.sync()
+        kept = await volume.storage.engine.get(keys.change(3))
+        await volume.storage.engine.commit({keys.change(3): None})
+        page = await changes.read_of(volume, ROOT_INODE, 0, 0, 0)
+        assert said(page.changes) == ["created /0", "created /1"]
+        with pytest.raises(Corrupt) as error:
+            await changes.read_of(volume, ROOT_INODE, page.next, 0, 0)
+        assert (error.value.facts["first"], error.value.facts["last"]) == (3, 3)
+        found, _ = await feed_of(volume, ROOT_INODE, 3)
+        assert found == ["created /3", "created /4", "created /5"]
+        await volume.storage.engine.commit({keys.change(3): kept})
