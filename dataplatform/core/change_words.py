@@ -66,11 +66,13 @@ OF_VOLUMES = frozenset(
     )
 )
 
+OF_CLUSTERS = frozenset(("cluster added", "cluster changed", "cluster removed"))
+
 EVENTS = frozenset().union(
-    OF_NAMES, OF_FILES, OF_ATTRIBUTES, OF_ROWS, OF_RECORDS, OF_RIGHTS, OF_VOLUMES
+    OF_NAMES, OF_FILES, OF_ATTRIBUTES, OF_ROWS, OF_RECORDS, OF_RIGHTS, OF_VOLUMES, OF_CLUSTERS
 )
 
-KINDS = frozenset((*(kind.word for kind in Kind), "volume", "user", "group", "token"))
+KINDS = frozenset((*(kind.word for kind in Kind), "volume", "user", "group", "token", "cluster"))
 
 
 class Wanted(NamedTuple):
