@@ -25,6 +25,7 @@ _WORDS = {
     "Tables.Scan": ("scanned", "table"),
     "Streams.Fetch": ("fetched", "stream"),
     "Changes.Read": ("changes read", ""),
+    "Replication.Pin": ("replicated", "volume"),
 }
 
 READS = {METHODS[name].number: words for name, words in _WORDS.items()}

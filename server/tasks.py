@@ -35,6 +35,9 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
     async def expire_sessions() -> None:
         sessions.run_once()
 
+    async def expire_pins() -> None:
+        platform.pins.run_once()
+
     async def expire_promises() -> None:
         platform.promises.run_once()
 
@@ -53,6 +56,7 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
     ]
     return [
         Task("sessions", 5.0, expire_sessions),
+        Task("pins", 5.0, expire_pins),
         Task("promises", 0.25, expire_promises),
         Task("audit", 0.25, platform.audit.run_once),
         Task("idle volumes", 30.0, platform.close_idle),

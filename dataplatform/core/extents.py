@@ -64,6 +64,22 @@ async def read_run(segments: SegmentStore, extents: Sequence[Extent]) -> list[by
     return [_verified(segments, part, extent) for part, extent in zip(stored, extents, strict=True)]
 
 
+async def read_run_packed(
+    segments: SegmentStore, extents: Sequence[Extent]
+) -> list[tuple[bytes | memoryview, int]]:
+    """As `read_run`, but as they were before they were stored, compressed or not, with the crc32c
+    of that: for somebody who unpacks them elsewhere."""
+    stored = await segments.read_parts(
+        [Location(e.segment, e.offset, e.stored_length) for e in extents]
+    )
+    found = [(part, crc32c(part)) for part in stored]
+    if not segments.overhead_bytes:
+        for (_, checksum), extent in zip(found, extents, strict=True):
+            if checksum != extent.checksum:
+                raise _mismatch(extent)
+    return found
+
+
 def _verified(
     segments: SegmentStore, stored: bytes | memoryview, extent: Extent
 ) -> bytes | memoryview:
@@ -74,13 +90,17 @@ def _verified(
 def verify(stored: bytes | memoryview, extent: Extent) -> bytes | memoryview:
     """Check the stored bytes against the extent's checksum and unpack them."""
     if crc32c(stored) != extent.checksum:
-        raise Corrupt(
-            "stored bytes do not match their checksum",
-            segment=extent.segment,
-            offset=extent.offset,
-            length=extent.stored_length,
-        )
+        raise _mismatch(extent)
     return _unpack(stored, extent)
+
+
+def _mismatch(extent: Extent) -> Corrupt:
+    return Corrupt(
+        "stored bytes do not match their checksum",
+        segment=extent.segment,
+        offset=extent.offset,
+        length=extent.stored_length,
+    )
 
 
 def _unpack(stored: bytes | memoryview, extent: Extent) -> bytes | memoryview:

@@ -27,7 +27,7 @@ LINEAGE_MAX = 1000
 async def of(volume: Volume) -> bytes:
     """Of an open volume. One from before there were any gets its own now, durably; one that cannot
     be written may have none."""
-    if not volume.settings.history:
+    if not volume.settings.history and not volume.read_only:
         history = volume.entropy.token(HISTORY_BYTES)
 
         async def work(unit: Unit) -> None:

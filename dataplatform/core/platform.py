@@ -36,6 +36,7 @@ from .identities import Identities
 from .keys import Masters
 from .opens import Opens
 from .promises import Keeper, Promises
+from .replication.pins import Pins
 from .snapshots import Snapshot, Snapshots
 from .units import SYSTEM, Request
 from .volumes import Volume, create_volume, open_snapshot, open_volume
@@ -109,6 +110,7 @@ class Platform:
         self.guard = Guard(self)
         self.audit = Audit(self)
         self.guard.on_denied = self.audit.denied
+        self.pins = Pins(self)
         self._volumes: dict[int, Volume] = {}
         self._opening: dict[int, asyncio.Future[None]] = {}
         self.masters = masters if masters is not None else Masters()
@@ -656,6 +658,7 @@ class Platform:
         """The client is gone for good: let go of what it held."""
         self.opens.close_session(session)
         self.promises.leave(session)
+        self.pins.end_session(session)
 
     # ---- background
 

@@ -137,7 +137,7 @@ class Volume:
         self.audited_commit: int | None = None
         """Change rows after it are kept for the audit; None: the volume is not audited."""
         self.audit_stream = 0  # of the root volume, once it is there
-        self.pins: set[Pinned] = set()  # of mirrors that read it: see core/replication
+        self.views: set[Pinned] = set()  # of mirrors that read it: see core/replication
         self.users = 0  # calls under way; see Platform.acquire
         self.unused = asyncio.Event()  # set when they are over
         self.used_monotonic_s = self.opened_monotonic_s
@@ -216,7 +216,7 @@ class Volume:
 
     @property
     def idle(self) -> bool:
-        return not (self.users or self.opens or self.pins or self.groups.active)
+        return not (self.users or self.opens or self.views or self.groups.active)
 
     async def sync(self) -> None:
         """Everything acknowledged so far, buffered file writes included, is durable after this."""
@@ -226,7 +226,7 @@ class Volume:
     async def close(self) -> None:
         """Make everything durable and close the storage. Waiting fetches end."""
         self.partitions.close()
-        for pin in list(self.pins):
+        for pin in list(self.views):
             pin.drop()
         await self.followers.close()
         try:

@@ -5,7 +5,8 @@ Memory is bounded. What repeats itself within such a moment is one record with a
 DENIALS_MAX and READS_MAX different ones the rest is counted by user, volume and verb: a flood costs
 records per moment, not per attempt, and a flood of reads displaces no denial.
 
-Reads of one file, and fetches of one stream, by one session are told once a minute.
+Reads of one file, fetches of one stream and copies of one volume, by one session, are told once a
+minute.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ AGAIN_NS = 60 * 10**9
 RECENT_MAX = 100_000
 """Reads that are remembered for that."""
 
-ONCE_A_MINUTE = frozenset(("read", "fetched"))
+ONCE_A_MINUTE = frozenset(("read", "fetched", "replicated"))
 
 
 @dataclass(slots=True)

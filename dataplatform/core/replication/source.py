@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from ...base.errors import Corrupt, Invalid, Stale, Unavailable
-from ...engine.base import Pair, View
+from ...engine.base import Pair, SegmentStore, Stored, View
 from ...keyspace import keys
 from ...keyspace.records import ChangeRow, Extent, VolumeSettings, VolumeState
 from .. import extents, histories
@@ -35,6 +36,8 @@ from .seam import (
     replica,
 )
 
+T = TypeVar("T")
+
 KEYS_MAX = 1_000_000
 """Changed keys that a pin holds at once, some hundred bytes each; for more it reads again."""
 
@@ -44,6 +47,9 @@ SCAN_BYTES = 1 << 20
 
 EXTENTS_AT_ONCE = 8
 """Reads of segments under way for one request."""
+
+LOOKED_AGAIN_S = 0.5
+"""So often it is looked whether a volume that is waited for is still there."""
 
 PINS_MAX = 64
 """Of one volume."""
@@ -69,17 +75,15 @@ class LocalSource(Source):
         self._pins: set[LocalPin] = set()
 
     async def describe(self, commit_at_least: int = 0, wait_s: float = 0.0) -> Described:
-        volume = await self._platform.acquire(self._volume_id)
+        volume = await self._acquire(commit_at_least, wait_s)
         try:
-            await wait_for_commit(volume, commit_at_least, wait_s)
             return await describe(self._platform, volume)
         finally:
             self._platform.release(volume)
 
     async def pin(self, commit_at_least: int = 0, wait_s: float = 0.0) -> LocalPin:
-        volume = await self._platform.acquire(self._volume_id)
+        volume = await self._acquire(commit_at_least, wait_s)
         try:
-            await wait_for_commit(volume, commit_at_least, wait_s)
             pin = await take_pin(self._platform, volume)
         finally:
             self._platform.release(volume)
@@ -91,19 +95,22 @@ class LocalSource(Source):
         self._pins = {one for one in self._pins if not one.is_over} | {pin}
         return pin
 
+    async def _acquire(self, commit: int, wait_s: float) -> Volume:
+        """The volume in use, once that commit is durable or the wait is over. Whoever waits does
+        not keep the volume: it may be closed or removed meanwhile. NOT_FOUND."""
+        clock = self._platform.clock
+        deadline_s = clock.monotonic() + wait_s
+        while True:
+            volume = await self._platform.acquire(self._volume_id)
+            left_s = deadline_s - clock.monotonic()
+            if volume.lane.durable_commit >= commit or left_s <= 0:
+                return volume
+            self._platform.release(volume)
+            await volume.changed.wait(min(left_s, LOOKED_AGAIN_S))
+
     async def close(self) -> None:
         for pin in list(self._pins):
             await pin.close()
-
-
-async def wait_for_commit(volume: Volume, commit: int, wait_s: float) -> None:
-    """Until that commit is durable, or the wait is over."""
-    deadline_s = volume.clock.monotonic() + wait_s
-    while volume.lane.durable_commit < commit:
-        left_s = deadline_s - volume.clock.monotonic()
-        if left_s <= 0:
-            return
-        await volume.changed.wait(left_s)
 
 
 async def describe(platform: Platform, volume: Volume) -> Described:
@@ -139,7 +146,7 @@ async def _described(
 
 async def take_pin(platform: Platform, volume: Volume) -> LocalPin:
     """The newest commit of an open volume, durable when this returns. EXHAUSTED."""
-    if len(volume.pins) >= PINS_MAX:
+    if len(volume.views) >= PINS_MAX:
         raise Unavailable("too many mirrors read this volume at once", limit_pins=PINS_MAX)
     await histories.of(volume)
     with contextlib.ExitStack() as held:
@@ -172,7 +179,7 @@ class LocalPin(Pin):
         self._view: View | None = view
         self._held = held
         self._changed: _Changed | None = None
-        volume.pins.add(self)
+        volume.views.add(self)
 
     @property
     def is_over(self) -> bool:
@@ -182,7 +189,7 @@ class LocalPin(Pin):
         """Let go at once."""
         if self._view is not None:
             self._view = self._changed = None
-            self.volume.pins.discard(self)
+            self.volume.views.discard(self)
             self._held.close()
 
     async def close(self) -> None:
@@ -293,21 +300,29 @@ class LocalPin(Pin):
     # ---- bytes
 
     async def extents(self, wanted: Sequence[Extent]) -> list[bytes | memoryview]:
+        return await self._read(wanted, extents.read_run)
+
+    async def packed(self, wanted: Sequence[Extent]) -> list[tuple[Stored, int]]:
+        """As `extents`, but compressed as the extents say, each with its crc32c: for a wire."""
+        return await self._read(wanted, extents.read_run_packed)
+
+    async def _read(
+        self,
+        wanted: Sequence[Extent],
+        read_run: Callable[[SegmentStore, Sequence[Extent]], Awaitable[list[T]]],
+    ) -> list[T]:
         self._reader()
         segments = self.volume.storage.segments
         slots = asyncio.Semaphore(EXTENTS_AT_ONCE)
 
-        async def read(run: list[Extent]) -> list[bytes | memoryview]:
+        async def read(run: list[int]) -> None:
             async with slots:
-                return await extents.read_run(segments, run)
+                parts = await read_run(segments, [wanted[index] for index in run])
+            found.update(zip(run, parts, strict=True))
 
-        runs = _runs(wanted)
-        parts = await asyncio.gather(*(read([wanted[i] for i in run]) for run in runs))
-        found: list[bytes | memoryview] = [b""] * len(wanted)
-        for run, part in zip(runs, parts, strict=True):
-            for index, data in zip(run, part, strict=True):
-                found[index] = data
-        return found
+        found: dict[int, T] = {}
+        await asyncio.gather(*map(read, _runs(wanted)))
+        return [found[index] for index in range(len(wanted))]
 
 
 _CHANGED_BY_REPLICA = frozenset((keys.INODE, keys.ENTRY))

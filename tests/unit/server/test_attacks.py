@@ -251,9 +251,11 @@ async def test_a_quota_is_not_left_behind_by_a_volume(core: Core) -> None:
 
 
 def test_no_request_names_stored_bytes() -> None:
-    """Segments and extents are named by replies alone: there is no asking for deleted bytes."""
+    """Segments and extents are named by replies alone: there is no asking for deleted bytes.
+    Except by mirrors, which are administrators': see the matrix."""
     seen: set[str] = set()
-    todo = [method.request.DESCRIPTOR for method in METHODS.values()]
+    others = [method for name, method in METHODS.items() if name != "Replication.Extents"]
+    todo = [method.request.DESCRIPTOR for method in others]
     while todo:
         message = todo.pop()
         if message.full_name in seen:

@@ -1,0 +1,1 @@
+"""Reading a volume of another cluster, and how that is said on the wire."""
