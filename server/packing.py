@@ -8,6 +8,7 @@ from typing import Any
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid
 from dataplatform.base.limits import IO_BYTES_MAX, PARTITIONS_MAX
+from dataplatform.core import change_trims
 from dataplatform.core.audit.names import topic_of
 from dataplatform.core.catalog import Description
 from dataplatform.core.encryption import State
@@ -123,15 +124,23 @@ def volume_settings(message: pb.VolumeSettings, old: VolumeSettings) -> VolumeSe
         iops=message.iops if message.HasField("iops") else old.iops,
         bandwidth=message.bandwidth if message.HasField("bandwidth") else old.bandwidth,
         audit=_audit_mode(message.audit) if message.HasField("audit") else old.audit,
-        audit_ttl_ms=message.audit_ttl_ms if message.HasField("audit_ttl_ms") else old.audit_ttl_ms,
+        **{name: getattr(_given(message, name, old), name) for name in KEPT},
     )
 
 
 LIMITS = ("quota_bytes", "quota_entries", "advisory_bytes", "advisory_entries")
 
 
+KEPT = ("audit_ttl_ms", "changes_ttl_ms", "changes_rows")
+"""How long things are kept."""
+
+
+def _given(message: pb.VolumeSettings, name: str, old: VolumeSettings) -> Any:
+    return message if message.HasField(name) else old
+
+
 def _limits(message: pb.VolumeSettings, old: VolumeSettings) -> dict[str, Any]:
-    return {name: getattr(message if message.HasField(name) else old, name) for name in LIMITS}
+    return {name: getattr(_given(message, name, old), name) for name in LIMITS}
 
 
 def quota_limits(message: pb.QuotaLimits) -> Limits:
@@ -161,6 +170,7 @@ def _audit_mode(word: str) -> str:
 
 
 def volume_message(described: Description) -> pb.VolumeInfo:
+    kept = change_trims.kept(described.settings)
     return pb.VolumeInfo(
         volume=described.id,
         path=described.path,
@@ -174,6 +184,8 @@ def volume_message(described: Description) -> pb.VolumeInfo:
             bandwidth=described.settings.bandwidth,
             audit=described.settings.audit or "off",
             audit_ttl_ms=described.settings.audit_ttl_ms,
+            changes_ttl_ms=kept[0] // 10**6,
+            changes_rows=kept[1],
         ),
         created_ns=described.settings.created_ns,
         open=described.is_open,

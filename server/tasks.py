@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataplatform.base.errors import PlatformError, Unavailable
-from dataplatform.core import changes, compaction, encryption, expiry, orphans, retention
+from dataplatform.core import change_trims, compaction, encryption, expiry, orphans, retention
 from dataplatform.core.platform import Platform
 from dataplatform.core.volumes import Volume
 
@@ -51,7 +51,7 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
         ("retention", 10.0, retention.run_once),
         ("compaction", 30.0, compaction.run_once),
         ("key rotation", 1.0, encryption.run_once),
-        ("change log", 30.0, changes.trim),
+        ("change log", 30.0, change_trims.run_once),
         ("replies", 60.0, lambda volume: volume.replies.run_once(volume)),
     ]
     return [

@@ -61,6 +61,16 @@ def parse_ttl(text: str) -> timedelta:
     return timedelta() if text.lower() == "none" else parse_duration(text)
 
 
+def parse_keep(text: str) -> timedelta:
+    """A duration, or `default`, which is 0."""
+    return timedelta() if text.lower() == "default" else parse_duration(text)
+
+
+def parse_rows(text: str) -> int:
+    """A count, or `default`, which is 0."""
+    return 0 if text.lower() == "default" else parse_entries(text)
+
+
 def parse_words(text: str) -> list[str]:
     """Words between commas."""
     return [word.strip() for word in text.split(",") if word.strip()]

@@ -10,7 +10,7 @@ from . import outputs
 from .apps import SYSTEM, Json, RemotePath, app, command, group
 from .connections import connect
 from .outputs import Size, Time
-from .parsing import parse_iops, parse_quota, parse_ttl
+from .parsing import parse_iops, parse_keep, parse_quota, parse_rows, parse_ttl
 from .quotas import Advisory, AdvisoryEntries, QuotaEntries, limit_cells
 
 if TYPE_CHECKING:
@@ -54,6 +54,25 @@ AuditTtl = Annotated[
     ),
 ]
 
+ChangesKeep = Annotated[
+    Any,
+    typer.Option(
+        "--changes-keep",
+        parser=parse_keep,
+        metavar="7d",
+        help="How long `dp changes` goes back; or `default`.",
+    ),
+]
+ChangesRows = Annotated[
+    int | None,
+    typer.Option(
+        "--changes-rows",
+        parser=parse_rows,
+        metavar="N",
+        help="How many commits it goes back at most; or `default`.",
+    ),
+]
+
 
 @command(
     volume,
@@ -72,6 +91,8 @@ def create(
     bandwidth: Bandwidth = None,
     audit: Audit = None,
     audit_ttl: AuditTtl = None,
+    changes_keep: ChangesKeep = None,
+    changes_rows: ChangesRows = None,
     is_encrypted: Annotated[
         bool, typer.Option("--encrypt", help="With a key that the server's master key wraps.")
     ] = False,
@@ -93,6 +114,8 @@ def create(
                 bandwidth=bandwidth,
                 audit=audit,
                 audit_ttl=audit_ttl,
+                changes_keep=changes_keep,
+                changes_rows=changes_rows,
                 encrypt=is_encrypted,
             )
         except dataplatform.Exists as error:
@@ -139,6 +162,8 @@ def info(path: RemotePath, json: Json = False) -> None:
             if found.audit == "off"
             else f"{found.audit}, /.audit:{found.audit_topic}",
             "audit kept": found.audit_ttl or "for ever",
+            "changes kept": found.changes_keep,
+            "changes kept, at most": found.changes_rows,
             "encryption": encryption(found),
             "created": Time(found.created_ns),
             "volume": str(found.volume),
@@ -153,6 +178,7 @@ def info(path: RemotePath, json: Json = False) -> None:
     "dp volume set /projects --quota 20GiB",
     "dp volume set /projects --iops 500 --bandwidth 100MiB",
     "dp volume set /projects --quota none",
+    "dp volume set /projects --changes-keep 30d --changes-rows 5M",
 )
 def set_(
     path: RemotePath,
@@ -165,11 +191,14 @@ def set_(
     bandwidth: Bandwidth = None,
     audit: Audit = None,
     audit_ttl: AuditTtl = None,
+    changes_keep: ChangesKeep = None,
+    changes_rows: ChangesRows = None,
     json: Json = False,
 ) -> None:
     """Change settings of a volume; what is not named stays."""
     limits = (quota, quota_entries, advisory, advisory_entries)
-    if all(value is None for value in (*limits, compression, iops, bandwidth, audit, audit_ttl)):
+    kept = (audit_ttl, changes_keep, changes_rows)
+    if all(value is None for value in (*limits, *kept, compression, iops, bandwidth, audit)):
         raise typer.BadParameter("nothing to set: give --quota, --iops, --audit or another option")
     with connect() as client:
         changed = client.set_volume(
@@ -183,6 +212,8 @@ def set_(
             bandwidth=bandwidth,
             audit=audit,
             audit_ttl=audit_ttl,
+            changes_keep=changes_keep,
+            changes_rows=changes_rows,
         )
         if json:
             outputs.json_line(changed)

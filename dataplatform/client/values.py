@@ -380,6 +380,8 @@ class VolumeInfo:
     audit: str = "off"  # or "changes", "all"
     audit_ttl: timedelta | None = None  # None: kept for ever
     audit_topic: str | None = None  # of the stream /.audit
+    changes_keep: timedelta = timedelta()  # how long the change feed goes back,
+    changes_rows: int = 0  # and how many commits at most
     encryption: str = ""
     key: int = 0
     master: str = ""

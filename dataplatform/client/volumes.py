@@ -42,6 +42,8 @@ def volume_of(volume: pb.VolumeInfo) -> VolumeInfo:
         audit=volume.settings.audit or "off",
         audit_ttl=timedelta(milliseconds=volume.settings.audit_ttl_ms) or None,
         audit_topic=volume.audit_topic or None,
+        changes_keep=timedelta(milliseconds=volume.settings.changes_ttl_ms),
+        changes_rows=volume.settings.changes_rows,
         encryption=volume.encryption.cipher,
         key=volume.encryption.key,
         master=volume.encryption.master,
@@ -63,6 +65,8 @@ class VolumeOperations(Operations):
         bandwidth: int | None = None,
         audit: str | None = None,
         audit_ttl: timedelta | None = None,
+        changes_keep: timedelta | None = None,
+        changes_rows: int | None = None,
         encrypt: bool = False,
     ) -> VolumeInfo:
         request = build(
@@ -79,6 +83,8 @@ class VolumeOperations(Operations):
                 bandwidth=bandwidth,
                 audit=audit,
                 audit_ttl_ms=None if audit_ttl is None else _ttl_ms(audit_ttl),
+                changes_ttl_ms=None if changes_keep is None else _ttl_ms(changes_keep),
+                changes_rows=changes_rows,
                 encrypt=encrypt or None,
             ),
         )
@@ -105,6 +111,8 @@ class VolumeOperations(Operations):
         bandwidth: int | None = None,
         audit: str | None = None,
         audit_ttl: timedelta | None = None,
+        changes_keep: timedelta | None = None,
+        changes_rows: int | None = None,
     ) -> VolumeInfo:
         request = build(
             pb.VolumeRequest,
@@ -120,6 +128,8 @@ class VolumeOperations(Operations):
                 bandwidth=bandwidth,
                 audit=audit,
                 audit_ttl_ms=None if audit_ttl is None else _ttl_ms(audit_ttl),
+                changes_ttl_ms=None if changes_keep is None else _ttl_ms(changes_keep),
+                changes_rows=changes_rows,
             ),
         )
         return volume_of((await self._channel.call(SET, request))[0])

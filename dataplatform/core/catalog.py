@@ -35,7 +35,7 @@ from ..keyspace.records import (
     VolumeRecord,
     VolumeSettings,
 )
-from . import encryption, namespace, owners, paths
+from . import change_trims, encryption, namespace, owners, paths
 from .access.verbs import REACH, Verb
 from .audit import trail
 from .namespace import Attributes
@@ -363,8 +363,9 @@ class Catalog:
             raise Denied("the audit is set by administrators", errno=errno.EPERM)
         if settings.audit != old.audit:
             facts["audit"] = settings.audit or "off"
-        if settings.audit_ttl_ms != old.audit_ttl_ms:
-            facts["audit_ttl_ms"] = settings.audit_ttl_ms
+        for name in ("audit_ttl_ms", "changes_ttl_ms", "changes_rows"):
+            if getattr(settings, name) != getattr(old, name):
+                facts[name] = getattr(settings, name)
 
         async def work(unit: Unit) -> None:
             settings.encryption = volume.settings.encryption  # its own changes: see encryption
@@ -597,4 +598,5 @@ def check_settings(settings: VolumeSettings) -> None:
         raise Invalid("unknown audit: use off, changes or all", audit=settings.audit)
     if settings.audit_ttl_ms and settings.audit_ttl_ms < trail.TTL_MS_MIN:
         raise Invalid("the audit is kept for a day or longer", ttl_ms_min=trail.TTL_MS_MIN)
+    change_trims.check_settings(settings)
     check_limits(settings)

@@ -8,26 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import NamedTuple
 
 from ..base.errors import Corrupt, NotFound, Stale
 from ..base.limits import PAGE_ENTRIES_MAX
-from ..keyspace import keys
 from ..keyspace.records import ChangeRow, Event
 from . import change_log
 from .access.events import Sight
 from .change_words import ALL, MOVES, Wanted
 from .places import is_at_or_below, may_move, moved
-from .units import ASKED_AGAIN_S, SYSTEM, Ask, Unit, system
+from .units import ASKED_AGAIN_S, Ask, system
 from .volumes import Volume
-
-KEEP_NS = 7 * 24 * 3600 * 10**9
-KEEP_ROWS_MAX = 1_000_000
-"""Change rows are kept for a week, and at most a million of them per volume."""
-
-TRIM_ROWS = 2000
-"""Rows that one unit of the trim deletes."""
 
 LOOK_ROWS_MAX = 50_000
 """Rows that one call looks at: who asked for none of them is answered all the same, and goes on."""
@@ -182,40 +173,3 @@ def concerns(event: Event, path: str) -> bool:
         return True
     origin = event.facts.get("from") if event.verb in MOVES else None
     return isinstance(origin, str) and is_at_or_below(origin, path)
-
-
-async def trim(volume: Volume) -> int:
-    """Delete change rows that are too old or too many; how many. One bounded step."""
-    state = volume.state
-    before_ns = volume.clock.now_ns() - KEEP_NS
-    too_many = volume.lane.durable_commit - state.oldest_change - KEEP_ROWS_MAX
-    # Not one by one: a trim is a commit, too, and has a row.
-    keep_from = state.oldest_change + too_many if too_many >= TRIM_ROWS else 0
-    end = volume.lane.durable_commit
-    if volume.audited_commit is not None:
-        end = min(end, volume.audited_commit + 1)  # what the audit was not told stays
-    page = await volume.storage.engine.scan(
-        keys.change(state.oldest_change), keys.change(end), limit=TRIM_ROWS
-    )
-    # From the oldest on, without a gap, even if the clock went back in between.
-    old = [
-        key
-        for key, _ in takewhile(
-            lambda pair: (
-                keys.number_of(pair[0]) <= keep_from
-                or ChangeRow.unpack(pair[1]).time_ns < before_ns
-            ),
-            page,
-        )
-    ]
-    if not old:
-        return 0
-
-    async def work(unit: Unit) -> None:
-        unit.quiet = True
-        for key in old:
-            unit.delete(key)
-        unit.oldest_change = keys.number_of(old[-1]) + 1
-
-    await volume.run(SYSTEM, work, durable=False)
-    return len(old)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Protocol, TypeVar
 
 from ..base.clock import Clock, Entropy, StoppedClock
@@ -136,6 +136,8 @@ class Volume:
         self.groups = Coordinator(self)
         self.audited_commit: int | None = None
         """Change rows after it are kept for the audit; None: the volume is not audited."""
+        self.change_holds: dict[Hashable, int] = {}
+        """How far those have read who copy change rows elsewhere: see change_trims."""
         self.audit_stream = 0  # of the root volume, once it is there
         self.views: set[Pinned] = set()  # of mirrors that read it: see core/replication
         self.users = 0  # calls under way; see Platform.acquire

@@ -21,7 +21,7 @@ import msgpack
 from dataplatform.base.clock import ManualClock, SeededEntropy
 from dataplatform.base.errors import PlatformError
 from dataplatform.core import (
-    changes,
+    change_trims,
     compaction,
     expiry,
     orphans,
@@ -458,7 +458,7 @@ class Walk:
             elif how == "replies":
                 await volume.replies.run_once(volume)
             else:
-                await changes.trim(volume)
+                await change_trims.trim(volume)
             await self._catch_up(volume, line)
         finally:
             self.platform.release(volume)

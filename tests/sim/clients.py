@@ -16,7 +16,7 @@ import msgpack
 
 from dataplatform.base.clock import ManualClock
 from dataplatform.base.errors import NotFound, Unavailable
-from dataplatform.core import changes, compaction, files, namespace, orphans, tables
+from dataplatform.core import change_trims, compaction, files, namespace, orphans, tables
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import Platform
 from dataplatform.core.transactions import Operation, resolve
@@ -449,7 +449,7 @@ class Background(Client):
             await orphans.run_once(volume)
         else:
             await volume.replies.run_once(volume)
-            await changes.trim(volume)
+            await change_trims.trim(volume)
 
     async def verify(self) -> object:
         return None

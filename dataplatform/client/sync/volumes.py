@@ -24,6 +24,8 @@ class VolumeOperations(Operations):
         bandwidth: int | None = None,
         audit: str | None = None,
         audit_ttl: timedelta | None = None,
+        changes_keep: timedelta | None = None,
+        changes_rows: int | None = None,
         encrypt: bool = False,
     ) -> VolumeInfo:
         """Create a volume, mounted at `path`, whose parent directory must exist.
@@ -33,6 +35,7 @@ class VolumeOperations(Operations):
         or "none". `iops`, `bandwidth`: requests and bytes per second, beyond which requests wait
         (0: no limit). `audit`: what the stream /.audit is told, "off", "changes" (and denials) or
         "all" (reads, too); `audit_ttl`: how long that is kept, a day or longer (0: for ever).
+        `changes_keep`, `changes_rows`: how far `changes` goes back (0: a week, a million commits).
         `encrypt`: with a key of its own, which a master key of the server's wraps. Raises Exists,
         NotFound.
         """
@@ -48,6 +51,8 @@ class VolumeOperations(Operations):
                 bandwidth=bandwidth,
                 audit=audit,
                 audit_ttl=audit_ttl,
+                changes_keep=changes_keep,
+                changes_rows=changes_rows,
                 encrypt=encrypt,
             )
         )
@@ -73,6 +78,8 @@ class VolumeOperations(Operations):
         bandwidth: int | None = None,
         audit: str | None = None,
         audit_ttl: timedelta | None = None,
+        changes_keep: timedelta | None = None,
+        changes_rows: int | None = None,
     ) -> VolumeInfo:
         """Change settings; None leaves one as it is. 0 removes a limit."""
         return run(
@@ -87,6 +94,8 @@ class VolumeOperations(Operations):
                 bandwidth=bandwidth,
                 audit=audit,
                 audit_ttl=audit_ttl,
+                changes_keep=changes_keep,
+                changes_rows=changes_rows,
             )
         )
 

@@ -6,19 +6,23 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dataplatform.base.errors import Corrupt, Invalid, NotFound, Stale
-from dataplatform.core import change_log, changes, followers
+from dataplatform.core import change_log, change_trims, changes, followers
+from dataplatform.core.change_trims import KEEP_NS, TRIM_ROWS
 from dataplatform.core.change_words import EVENTS, Wanted, wanted
-from dataplatform.core.changes import KEEP_NS, TRIM_ROWS, Change, concerns
+from dataplatform.core.changes import Change, concerns
+from dataplatform.core.units import Request
 from dataplatform.core.volumes import Volume
 from dataplatform.keyspace import keys
 from dataplatform.keyspace.records import ROOT_INODE, Event
 from tests.model.platform_driver import Place, at_work
+from tests.principals import admin
 
 
 async def read(
@@ -143,11 +147,11 @@ async def test_old_changes_are_trimmed(tmp_path: Path) -> None:
         for number in range(10):
             await driver.create(f"/{number}")
         await volume.sync()
-        assert await changes.trim(volume) == 0
+        assert await change_trims.trim(volume) == 0
         place.clock.advance(KEEP_NS / 1e9 + 1)
         await driver.create("/new", durable=True)
-        assert await changes.trim(volume) == 10
-        assert await changes.trim(volume) == 0
+        assert await change_trims.trim(volume) == 10
+        assert await change_trims.trim(volume) == 0
         await volume.sync()
         assert said((await read(volume))[0]) == ["created /new"]
         assert said((await read(volume, since=10))[0]) == ["created /new"]
@@ -162,7 +166,7 @@ async def test_a_trim_is_bounded_and_leaves_no_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if the clock went back in between."""
-    monkeypatch.setattr(changes, "TRIM_ROWS", 7)
+    monkeypatch.setattr(change_trims, "TRIM_ROWS", 7)
     assert TRIM_ROWS > 7
     place = Place("memory", tmp_path)
     async with at_work(place) as (driver, volume):
@@ -175,23 +179,94 @@ async def test_a_trim_is_bounded_and_leaves_no_gap(
             await driver.create(f"/{number}")
         place.clock._ns += KEEP_NS
         await volume.sync()
-        assert await changes.trim(volume) == 7
-        assert await changes.trim(volume) == 3
-        assert await changes.trim(volume) == 0
+        assert await change_trims.trim(volume) == 7
+        assert await change_trims.trim(volume) == 3
+        assert await change_trims.trim(volume) == 0
         assert volume.state.oldest_change == 11
         assert len((await read(volume))[0]) == 11
+
+
+async def test_settings_say_how_long_and_how_many(tmp_path: Path) -> None:
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, volume):
+        boss = Request(admin("boss"))
+        short = replace(volume.settings, changes_ttl_ms=60_000, changes_rows=100)
+        await driver.platform.catalog.set(boss, volume, short)
+        for number in range(300):
+            await driver.create(f"/{number}")
+        await volume.sync()
+        assert await change_trims.run_once(volume) > 150
+        await volume.sync()
+        assert len((await read(volume))[0]) <= 126
+        place.clock.advance(61)
+        assert await change_trims.run_once(volume) > 90
+        await volume.sync()
+        place.clock.advance(61)
+        assert await change_trims.run_once(volume) == 0  # its own row is no reason
+        for wrong in ({"changes_ttl_ms": 1}, {"changes_rows": 5}, {"changes_ttl_ms": 1 << 60}):
+            with pytest.raises(Invalid):
+                await driver.platform.catalog.set(boss, volume, replace(short, **wrong))
+
+
+async def test_who_copies_changes_holds_them_within_bounds(tmp_path: Path) -> None:
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, volume):
+        boss = Request(admin("boss"))
+        short = replace(volume.settings, changes_ttl_ms=60_000, changes_rows=100)
+        await driver.platform.catalog.set(boss, volume, short)
+        volume.change_holds["reader"] = 10
+        for number in range(150):
+            await driver.create(f"/{number}")
+        await volume.sync()
+        place.clock.advance(61)
+        assert await change_trims.run_once(volume) == 10
+        await volume.sync()
+        assert await change_trims.run_once(volume) == 0
+        volume.change_holds["reader"] = 20
+        assert await change_trims.run_once(volume) == 10
+        for number in range(150, 300):
+            await driver.create(f"/{number}")
+        await volume.sync()
+        assert await change_trims.run_once(volume) > 50  # more than twice as many
+        await volume.sync()
+        assert volume.state.commit - volume.state.oldest_change <= 200
+        place.clock.advance(121)
+        assert await change_trims.run_once(volume) > 150
+        with pytest.raises(Stale):
+            await read(volume, since=20)
+
+
+async def test_a_trim_never_passes_a_reader_unseen(tmp_path: Path) -> None:
+    """Whatever is trimmed between two pages: all of it, or STALE."""
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, volume):
+        for number in range(50):
+            await driver.create(f"/{number}")
+        await volume.sync()
+        since, found = 0, list[str]()
+        while len(found) < 30:
+            page, since = await read(volume, since=since, limit=10)
+            found += said(page)
+        place.clock.advance(KEEP_NS / 1e9 + 1)
+        assert await change_trims.run_once(volume) == 49
+        await volume.sync()
+        with pytest.raises(Stale) as error:
+            await read(volume, since=since)
+        assert found == [f"created /{number}" for number in range(30)]
+        assert error.value.facts == {"since": 30, "oldest": 50}
+        assert said((await read(volume, since=49))[0]) == ["created /49"]
 
 
 async def test_at_most_so_many_changes_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "KEEP_ROWS_MAX", 5)
-    monkeypatch.setattr(changes, "TRIM_ROWS", 5)
+    monkeypatch.setattr(change_trims, "KEEP_ROWS_MAX", 5)
+    monkeypatch.setattr(change_trims, "TRIM_ROWS", 5)
     async with at_work(Place("memory", tmp_path)) as (driver, volume):
         for number in range(20):
             await driver.create(f"/{number}")
         await volume.sync()
-        while await changes.trim(volume):
+        while await change_trims.trim(volume):
             await volume.sync()
         assert 5 <= len((await read(volume))[0]) <= 10
 

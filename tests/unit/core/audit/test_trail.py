@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 
 from dataplatform.base.errors import Denied, Exhausted, PlatformError
-from dataplatform.core import changes, files, namespace, retention, streams, transactions
+from dataplatform.core import (
+    change_trims,
+    files,
+    namespace,
+    retention,
+    streams,
+    transactions,
+)
 from dataplatform.core.access.verbs import Verb
 from dataplatform.core.audit import protection, trail
 from dataplatform.core.audit.trail import TTL_MS_MIN
-from dataplatform.core.changes import KEEP_NS
+from dataplatform.core.change_trims import KEEP_NS
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.principals import Principal
 from dataplatform.core.units import Request, Unit
@@ -196,9 +203,9 @@ async def test_the_change_log_waits_for_the_audit(tmp_path: Path) -> None:
             await driver.create(f"/v/{index}")
         await volume.sync()
         place.clock.advance(KEEP_NS / 10**9 + 1)
-        assert await changes.trim(volume) == 0
+        assert await change_trims.trim(volume) == 0
         await settle(driver)
-        assert await changes.trim(volume) > 5
+        assert await change_trims.trim(volume) > 5
         assert len(await audited(driver.platform, "v")) == 10
         driver.platform.release(volume)
 
