@@ -48,27 +48,19 @@ def _asking(principal: Principal, session: bytes, origin: str) -> Request:
 class Call:
     """What a handler works with. `end` lets go of every volume that was found through it."""
 
-    __slots__ = (
-        "_held",
-        "_is_fresh",
-        "_left_behind",
-        "about",
-        "credential",
-        "data",
-        "fairness",
-        "keeper",
-        "limiters",
-        "limits",
-        "message",
-        "method",
-        "origin",
-        "platform",
-        "principal",
-        "server",
-        "session",
-        "speaks",
-        "who_now",
-    )
+    # What holds for few calls is set on those alone: making a call is a part of all that it costs.
+    _is_fresh = False  # the answer is of a change that was made just now
+    _left_behind: tuple[bytes, Inode] | None = None  # what `left` packed
+    _spoken_for: Callable[[], Principal] | None = None
+    fairness: Fairness | None = None
+    limits: Limits | None = None
+    """Of all volumes, with `message` and `data`, what it brings; None: it is not limited."""
+    limiters: dict[int, Limiter] | None = None
+    """Of the volumes for which it was admitted; None as long as nothing limits it."""
+    message: Any = None
+    data: bytes | memoryview = b""
+    about: tuple[Volume, int] | None = None
+    """The volume and inode that a target led to, the last one if there are several."""
 
     def __init__(
         self,
@@ -78,32 +70,32 @@ class Call:
         method: int = 0,
     ) -> None:
         """DENIED if the caller's credential is not good any more."""
-        session = attachment.session
-        self.credential = attachment.credential
-        self.who_now: Callable[[], Principal] = self.credential.now
-        """Whom the call is for, at any moment: whoever the connection is of; or somebody it speaks
-        for, whom the dispatcher puts here."""
-        self.principal = self.who_now()
-        self.speaks = self.principal.may_speak
+        self.session = session = attachment.session
+        self.credential = credential = attachment.credential
+        self.principal = credential.now()
         self.origin = attachment.origin
         self.method = method
         self.platform = platform
-        self.session = session
         self.server = server
-        self.keeper = platform.promises.find(session.id)
+        self.keeper = platform.promises.keepers.get(session.id)
         """The session, if it keeps in a cache what it is answered: it comes with promises."""
-        self._is_fresh = False  # the answer is of a change that was made just now
-        self._left_behind: tuple[bytes, Inode] | None = None  # what `left` packed
         self._held: list[Volume] = []
-        self.fairness: Fairness | None = None
-        self.limiters: dict[int, Limiter] | None = None
-        """Of the volumes for which it was admitted; None as long as nothing limits it."""
-        self.limits: Limits | None = None
-        """Of all volumes, with `message` and `data`, what it brings; None: it is not limited."""
-        self.message: Any
-        self.data: bytes | memoryview
-        self.about: tuple[Volume, int] | None = None
-        """The volume and inode that a target led to, the last one if there are several."""
+
+    def who_now(self) -> Principal:
+        """Whom the call is for, at this moment. DENIED if it is nobody any more."""
+        find = self._spoken_for
+        return self.credential.now() if find is None else find()
+
+    def speak(self, find: Callable[[], Principal]) -> None:
+        """It is not for whoever the connection is of, but for somebody that it speaks for. DENIED
+        to whoever may not speak."""
+        self._spoken_for = find
+        self.principal = find()
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the connection's principal may speak for others."""
+        return self.credential.now().may_speak
 
     def end(self) -> None:
         while self._held:
@@ -148,8 +140,10 @@ class Call:
     def ask(self) -> Request:
         """As `asker`, as of this moment: whoever works for long asks again. DENIED if the caller's
         credential is not good any more."""
-        self.principal = self.who_now()
-        return self.asker
+        self.principal = principal = self.who_now()
+        if principal.is_free:
+            return SYSTEM  # there is nothing to ask about
+        return _asking(principal, self.session.id, self.origin)
 
     @property
     def asker(self) -> Request:

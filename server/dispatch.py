@@ -18,7 +18,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from dataplatform.api.methods import METHODS, Method
 from dataplatform.base.errors import ErrorKind, Internal, PlatformError
@@ -89,6 +89,16 @@ def gathered(name: str) -> Callable[[Gathered], Gathered]:
     return register
 
 
+class _Served(NamedTuple):
+    """How a method is served."""
+
+    handler: Handler
+    target: str  # the field that also says whom a request is for; empty: none does
+    is_limited: bool  # by the limits of volumes
+    gathered: Gathered | None
+    answer: Answer | None
+
+
 class Dispatcher:
     """Calls handlers. Raises at once if a method has none."""
 
@@ -106,30 +116,37 @@ class Dispatcher:
         self.limits = Limits(platform.clock)
         self.fairness: Fairness | None = None
         """Told of the volumes that requests lead to."""
-        self._free = {METHODS[name].number for name in FREE_METHODS}
         self._platform = platform
         self._server = server
-        self._handlers = {METHODS[name].number: handlers[name] for name in METHODS}
-        self._gathered = {METHODS[name].number: begin for name, begin in GATHERED.items()}
-        self._answers = {METHODS[name].number: answer for name, answer in ANSWERS.items()}
+        self._served = {
+            method.number: _Served(
+                handlers[name],
+                FIRST_TARGETS.get(method.request, ""),
+                name not in FREE_METHODS,
+                GATHERED.get(name),
+                ANSWERS.get(name),
+            )
+            for name, method in METHODS.items()
+        }
 
     async def handle(
         self, attachment: Attachment, method: Method, message: Any, data: bytes | memoryview
     ) -> tuple[Any, Data]:
         """The reply and its bulk bytes. Raises nothing but PlatformError (and CancelledError)."""
+        served = self._served[method.number]
         try:
-            call = self._call(attachment, method, message)
+            call = self._call(attachment, method, served, message)
         except PlatformError as e:
             self.metrics.count_error(method, e.kind)
             if e.kind is ErrorKind.DENIED:
                 observe_stranger(self._platform, attachment, method, e)
             raise
-        if method.number not in self._free:
+        if served.is_limited:
             call.limits, call.message, call.data = self.limits, message, data
         started_s = time.perf_counter()
         try:
             try:
-                outcome = await self._handlers[method.number](call, message, data)
+                outcome = await served.handler(call, message, data)
             except PlatformError as e:
                 outcome = await self._answer_of_before(call, method, message, e)
             about = call.about
@@ -162,14 +179,14 @@ class Dispatcher:
     ) -> tuple[asyncio.Future[Any], Callable[[asyncio.Future[Any]], Any]] | None:
         """The result to come of a request that is carried out together with others, and what
         makes the reply of it. None, or an exception of either: `handle` it instead."""
-        begin = self._gathered.get(method.number)
-        if begin is None:
+        served = self._served[method.number]
+        if served.gathered is None:
             return None
         started_s = time.perf_counter()
-        call = self._call(attachment, method, message)
+        call = self._call(attachment, method, served, message)
         begun = None
         try:
-            begun = begin(call, message, data)
+            begun = served.gathered(call, message, data)
         finally:
             if begun is None:
                 call.end()
@@ -185,18 +202,17 @@ class Dispatcher:
 
         return result, finish
 
-    def _call(self, attachment: Attachment, method: Method, message: Any) -> Call:
+    def _call(self, attachment: Attachment, method: Method, served: _Served, message: Any) -> Call:
         """DENIED if the caller's credential is not good any more, or if it may not speak for the
         one whom the request is for."""
         call = Call(self._platform, attachment, self._server, method.number)
-        call.fairness = self.fairness
-        first = FIRST_TARGETS.get(type(message))
-        if first is not None:
-            target = getattr(message, first)
+        if self.fairness is not None:
+            call.fairness = self.fairness
+        if served.target:
+            target = getattr(message, served.target)
             if target.HasField("caller"):
-                speaker, caller = call.who_now, target.caller
-                call.who_now = lambda: self.callers.principal(speaker(), caller)
-                call.principal = call.who_now()
+                speaker, caller = attachment.credential.now, target.caller
+                call.speak(lambda: self.callers.principal(speaker(), caller))
         return call
 
     async def _answer_of_before(
@@ -204,7 +220,7 @@ class Dispatcher:
     ) -> Any:
         """The reply of a request that was done before and cannot even begin again. Raises `error`
         if it was not done."""
-        answer = self._answers.get(method.number)
+        answer = self._served[method.number].answer
         if answer is None or error.kind not in _RETRIED or not message.HasField("request"):
             raise error
         found = await call.find_reply(message)

@@ -162,54 +162,52 @@ class Lane:
         principal = unit.request.principal
         if principal.is_read_only:
             raise Denied("the token allows no change", user=principal.name, errno=errno.EACCES)
-        quotas = volume.quotas
-        if not quotas.concern(unit):
-            return await self._write(unit, result, requests, awaited=awaited)
-        holds = await quotas.settle(unit)
+        quotas, engine = volume.quotas, volume.storage.engine
+        holds = await quotas.settle(unit) if quotas.concern(unit) else None
         try:
-            return await self._write(unit, result, requests, awaited=awaited)
+            batch, state = self._seal(unit)
+            record = volume.replies.record
+            stored = [record(request, unit.now_ns, result, batch) for request in requests]
+            try:
+                ticket = await engine.commit(batch, awaited=awaited)
+            except PlatformError as error:
+                if engine.broken:
+                    self._break(error)
+                raise  # refused before anything was written, as on a full disk: nothing happened
+            except BaseException as error:
+                # A defect, or a cancelled writer: nobody knows whether the engine has the batch.
+                self._break(Internal("a commit was cut short", error=repr(error)))
+                raise
+            self._last_ticket = ticket
+            volume.state = state
+            for request, reply in zip(requests, stored, strict=True):
+                volume.replies.remember(request, reply)
+            unit.committed(ticket)
+            commit = unit.commit
+            self.when_durable(ticket, lambda: self._show(commit))
+            if not awaited and self.on_lazy_commit is not None:
+                self.on_lazy_commit()
+            return await volume.promises.committed(unit) if volume.promises else ()
         finally:
-            quotas.let_go(holds)
+            if holds is not None:
+                quotas.let_go(holds)
 
-    async def _write(
-        self, unit: Unit, result: object, requests: Sequence[Request], *, awaited: bool
-    ) -> Told:
-        volume = self._volume
-        old = volume.state
+    def _seal(self, unit: Unit) -> tuple[dict[bytes, bytes | None], VolumeState]:
+        """The batch to commit, and the volume's state after it."""
+        old = self._volume.state
         next_inode, next_producer = unit.counters()
         batch = unit.seal()
         state = VolumeState(
-            commit=unit.commit,
-            next_inode=next_inode,
-            next_producer=next_producer,
-            used_bytes=old.used_bytes + unit.used_bytes_delta,
-            entries=old.entries + unit.entries_delta,
-            oldest_change=unit.oldest_change or old.oldest_change,
-            over=old.over if unit.over is None else unit.over,
+            unit.commit,
+            next_inode,
+            next_producer,
+            old.used_bytes + unit.used_bytes_delta,
+            old.entries + unit.entries_delta,
+            unit.oldest_change or old.oldest_change,
+            old.over if unit.over is None else unit.over,
         )
         batch[keys.STATE_KEY] = state.pack()
-        replies = volume.replies
-        stored = [replies.record(request, unit.now_ns, result, batch) for request in requests]
-        try:
-            ticket = await volume.storage.engine.commit(batch, awaited=awaited)
-        except PlatformError as error:
-            if volume.storage.engine.broken:
-                self._break(error)
-            raise  # refused before anything was written, as on a full disk: nothing happened
-        except BaseException as error:
-            # A defect, or a cancelled writer: nobody knows whether the engine has the batch.
-            self._break(Internal("a commit was cut short", error=repr(error)))
-            raise
-        self._last_ticket = ticket
-        volume.state = state
-        for request, reply in zip(requests, stored, strict=True):
-            replies.remember(request, reply)
-        unit.committed(ticket)
-        commit = unit.commit
-        self.when_durable(ticket, lambda: self._show(commit))
-        if not awaited and self.on_lazy_commit is not None:
-            self.on_lazy_commit()
-        return await volume.promises.committed(unit) if volume.promises else ()
+        return batch, state
 
     def _show(self, commit: int) -> None:
         self.durable_commit = commit

@@ -40,6 +40,8 @@ READ_ROWS = 200
 """Rows that are read at once by their keys. Each may be ROW_BYTES_MAX large, which is not known
 before."""
 
+_NO_COLUMNS: frozenset[str] = frozenset()
+
 REPLY_BYTES_MAX = 12 * MIB
 """Rows that `get_many` gives at a time; below FRAME_BYTES_MAX with a row to spare."""
 
@@ -420,7 +422,7 @@ async def get_many(
     stored_keys += [prefix + key for key in wanted if 0 < len(key) <= ROW_KEY_BYTES_MAX]
     now = rows.moment(volume.clock.now_ns())
     parts: list[bytes] = []
-    chosen, hidden = columns or None, frozenset[str]()
+    chosen, hidden = columns or None, _NO_COLUMNS
     size = 0
     for start in range(0, len(stored_keys), READ_ROWS):
         step = stored_keys[start : start + READ_ROWS]
@@ -482,7 +484,7 @@ async def scan(
     engine = volume.storage.engine
     inode = await _check_table(volume, table, await engine.get(keys.inode(table)))
     readable = await rights.readable(volume, inode, request)
-    chosen, hidden = columns or None, frozenset[str]()
+    chosen, hidden = columns or None, _NO_COLUMNS
     if not readable.is_all:
         chosen, hidden = readable.chosen(columns)
         if where:

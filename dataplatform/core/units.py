@@ -24,13 +24,14 @@ from ..engine.base import Pair
 from ..keyspace import keys
 from ..keyspace.records import (
     ROOT_INODE,
-    ChangeRow,
+    Author,
     Event,
     Extent,
     Inode,
     Kind,
     Segment,
     Statistics,
+    pack_change,
 )
 from .access.verbs import Verb
 from .principals import SYSTEM_PRINCIPAL, Principal
@@ -56,7 +57,7 @@ class Request:
     origin: str = ""  # from where, for the audit: "unix pid 4711", "tcp 10.1.2.3"
 
     @property
-    def author(self) -> tuple[str, str, str, str, str]:
+    def author(self) -> Author:
         """As a change row names it: principal, origin, special right, token, who spoke for it."""
         principal = self.principal
         right = "admin" if principal.is_admin and principal is not SYSTEM_PRINCIPAL else ""
@@ -490,11 +491,11 @@ class Unit:
             segment.died = 0 if segment.live_bytes else self.commit
             writes[keys.segment(number)] = segment.pack()
         touched = [] if self.quiet else list(writes)
-        row = ChangeRow(self.now_ns, "", self.events, touched)
-        row.principal, row.origin, row.right, row.token, row.by = self.request.author
-        if self.authors:
-            row.others = {index: list(by.author) for index, by in self.authors.items()}
-        writes[keys.change(self.commit)] = row.pack()
+        others = {index: list(by.author) for index, by in self.authors.items()}
+        author = self.request.author
+        writes[keys.change(self.commit)] = pack_change(
+            self.now_ns, self.events, touched, author, others
+        )
         return writes
 
     def counters(self) -> tuple[int, int]:

@@ -201,7 +201,8 @@ class Writeback:
             chain = await quotas.chain_of_file(inode, version)
             is_small = is_small and quotas.find_full(chain, length) is None
         if not is_small:
-            size, told = 0, list[Any]()
+            size = 0
+            told: list[Any] = []
             for offset, data in parts:
                 size, news = await self.write(request, number, offset, data, mtime_ns=mtime_ns)
                 told += news

@@ -508,6 +508,27 @@ class ChangeRow(Record):
         return ChangeRow.unpack(data).time_ns
 
 
+Author = tuple[str, str, str, str, str]
+"""Of a change row: principal, origin, right, token, by."""
+
+
+def pack_change(
+    time_ns: int,
+    events: list[Event],
+    touched: list[bytes],
+    author: Author,
+    others: dict[int, list[str]],
+) -> bytes:
+    """A packed ChangeRow. Every commit writes one: nothing is made for it, and defaults at its end
+    are left out, which `unpack` fills up."""
+    principal, origin, right, token, by = author
+    if others or by:
+        return _pack((time_ns, principal, events, touched, origin, right, token, others, by))  # type: ignore[no-any-return]
+    if token:
+        return _pack((time_ns, principal, events, touched, origin, right, token))  # type: ignore[no-any-return]
+    return _pack((time_ns, principal, events, touched, origin, right))  # type: ignore[no-any-return]
+
+
 @dataclass(slots=True)
 class AuditCursor(Record):
     """How far the audit of a volume has come; written with the records that it stands for."""

@@ -126,7 +126,7 @@ class Guard:
         Every request of whoever is no unlimited administrator comes through here, so it works with
         numbers: arithmetic with `Verb` costs more than all the rest.
         """
-        if principal.is_admin and not principal.is_read_only and not principal.roots:
+        if principal.is_free:
             return True
         directory = self._directories.get((volume.id, inode.parent))
         if directory is None or inode.links == 0:
