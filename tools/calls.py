@@ -1,4 +1,4 @@
-"""python -m bench.calls [--rounds N] [--only CALLS] [--beside TREE]
+"""python tools/calls.py [--rounds N] [--only CALLS] [--beside TREE]
 
 What rights, and everything else that a call is asked about, cost: CPU time of a call within the
 server (dispatcher, handler, core, volumes in memory: no wire, no disk), side by side.
@@ -40,7 +40,7 @@ class _Side:
     def __init__(self, tree: Path, who: str) -> None:
         self.name = who if tree == HERE else "before"
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "bench" / "callsworker.py"), str(tree), who],
+            [sys.executable, str(HERE / "tools" / "callsworker.py"), str(tree), who],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -62,7 +62,7 @@ class _Side:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.calls",
+        prog="python tools/calls.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""callsworker.py TREE WHO: one side of `bench.calls`. Reads names of calls, answers µs per call.
+"""callsworker.py TREE WHO: one side of `calls.py`. Reads names of calls, answers µs per call.
 
 It imports the packages of the checkout TREE, which may be older than itself, and therefore uses as
 little of them as it can: the dispatcher, messages, principals.
