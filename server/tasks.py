@@ -41,6 +41,8 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
     async def expire_promises() -> None:
         platform.promises.run_once()
 
+    # These change what others see of a volume, so they have nothing to do in one that is only read.
+    changing = {"orphans", "expired rows", "retention", "change log", "replies"}
     per_volume: list[tuple[str, float, Callable[[Volume], Awaitable[Any]]]] = [
         # "Durable within a second" (D5): half of it to flush, the rest to sync.
         ("writeback", 0.5, lambda volume: volume.writeback.run_once()),
@@ -62,7 +64,10 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
         Task("idle volumes", 30.0, platform.close_idle),
         Task("old tokens", 60.0, platform.identities.run_once),
         Task("half made volumes", 30.0, platform.catalog.run_once),
-        *(Task(name, every_s, _each(platform, run)) for name, every_s, run in per_volume),
+        *(
+            Task(name, every_s, _each(platform, run, is_changing=name in changing))
+            for name, every_s, run in per_volume
+        ),
     ]
 
 
@@ -71,7 +76,7 @@ async def _expire_members(volume: Volume) -> None:
 
 
 def _each(
-    platform: Platform, run: Callable[[Volume], Awaitable[Any]]
+    platform: Platform, run: Callable[[Volume], Awaitable[Any]], *, is_changing: bool
 ) -> Callable[[], Awaitable[None]]:
     """Over every open volume, which is in use meanwhile but does not count as used."""
 
@@ -80,7 +85,7 @@ def _each(
         for volume in platform.volumes:
             if volume not in platform.volumes or volume.lane.broken is not None:
                 continue
-            if volume.read_only:  # whatever it was is as it was
+            if is_changing and volume.read_only:
                 continue
             volume.users += 1
             try:

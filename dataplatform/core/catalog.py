@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..base.errors import (
     Corrupt,
@@ -46,6 +47,8 @@ from .volumes import Volume
 
 if TYPE_CHECKING:
     from .platform import NewName, Platform
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ class Catalog:
         finally:
             self._platform.release(root)
 
-    async def _readable_records(self) -> list[VolumeRecord]:
+    async def readable_records(self) -> list[VolumeRecord]:
         """Those that can be read: damage of one must not cost the others. The rest is logged."""
         found: list[VolumeRecord] = []
         root = await self._platform.acquire(ROOT_VOLUME)
@@ -158,7 +161,7 @@ class Catalog:
 
     async def _list(self) -> list[Description]:
         found = [await self.describe(ROOT_VOLUME)]
-        for record in await self._readable_records():
+        for record in await self.readable_records():
             if record.phase == VolumePhase.READY:
                 try:
                     found.append(await self.describe(record.volume))
@@ -201,7 +204,7 @@ class Catalog:
         wanted = "/" + wanted.removeprefix(f"{self._platform.cluster}/")
         if wanted in ("/", f"/{self._platform.cluster}"):
             return ROOT_VOLUME
-        for record in await self._readable_records():
+        for record in await self.readable_records():
             if await self.path_for_people(record.volume) == wanted:
                 return record.volume
         raise NotFound("no volume is mounted there: dp volume ls lists them", path=path)
@@ -222,7 +225,7 @@ class Catalog:
         volume_id = error.facts.get("volume")
         if any(volume.id == volume_id for volume in self._platform.volumes):
             return None
-        for record in await self._readable_records():
+        for record in await self.readable_records():
             if record.volume == volume_id:
                 described = await self.describe_closed(record, error)
                 wanted = "/" + "/".join(paths.split_path(path))
@@ -231,7 +234,7 @@ class Catalog:
 
     async def locked(self) -> set[int]:
         """Volumes that nobody may open."""
-        return {record.volume for record in await self._readable_records() if record.locked}
+        return {record.volume for record in await self.readable_records() if record.locked}
 
     async def describe_closed(self, record: VolumeRecord, error: PlatformError) -> Description:
         """A volume that cannot be opened, with the reason as its state."""
@@ -249,7 +252,13 @@ class Catalog:
     # ---- coming
 
     async def create(
-        self, request: Request, at: NewName, settings: VolumeSettings, *, encrypt: bool = False
+        self,
+        request: Request,
+        at: NewName,
+        settings: VolumeSettings,
+        *,
+        encrypt: bool = False,
+        is_mirror: bool = False,
     ) -> int:
         """A new volume mounted at a new name; its id. EXISTS, INVALID; DENIED to whoever may not
         create names in the directory, or has no `admin` there."""
@@ -265,12 +274,18 @@ class Catalog:
                     return int(result)
                 if at.inode:
                     raise Exists("the name exists already", name=at.name)
-                return await self._create(root, request, at, settings)
+                return await self._create(root, request, at, settings, is_mirror=is_mirror)
             finally:
                 self._platform.release(root)
 
     async def _create(
-        self, root: Volume, request: Request, at: NewName, settings: VolumeSettings
+        self,
+        root: Volume,
+        request: Request,
+        at: NewName,
+        settings: VolumeSettings,
+        *,
+        is_mirror: bool,
     ) -> int:
         platform, now_ns = self._platform, self._platform.clock.now_ns()
 
@@ -298,6 +313,7 @@ class Catalog:
                 junction,
                 now_ns,
                 _pack_request(request),
+                is_mirror=is_mirror,
             )
             unit.put(keys.volume(number), record.pack())
             if settings.audit:
@@ -351,6 +367,36 @@ class Catalog:
 
     # ---- changing
 
+    async def new_number(self) -> int:
+        """For a storage that is no volume that anybody sees; never used again."""
+
+        async def work(unit: Unit) -> int:
+            unit.put(keys.STATE_KEY, b"")  # written by the lane
+            return unit.new_inode_number()
+
+        return await self._in_root(work)
+
+    async def change_record(self, volume_id: int, change: Callable[[VolumeRecord], None]) -> None:
+        """Change a volume's record, durably; nothing if it is gone."""
+
+        async def work(unit: Unit) -> None:
+            value = await unit.get(keys.volume(volume_id))
+            if value is not None:
+                record = VolumeRecord.unpack(value)
+                change(record)
+                packed = record.pack()
+                if packed != value:
+                    unit.put(keys.volume(volume_id), packed)
+
+        await self._in_root(work)
+
+    async def _in_root(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+        root = await self._platform.acquire(ROOT_VOLUME)
+        try:
+            return await root.run(SYSTEM, work, durable=True)
+        finally:
+            self._platform.release(root)
+
     async def set(self, request: Request, volume: Volume, settings: VolumeSettings) -> None:
         """New settings for an open volume. DENIED to whoever is no administrator: what a volume may
         use is not its owner's to say."""
@@ -366,6 +412,12 @@ class Catalog:
         for name in ("audit_ttl_ms", "changes_ttl_ms", "changes_rows"):
             if getattr(settings, name) != getattr(old, name):
                 facts[name] = getattr(settings, name)
+
+        if volume.settings.mirror:
+            if (settings.audit, settings.compression) != ("", old.compression):
+                raise Invalid("compression is the source's, and the audit begins when promoted")
+            await volume.lane.apply(lambda unit: _set_mirror(unit, settings), durable=True)
+            return
 
         async def work(unit: Unit) -> None:
             settings.encryption = volume.settings.encryption  # its own changes: see encryption
@@ -452,6 +504,7 @@ class Catalog:
                 entries=described.entries,
                 errno=errno.ENOTEMPTY,
             )
+        await self._platform.mirrors.quiesce(volume_id)
         await self._platform.discard(volume_id)
         try:
             await root.run(SYSTEM, announce, durable=True)
@@ -501,6 +554,9 @@ class Catalog:
     async def _forget(self, root: Volume, volume_id: int, request: Request = SYSTEM) -> None:
         """Delete the bytes, then the record that they belong to."""
         await self._platform.audit.removed(volume_id, request)
+        record = await self.find(volume_id)
+        if record is not None and record.copy:
+            await self._platform.storages.remove(record.copy)
         await self._platform.storages.remove(volume_id)
 
         async def work(unit: Unit) -> None:
@@ -518,8 +574,9 @@ class Catalog:
     async def recover(self) -> None:
         """Finish or take back what was half done. What damage keeps from that waits for the next
         start, and keeps nobody else from being served."""
-        for record in await self._readable_records():
+        for record in await self.readable_records():
             if record.phase == VolumePhase.READY:
+                await self._platform.mirrors.recover(record)
                 continue
             root = await self._platform.acquire(ROOT_VOLUME)
             try:
@@ -582,6 +639,20 @@ async def _still_wanted(root: Volume, record: VolumeRecord) -> Request:
         log.warning("the request that left volume %d is void: %s", record.volume, error)
         return SYSTEM
     return SYSTEM if known else request
+
+
+async def _set_mirror(unit: Unit, settings: VolumeSettings) -> None:
+    volume = unit.volume
+    now = volume.settings
+    settings = replace(
+        settings,
+        encryption=now.encryption,
+        history=now.history,
+        lineage=now.lineage,
+        mirror=now.mirror,
+    )
+    unit.put(keys.SETTINGS_KEY, settings.pack())
+    unit.on_commit(lambda _: setattr(volume, "settings", settings))
 
 
 async def _record(unit: Unit, volume_id: int) -> VolumeRecord:

@@ -14,10 +14,10 @@ from ..base.errors import Corrupt
 from ..base.limits import MIB
 from ..engine.base import scan_all
 from ..keyspace import keys
-from ..keyspace.records import Extent, Piece, Segment, StoredBatch
+from ..keyspace.records import Extent, Piece, Segment, SourceExtent, StoredBatch
 from . import extents
 from .containment import Contained
-from .units import SYSTEM, Unit
+from .units import Unit
 from .volumes import Volume
 
 log = logging.getLogger(__name__)
@@ -74,10 +74,11 @@ async def delete_dead(volume: Volume) -> int:
     if not dead and not kept:
         return 0
 
-    async def work(unit: Unit) -> list[int]:
+    gone: list[int] = []
+
+    async def work(unit: Unit) -> None:
         unit.quiet = True
         held_from_ = held_from(volume)
-        gone = []
         for number in dead:
             if held_from_ is not None and number >= held_from_:
                 continue
@@ -93,9 +94,8 @@ async def delete_dead(volume: Volume) -> int:
             for number in kept:
                 unit.delete(keys.dead_segment(number))
                 gone.append(number)
-        return gone
 
-    gone = await volume.run(SYSTEM, work, durable=True)
+    await volume.run_own(work, durable=True)
     for number in gone:
         await volume.storage.segments.delete(number)
     return len(gone)
@@ -215,7 +215,7 @@ async def _rewrite_some(volume: Volume, referring: list[bytes]) -> None:
             if await unit.get(key) == value:
                 await _replace(unit, key, value, extent)
 
-    await volume.run(SYSTEM, work, durable=False)
+    await volume.run_own(work, durable=False)
 
 
 async def _copy(volume: Volume, key: bytes, value: bytes) -> Extent:
@@ -241,7 +241,7 @@ def _wanted(key: bytes, value: bytes) -> tuple[Extent, int, int]:
 
 
 async def _replace(unit: Unit, key: bytes, value: bytes, extent: Extent) -> None:
-    old, _, length = _wanted(key, value)
+    old, skip, length = _wanted(key, value)
     await unit.unrefer(old, key, length)
     await unit.refer(extent, key, length, fresh=True)
     if key[:1] == keys.PIECE:
@@ -249,3 +249,7 @@ async def _replace(unit: Unit, key: bytes, value: bytes, extent: Extent) -> None
         unit.put(key, piece._replace(extent=extent, skip=0).pack())
     else:
         unit.put(key, StoredBatch.unpack(value)._replace(extent=extent).pack())
+    source = await unit.get(keys.mirrored(key)) if unit.volume.settings.mirror else None
+    if source is not None:
+        known = SourceExtent.unpack(source)
+        unit.put(keys.mirrored(key), known._replace(start=known.start + skip).pack())

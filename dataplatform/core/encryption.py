@@ -268,7 +268,7 @@ async def _below(volume: Volume) -> int:
         unit.quiet = True
         _store(unit, volume.settings.encryption | {"below": below})
 
-    await volume.run(SYSTEM, work, durable=True)
+    await volume.run_own(work, durable=True)
     return below
 
 
@@ -281,7 +281,7 @@ async def _forget_old_keys(volume: Volume) -> None:
         _store(unit, encryption)
         unit.event("volume key rotation done", "/", "volume", key=current)
 
-    await volume.run(SYSTEM, work, durable=True)
+    await volume.run_own(work, durable=True)
     volume.keyring.keep_current()
     log.info("volume %d: nothing is left of its old keys", volume.id)
 
@@ -340,7 +340,7 @@ async def _rewrap_volume(platform: Platform, volume_id: int) -> bool:
             _store(unit, volume.settings.encryption | {"keys": changed})
             unit.event("volume keys wrapped anew", "/", "volume", master=platform.masters.names[0])
 
-        await volume.run(SYSTEM, work, durable=True)
+        await volume.run_own(work, durable=True)
     finally:
         platform.release(volume)
     return True

@@ -209,6 +209,49 @@ class Lane:
         batch[keys.STATE_KEY] = state.pack()
         return batch, state
 
+    async def apply(
+        self, work: Callable[[Unit], Awaitable[VolumeState | None]], *, durable: bool
+    ) -> None:
+        """Write what is no commit of this volume's own: what a mirror has from its source, with the
+        counters that `work` returns; or what this store alone knows of a volume that others do not
+        write (segments, keys, a mirror's settings), and then it returns None.
+
+        There is no change row and no reply, and quotas are not asked.
+        """
+        async with self._lock:
+            if self._broken is not None:
+                raise Unavailable(self._broken, volume=self._volume.id)
+            unit = Unit(self._volume, SYSTEM)
+            state = await work(unit)
+            if state is not None:
+                unit.writes[keys.STATE_KEY] = state.pack()
+            if unit.writes:
+                await self._apply(unit, state, awaited=durable)
+            ticket = self._last_ticket
+        if durable:
+            await self.durable(ticket)
+
+    async def _apply(self, unit: Unit, state: VolumeState | None, *, awaited: bool) -> None:
+        volume, engine = self._volume, self._volume.storage.engine
+        batch = unit.seal(is_commit=False)
+        try:
+            ticket = self._last_ticket = await engine.commit(batch, awaited=awaited)
+        except PlatformError as error:
+            if engine.broken:
+                self._break(error)
+            raise
+        except BaseException as error:
+            self._break(Internal("a commit was cut short", error=repr(error)))
+            raise
+        if state is None:
+            unit.committed(ticket)
+            return
+        commit, volume.state = state.commit, state
+        unit.committed(ticket)
+        self.when_durable(ticket, lambda: self._show(commit))
+        if volume.promises:
+            await volume.promises.committed(unit)
+
     def _show(self, commit: int) -> None:
         self.durable_commit = commit
         self._volume.changed.notify()

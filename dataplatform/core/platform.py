@@ -36,6 +36,7 @@ from .identities import Identities
 from .keys import Masters
 from .opens import Opens
 from .promises import Keeper, Promises
+from .replication.mirrors import Mirrors
 from .replication.pins import Pins
 from .snapshots import Snapshot, Snapshots
 from .units import SYSTEM, Request
@@ -114,7 +115,9 @@ class Platform:
         self._volumes: dict[int, Volume] = {}
         self._opening: dict[int, asyncio.Future[None]] = {}
         self.masters = masters if masters is not None else Masters()
+        self.mirrors = Mirrors(self)
         self._encrypt_root = encrypt_root
+        self._replacing: set[int] = set()
         self.withdrawn: set[int] = set()  # locked: nobody may open them
         self._discarded: set[int] = set()  # removed since the start: ids are never used again
         self._closed = False
@@ -153,6 +156,7 @@ class Platform:
         """Make everything durable and close every volume. Raises the first error, after all."""
         with contextlib.suppress(PlatformError):  # which it has logged; the next start goes on
             await self.audit.run_once()
+        await self.mirrors.close()
         self._closed = True
         if self._opening:
             await asyncio.wait(self._opening.values())
@@ -192,7 +196,7 @@ class Platform:
         volume = self._volumes.get(volume_id)
         if volume is None or self._closed or volume_id in self._discarded:
             return None
-        if volume_id in self.withdrawn:
+        if volume_id in self.withdrawn or volume_id in self._replacing:
             return None
         volume.users += 1
         volume.used_monotonic_s = self.clock.monotonic()
@@ -353,17 +357,47 @@ class Platform:
         volume = self._volumes.get(volume_id)
         if volume is None:
             return
+        await self._unused(volume)
+        with contextlib.suppress(PlatformError):  # then it goes on after the unlocking
+            await self.audit.drain(volume)
+        self.opens.forget_volume(volume_id)
+        if self._volumes.get(volume_id) is volume:
+            await self._close(volume)
+
+    async def replace(self, volume_id: int, other: int) -> None:
+        """Let the storage `other`, which is closed, take the place of a volume's. Calls under way
+        have a few seconds; new ones wait, and find what there is then."""
+        while (opening := self._opening.get(volume_id)) is not None:
+            await asyncio.wait((opening,))
+        busy: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._opening[volume_id] = busy
+        self._replacing.add(volume_id)
+        try:
+            volume = self._volumes.get(volume_id)
+            if volume is not None:
+                await self._unused(volume)
+                self.opens.forget_volume(volume_id)
+                del self._volumes[volume_id]
+                try:
+                    await volume.close()
+                finally:
+                    self.audit.closed(volume)
+            await self.storages.replace(volume_id, other)
+        finally:
+            self._replacing.discard(volume_id)
+            del self._opening[volume_id]
+            busy.set_result(None)
+        self.guard.changed()
+        self.promises.forget_volume(volume_id)
+
+    async def _unused(self, volume: Volume) -> None:
+        """Calls under way have some time to end."""
         volume.partitions.close()  # those who wait for records wait no longer
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WITHDRAW_S):
                 while volume.users:
                     volume.unused.clear()
                     await volume.unused.wait()
-        with contextlib.suppress(PlatformError):  # then it goes on after the unlocking
-            await self.audit.drain(volume)
-        self.opens.forget_volume(volume_id)
-        if self._volumes.get(volume_id) is volume:
-            await self._close(volume)
 
     @contextlib.asynccontextmanager
     async def aside(self, volume_id: int) -> AsyncIterator[Storage]:

@@ -136,6 +136,10 @@ class Replies:
         damage.raise_first()
         return len(old)
 
+    def forget_all(self) -> None:
+        """None is stored any more."""
+        self._sessions.clear()
+
     def _forget(self, rows: list[bytes]) -> None:
         for key in rows:
             self._sessions.pop(key[1 : 1 + SESSION_BYTES], None)

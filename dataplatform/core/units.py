@@ -279,6 +279,12 @@ class Unit:
             self._packed.pop(inode.number, None)
         self.put(keys.inode(inode.number), b"")  # packed at the end, when it is final
 
+    def adopt(self, inode: Inode, packed: bytes) -> None:
+        """The inode as it is at a mirror's source."""
+        self._inodes[inode.number] = inode
+        self._packed[inode.number] = packed
+        self.writes[keys.inode(inode.number)] = packed
+
     def touch(self, inode: Inode) -> None:
         """`save`, without a new version."""
         self._inodes[inode.number] = inode
@@ -472,8 +478,9 @@ class Unit:
 
     # ---- for the lane
 
-    def seal(self) -> dict[bytes, bytes | None]:
-        """Pack what is left and add the change row; the batch to commit."""
+    def seal(self, *, is_commit: bool = True) -> dict[bytes, bytes | None]:
+        """Pack what is left and add the change row, if it is one of the volume's commits; the batch
+        for the engine."""
         writes = self.writes
         writes.pop(_NEXT_INODE, None)
         writes.pop(_NEXT_PRODUCER, None)
@@ -490,6 +497,8 @@ class Unit:
                 raise Corrupt("a segment's account is wrong: run dp check", segment=number)
             segment.died = 0 if segment.live_bytes else self.commit
             writes[keys.segment(number)] = segment.pack()
+        if not is_commit:
+            return writes
         touched = [] if self.quiet else list(writes)
         others = {index: list(by.author) for index, by in self.authors.items()}
         author = self.request.author

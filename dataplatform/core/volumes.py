@@ -68,6 +68,13 @@ class Paths:
         self._paths = {ROOT_INODE: "/"}
 
 
+def why_read_only(settings: VolumeSettings) -> str:
+    """Why a volume with these settings cannot be written; empty: it can be."""
+    if settings.mirror:
+        return "this is a mirror, which is only read until it is promoted: dp mirror promote"
+    return ""
+
+
 LEASE_S = 60.0
 """After a volume was opened, what was there before is kept so long for clients that still have it
 open."""
@@ -104,7 +111,7 @@ class Volume:
         pins: Pins | None = None,
     ) -> None:
         self.id = volume_id
-        self.read_only = read_only
+        self.read_only = read_only or why_read_only(settings)
         """Why nothing can be written; empty: it can. Whoever brings a mirror up to date does."""
         self.source = source
         """Of a snapshot: the volume that it is of, which stays open as long as this is."""
@@ -163,6 +170,14 @@ class Volume:
     ) -> T:
         """One unit of work; see `Lane.run`."""
         return await self.lane.run(request, work, durable=durable)
+
+    async def run_own(self, work: Callable[[Unit], Awaitable[None]], *, durable: bool) -> None:
+        """A unit about what this store alone knows of the volume: segments, keys, settings of a
+        mirror. In a mirror it is no commit, as those are the source's."""
+        if self.settings.mirror:
+            await self.lane.apply(work, durable=durable)
+        else:
+            await self.lane.run(SYSTEM, work, durable=durable)
 
     async def allow(
         self,

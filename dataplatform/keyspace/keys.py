@@ -33,7 +33,8 @@ ended by NUL where something follows it (names cannot contain NUL).
     s volume:8 name                           SnapshotRecord   snapshot (in the root volume)
     z segment:8                               commit:8         dead segment that a snapshot needs
     m "cursor"                                MirrorCursor     volume that is a mirror
-    x key                                     Extent           of a mirror's value, at its source
+    m "copy"                                  CopyCursor       copy for a mirror, under way
+    x key                                     SourceExtent     of a mirror's value, at its source
     c name                                    ClusterRecord    known cluster (in the root volume)
     c                                         ClusterRecord    the highest slot of one so far
     p name                                    Publication      change feed copied to a stream
@@ -82,6 +83,7 @@ SIGNING_KEYS = TOKEN + b"key/"
 STATE_KEY = META + b"state"
 SETTINGS_KEY = META + b"settings"
 MIRROR_CURSOR_KEY = MIRROR + b"cursor"
+MIRROR_COPY_KEY = MIRROR + b"copy"
 
 _Q = Struct(">cQ")
 _QQ = Struct(">cQQ")

@@ -220,6 +220,9 @@ class VolumeRecord(Record):
     created_ns: int = 0
     request: list[Any] = field(default_factory=list)  # session, slot, sequence: who waits for it
     locked: bool = False  # nobody may open it
+    is_mirror: bool = False  # it has a source, which is asked for what is new
+    copy: int = 0  # storage aside, in which what is going to take its place is made; 0: none
+    is_placing: bool = False  # which it does right now
 
 
 @dataclass(slots=True)
@@ -297,6 +300,30 @@ class Extent(NamedTuple):
 EXTENT_LZ4 = 1
 _EXTENT = Struct(">QQIIIB")
 EXTENT_BYTES = _EXTENT.size
+
+
+class SourceExtent(NamedTuple):
+    """Which extent of a mirror's source the extent of a value here stands for, from which of its
+    uncompressed bytes on. `source` tells whose extent it is, so that nothing is taken for that of
+    another source."""
+
+    extent: Extent
+    source: bytes  # 8 bytes
+    start: int = 0
+
+    def pack(self) -> bytes:
+        return _EXTENT.pack(*self.extent) + _OF_SOURCE.pack(self.source, self.start)
+
+    @classmethod
+    def unpack(cls, value: bytes) -> SourceExtent:
+        try:
+            extent = Extent._make(_EXTENT.unpack_from(value))
+            return cls(extent, *_OF_SOURCE.unpack_from(value, EXTENT_BYTES))
+        except struct.error as error:
+            raise Corrupt("a stored extent of a mirror's source cannot be read") from error
+
+
+_OF_SOURCE = Struct(">8sI")
 
 
 class Piece(NamedTuple):
@@ -547,6 +574,27 @@ class MirrorCursor(Record):
     commit: int = 0
     time_ns: int = 0  # of that commit, by the source's clock
     copied_ns: int = 0  # when it was applied, by this server's clock
+    asked_ns: int = 0  # when it was the source's last commit, by the source's clock
+
+
+@dataclass(slots=True)
+class CopyCursor(Record):
+    """How far a storage that is going to take a mirror's place has come; written with what it
+    holds, and no more there when that is whole."""
+
+    history: bytes  # of the source's line of commits
+    store: bytes  # the source's
+    volume: int  # the source's
+    first: int  # everything that changed since this commit is to be brought up to date at the end
+    last: int  # what was copied is no newer than this commit
+    key: bytes = b""  # what is up to this key was copied; empty: nothing
+    rows: int = 0  # copied so far
+    size_bytes: int = 0
+    total_bytes: int = 0  # about as much it is going to be
+    is_whole: bool = False  # all was copied once: what changed meanwhile is being applied
+    after: bytes = b""  # of what changed since `first`, what is up to this key was applied
+    until: int = 0  # as of this commit
+    is_clone: bool = False  # it began as what the mirror was
 
 
 @dataclass(slots=True)
