@@ -15,6 +15,7 @@ from typing import Any
 from dataplatform.base.errors import PlatformError, Unavailable
 from dataplatform.core import change_trims, compaction, encryption, expiry, orphans, retention
 from dataplatform.core.platform import Platform
+from dataplatform.core.replication import leftovers
 from dataplatform.core.volumes import Volume
 
 from .sessions import Sessions
@@ -42,7 +43,14 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
         platform.promises.run_once()
 
     # These change what others see of a volume, so they have nothing to do in one that is only read.
-    changing = {"orphans", "expired rows", "retention", "change log", "replies"}
+    changing = {
+        "orphans",
+        "expired rows",
+        "retention",
+        "change log",
+        "replies",
+        "mirrors' leftovers",
+    }
     per_volume: list[tuple[str, float, Callable[[Volume], Awaitable[Any]]]] = [
         # "Durable within a second" (D5): half of it to flush, the rest to sync.
         ("writeback", 0.5, lambda volume: volume.writeback.run_once()),
@@ -55,6 +63,7 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
         ("key rotation", 1.0, encryption.run_once),
         ("change log", 30.0, change_trims.run_once),
         ("replies", 60.0, lambda volume: volume.replies.run_once(volume)),
+        ("mirrors' leftovers", 30.0, leftovers.run_once),
     ]
     return [
         Task("sessions", 5.0, expire_sessions),
@@ -85,7 +94,7 @@ def _each(
         for volume in platform.volumes:
             if volume not in platform.volumes or volume.lane.broken is not None:
                 continue
-            if is_changing and volume.read_only:
+            if volume.is_snapshot or (is_changing and volume.read_only):
                 continue
             volume.users += 1
             try:

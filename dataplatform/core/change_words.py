@@ -56,6 +56,7 @@ OF_VOLUMES = frozenset(
         "volume key rotated",
         "volume key rotation done",
         "volume keys wrapped anew",
+        "promoted",
         "volume locked",
         "volume unlocked",
         "quota set",

@@ -170,7 +170,7 @@ async def _keep_dead(volume: Volume, number: int) -> None:
         unit.quiet = True
         unit.put(keys.dead_segment(number), unit.commit.to_bytes(8, "big"))
 
-    await volume.run(SYSTEM, work, durable=False)
+    await volume.run_own(work, durable=False)
 
 
 def held_from(volume: Volume) -> int | None:

@@ -30,7 +30,7 @@ from ..keyspace.records import ROOT_VOLUME, Segment, VolumeRecord, VolumeSetting
 from . import compaction
 from .keys import Masters, Wrapped
 from .rotations import LAST, Rotation
-from .units import SYSTEM, Request, Unit
+from .units import Request, Unit
 
 if TYPE_CHECKING:
     from .platform import Platform

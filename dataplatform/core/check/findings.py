@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ...base.errors import PlatformError
+from ...base.errors import Invalid, PlatformError
+from ..replication.seam import is_replicable
 from ..units import SYSTEM, Unit
 
 if TYPE_CHECKING:
@@ -115,5 +116,21 @@ class Findings:
 
         step = Step.MORE
         while step == Step.MORE:
-            step = Step(await volume.run(SYSTEM, work, durable=False))
+            if volume.settings.mirror:
+                step = Step(await _repair_mirror(volume, work))
+            else:
+                step = Step(await volume.run(SYSTEM, work, durable=False))
         planned.finding.repaired = step == Step.DONE
+
+
+async def _repair_mirror(volume: Volume, work: Callable[[Unit], Awaitable[int]]) -> int:
+    """INVALID for what a mirror has from its source: only that can put it right."""
+    steps: list[int] = []
+
+    async def own(unit: Unit) -> None:
+        steps.append(await work(unit))
+        if unit.used_bytes_delta or unit.entries_delta or any(map(is_replicable, unit.writes)):
+            raise Invalid("a mirror is as its source is: make it anew if that is in order")
+
+    await volume.lane.apply(own, durable=False)
+    return steps[0]

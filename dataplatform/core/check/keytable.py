@@ -50,6 +50,8 @@ _LENGTHS: dict[bytes, tuple[int, int]] = {
     keys.CLUSTER: (1, _ANY),
     keys.SNAPSHOT: (10, _ANY),
     keys.DEAD_SEGMENT: (9, 9),
+    keys.MIRROR: (2, _ANY),
+    keys.MIRRORED: (18, 26),
 }
 """Least and most bytes of a key, by prefix."""
 
@@ -81,6 +83,8 @@ NOUNS: dict[bytes, tuple[str, bool]] = {
     keys.CLUSTER: ("records of clusters", False),
     keys.SNAPSHOT: ("records of snapshots", False),
     keys.DEAD_SEGMENT: ("marks of dead segments", False),
+    keys.MIRROR: ("positions of the mirror", False),
+    keys.MIRRORED: ("extents of the mirror's source", False),
 }
 """What rows of a prefix are to a user, and whether their key begins with an inode."""
 

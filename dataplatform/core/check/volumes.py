@@ -6,7 +6,6 @@ import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
 from weakref import WeakKeyDictionary
 
-from ..units import SYSTEM, Unit
 from ..volumes import Volume
 from . import (
     accounts,
@@ -14,6 +13,7 @@ from . import (
     inodes,
     keytable,
     log,
+    mirrors,
     names,
     quotas,
     snapshots,
@@ -79,16 +79,9 @@ async def _look(volume: Volume, findings: Findings, progress: Progress | None) -
 
 async def _take(volume: Volume) -> Moment:
     """In the lane, so that what is stored and what is in memory are of the same commit."""
-    taken: list[Moment] = []
-
-    async def take(unit: Unit) -> None:
-        view = await unit.engine.view()
-        taken.append(
-            Moment(view, volume.state, dict(volume.statistics), dict(volume.quotas.directories))
-        )
-
-    await volume.run(SYSTEM, take, durable=False)
-    return taken[0]
+    async with volume.lane.between():
+        view = await volume.storage.engine.view()
+        return Moment(view, volume.state, dict(volume.statistics), dict(volume.quotas.directories))
 
 
 async def _check(check: Check) -> None:
@@ -110,6 +103,8 @@ async def _check(check: Check) -> None:
     await tabledata.end_statistics(check)
     await accounts.check_segments(check)
     await snapshots.check_dead_segments(check)
+    await mirrors.check_cursor(check)
+    await mirrors.check_sources(check)
     await log.check_changes(check)
     await log.check_replies(check)
     await accounts.check_usage(check)

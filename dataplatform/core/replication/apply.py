@@ -209,7 +209,8 @@ async def log_of(pin: Pin, since: int, counts: Counts, *, kept_only: bool = Fals
         if rows is not None:
             break
     else:
-        rows = dict(zip([keys.change(pin.commit)], await pin.values([keys.change(pin.commit)])))
+        last = keys.change(pin.commit)
+        rows = {last: (await pin.values([last]))[0]}
     counts.changes += len(rows)
     found = [keys.number_of(key) for key, value in rows.items() if value is not None]
     return Log(rows, min(found, default=pin.commit + 1))

@@ -223,6 +223,12 @@ class Mirrors:
         finally:
             await source.close()
         _check_format(described, link)
+        if described.path.strip("/") != link.path.strip("/"):
+            raise Invalid(
+                "the source is no volume: the one that it is in is mounted elsewhere",
+                source=link.words,
+                volume=described.path,
+            )
         return described
 
     async def _open(self, link: Link) -> Source:
@@ -512,11 +518,15 @@ class Mirrors:
             known.source = await self._open(await self._link(mirror))
         source = known.source
         cursor = known.cursor
-        is_continuous = not mirror.get("every_ms")
-        if cursor is not None and is_continuous and not known.error:
-            described = await source.describe(cursor.commit + 1, LISTEN_S)
-        else:
-            described = await source.describe()
+        try:
+            if cursor is not None and not mirror.get("every_ms") and not known.error:
+                described = await source.describe(cursor.commit + 1, LISTEN_S)
+            else:
+                described = await source.describe()
+        except NotFound as error:
+            raise NotFound(
+                "there is no such volume at the source any more", reason=error.message
+            ) from error
         self._check(volume, described, cursor)
         self._heard(known, described)
         if cursor is not None and described.commit == cursor.commit:
@@ -580,9 +590,7 @@ class Mirrors:
 
     # ---- is it still the same source?
 
-    def _check(
-        self, volume: Volume, described: Described, cursor: MirrorCursor | None
-    ) -> None:
+    def _check(self, volume: Volume, described: Described, cursor: MirrorCursor | None) -> None:
         mirror = volume.settings.mirror
         link = Link(mirror["path"], mirror.get("address", ""), mirror.get("cluster", ""))
         _check_format(described, link)
