@@ -42,6 +42,7 @@ from .audit import trail
 from .namespace import Attributes
 from .principals import Principal
 from .quotas import VOLUME, check_limits
+from .snapshot_names import SNAPSHOT_NAME
 from .units import SYSTEM, Request, Unit
 from .volumes import Volume
 
@@ -126,7 +127,7 @@ class Catalog:
         below = ""
         snapshot = self._platform.snapshots.find(volume_id)
         if snapshot is not None:
-            volume_id, below = snapshot.volume, f"/{paths.SNAPSHOT_NAME}/{snapshot.name}"
+            volume_id, below = snapshot.volume, f"/{SNAPSHOT_NAME}/{snapshot.name}"
         while volume_id != ROOT_VOLUME:
             record = await self.find(volume_id)
             if record is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..base.errors import Corrupt, Invalid, NotFound
@@ -14,6 +15,7 @@ from ..keyspace.records import Entry, Inode, Kind
 from .access.verbs import Verb
 from .platform import Node
 from .promises import Keeper
+from .snapshot_names import directory_of_snapshots
 from .units import SYSTEM, Request
 from .volumes import Volume
 
@@ -48,6 +50,8 @@ async def page(
         raise Invalid("not a directory", name=inode.name, errno=errno.ENOTDIR)
     names_only = not await _searchable(directory, request)
     limit = min(limit or PAGE_ENTRIES, PAGE_ENTRIES_MAX)
+    if directory_of_snapshots(inode.number):
+        return _snapshots(volume, inode, after, limit)
     start, end = keys.prefix_range(keys.entries(inode.number))
     if after:
         start = keys.entry(inode.number, after.encode("utf-8", "surrogateescape")) + b"\x00"
@@ -66,6 +70,19 @@ async def page(
         if nodes:
             return Page(nodes, False)
         start = pairs[-1][0] + b"\x00"  # all were removed meanwhile: the page needs a last name
+
+
+def _snapshots(volume: Volume, inode: Inode, after: str, limit: int) -> Page:
+    """Those in which the directory is. Like places where volumes are mounted, they have to be
+    looked at one by one to see what is there."""
+    names = [
+        pin for pin in volume.snapshot_pins.seen_from(inode.parent) if not after or pin.name > after
+    ]
+    nodes = []
+    for pin in names[:limit]:
+        shown = replace(inode, name=pin.name.encode(), volume=pin.number)
+        nodes.append(Node(volume, shown))
+    return Page(nodes, len(names) <= limit)
 
 
 async def _searchable(directory: Node, request: Request) -> bool:

@@ -339,6 +339,7 @@ async def _drop_name(
         await unit.volume.quotas.resolve(unit)
     if is_directory:
         unit.volume.quotas.remove(unit, found.inode)
+        unit.on_commit(unit.volume.guard.directory_gone)
     unit.delete(keys.entry(directory, name))
     _grow(unit, await unit.inode(directory), -1, -1 if is_directory else 0)
     inode = await unit.inode(found.inode)

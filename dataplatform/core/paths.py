@@ -18,10 +18,8 @@ from ..base.limits import (
 )
 from ..keyspace import keys
 from ..keyspace.records import ROOT_INODE, Entry, Inode, Kind
+from .snapshot_names import SNAPSHOT_NAME
 from .units import Unit
-
-SNAPSHOT_NAME = ".snapshot"
-"""Reserved in every directory: where snapshots are seen."""
 
 
 class Getter(Protocol):
@@ -117,10 +115,12 @@ async def walk(
     *,
     follow: bool,
     search: Search | None = None,
+    junctions: bool = True,
 ) -> Place:
     """Go along `names` from the inode `start`, following symbolic links on the way, the last one
-    only if `follow`. Stops where it leaves the volume: see `Place`. Each directory is asked of
-    `search`, before anything is told of what is in it.
+    only if `follow`. Stops where it leaves the volume: see `Place`. Without `junctions` what is
+    mounted in it is not seen, as in a snapshot. Each directory is asked of `search`, before
+    anything is told of what is in it.
 
     NOT_FOUND with ENOTDIR if a name on the way is no directory; ELOOP after 40 links.
     """
@@ -154,6 +154,8 @@ async def walk(
                 await search.check(place.inode, 0, 0)
             return Place(place.inode, encoded, 0, 0, (name, *reversed(todo)))
         entry = Entry.unpack(value)
+        if not junctions:
+            entry = entry._replace(volume=0)
         if search is not None and not search.is_sure(place.inode):
             await search.check(place.inode, entry.volume, entry.inode)
         if entry.volume and (todo or follow):

@@ -38,6 +38,8 @@ from .opens import Opens
 from .promises import Keeper, Promises
 from .replication.mirrors import Mirrors
 from .replication.pins import Pins
+from .snapshot_names import SNAPSHOT_NAME, directory_of_snapshots
+from .snapshot_walk import enter
 from .snapshots import Snapshot, Snapshots
 from .units import SYSTEM, Request
 from .volumes import Volume, create_volume, open_snapshot, open_volume
@@ -511,6 +513,9 @@ class Platform:
         held = self.hold(volume_id)
         if held is None:
             return None
+        if name and (name == SNAPSHOT_NAME or directory_of_snapshots(inode)):
+            self.release(held)
+            return None
         try:
             if name:
                 encoded = paths.check_name(name)
@@ -569,7 +574,9 @@ class Platform:
                 return NewName(near, inode, (), path, 0)
         if not path.strip("/"):
             raise Invalid("this is a root: give a path below it", path=path or "/")
-        held, place = await self._walk(path, volume, inode, follow=False, request=request)
+        held, place = await self._walk(
+            path, volume, inode, follow=False, request=request, is_new=True
+        )
         if not place.directory:
             self.release(held)
             raise Invalid("this is the root of a volume, or the name of the cluster", path=path)
@@ -593,7 +600,9 @@ class Platform:
         reach: bool = False,
         keeper: Keeper | None = None,
         request: Request = SYSTEM,
+        is_new: bool = False,
     ) -> tuple[Volume, paths.Place]:
+        """Where a path leads. With `is_new` its last name is taken as it is, `@` or not."""
         if inode and not volume_id:
             raise Invalid("an inode needs its volume", inode=inode)
         names = tuple(paths.split_path(path))
@@ -605,8 +614,10 @@ class Platform:
         try:
             if inode and names:
                 if keeper is not None and len(names) == 1:
-                    keeper.keep_now(held, inode)
+                    self.promises.keep_directory(keeper, held, inode)
                 await self._check_directory(held, inode)
+            if directory := directory_of_snapshots(inode):
+                start, names = directory, (SNAPSHOT_NAME, *names)
             while True:
                 place = await paths.walk(
                     held.storage.engine,
@@ -614,9 +625,21 @@ class Platform:
                     names,
                     follow=follow,
                     search=self._searcher(held, request),
+                    junctions=not held.is_snapshot,
                 )
                 if place.ended:
-                    return held, place
+                    if place.inode or not place.rest:
+                        return held, place
+                    # A mount's names are those that are there; paths know of snapshots, too.
+                    at_names = not inode and not (is_new and len(place.rest) == 1)
+                    entered = await enter(self, held, place, at_names=at_names)
+                    if entered is None:
+                        return held, place
+                    self.release(held)
+                    held, start, names, place = entered
+                    if not names:
+                        return held, place
+                    continue
                 hops += 1
                 if hops > SYMLINK_FOLLOW_MAX * 2:
                     raise Invalid(
@@ -655,7 +678,9 @@ class Platform:
         return names[1:] if names and names[0] == self.cluster else names
 
     async def _above(self, volume: Volume) -> tuple[Volume, int]:
-        """Where `..` leads from the root of a volume; the platform's root is its own parent."""
+        """Where `..` leads from the root of a volume; the platform's root is its own parent. From
+        a snapshot's, where it leads from that of its volume."""
+        volume = volume.source or volume
         record = await self.catalog.find(volume.id)
         if record is None:
             return await self.acquire(ROOT_VOLUME), ROOT_INODE

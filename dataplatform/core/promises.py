@@ -36,6 +36,7 @@ from ..keyspace import keys
 from .access.verbs import Verb
 from .principals import NOBODY, SYSTEM_PRINCIPAL, Principal
 from .signals import Signal
+from .snapshot_names import directory_of_snapshots
 
 if TYPE_CHECKING:
     from .units import Unit
@@ -318,6 +319,8 @@ class Promises:
         self._clock = clock
         self._closed = False
         self.keepers: dict[bytes, Keeper] = {}
+        self._snapshot_lists: dict[int, set[tuple[bytes, int]]] = {}
+        """By volume: who was promised names in which `.snapshot`."""
         self.broken_count = 0
         self.late_count = 0
 
@@ -403,6 +406,33 @@ class Promises:
         for keeper in self.keepers.values():
             keeper.release(_refuse)
             keeper.news.notify()
+
+    def keep_directory(self, keeper: Keeper, volume: Volume, inode: int) -> None:
+        """Promise names in a directory, which may be `.snapshot` in one."""
+        keeper.keep_now(volume, inode)
+        if directory_of_snapshots(inode):
+            self._snapshot_lists.setdefault(volume.id, set()).add((keeper.session, inode))
+
+    def snapshots_changed(self, volume: int, name: str) -> Told:
+        """A snapshot of the volume came or went: tell whoever keeps names of a `.snapshot`."""
+        promised, told = self._snapshot_lists.pop(volume, set()), []
+        now_s = self._clock.monotonic()
+        for session, inode in promised:
+            keeper = self.keepers.get(session)
+            if keeper is None or not keeper.keeps(volume, inode):
+                continue
+            if keeper.is_late(now_s):
+                self._expire(keeper)
+            elif not keeper.principal.is_free:  # who may not be told names
+                keeper.end_everything()
+            else:
+                effect = Effect()
+                effect.entry(name.encode())
+                keeper.tell(_key(volume, inode), effect)
+                self._snapshot_lists.setdefault(volume, set()).add((session, inode))
+            if keeper.is_somebody:
+                told.append((keeper, keeper.sequence))
+        return told
 
     # ---- changes
 

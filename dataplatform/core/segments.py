@@ -65,10 +65,15 @@ class Holds:
         return min(self._under_way.values(), default=None)
 
 
-class _Pin(NamedTuple):
+class Pin(NamedTuple):
+    """What one snapshot needs."""
+
+    number: int
+    name: str
     commit: int
-    segments_end: int
+    segments_end: int  # above all of its segments
     checkpoint: str
+    next_inode: int  # what has a lower number, and is there now, was there then
 
 
 class Pins:
@@ -78,18 +83,18 @@ class Pins:
     """
 
     def __init__(self) -> None:
-        self._taken: dict[int, _Pin] = {}  # by the snapshot's number
+        self._taken: dict[int, Pin] = {}  # by the snapshot's number
 
     def __bool__(self) -> bool:
         return bool(self._taken)
 
-    def add(self, number: int, commit: int, segments_end: int, checkpoint: str) -> None:
-        """A snapshot was taken at this commit; all its segments are below `segments_end`."""
-        self._taken[number] = _Pin(commit, segments_end, checkpoint)
+    def add(self, pin: Pin) -> None:
+        """A snapshot was taken."""
+        self._taken[pin.number] = pin
 
     def pin_all(self) -> None:
         """There is a snapshot of which nobody knows what it needs: its record is damaged."""
-        self._taken[0] = _Pin(0, 1 << 64, "")
+        self._taken[0] = Pin(0, "", 0, 1 << 64, "", 0)
 
     def discard(self, number: int) -> None:
         self._taken.pop(number, None)
@@ -105,6 +110,11 @@ class Pins:
     def checkpoints_with(self, segment: int) -> list[str]:
         """Those that may refer to it."""
         return [pin.checkpoint for pin in self._taken.values() if segment < pin.segments_end]
+
+    def seen_from(self, directory: int) -> list[Pin]:
+        """The snapshots in which a directory is that is there now, in the order of their names."""
+        found = (pin for pin in self._taken.values() if directory < pin.next_inode)
+        return sorted(found, key=lambda pin: pin.name)
 
     @property
     def segments_end(self) -> int:

@@ -18,18 +18,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..base.errors import Corrupt, Exhausted, Exists, Invalid, NotFound, PlatformError
-from ..base.limits import SNAPSHOT_NAME_CHARACTERS_MAX, SNAPSHOTS_MAX
+from ..base.limits import SNAPSHOTS_MAX
 from ..engine.base import Reader, View, scan_all
 from ..keyspace import keys
 from ..keyspace.records import ROOT_INODE, ROOT_VOLUME, SnapshotRecord, VolumeState
 from . import compaction
 from .access.verbs import Verb
-from .segments import Pins
+from .segments import Pin, Pins
+from .snapshot_names import check_name
 from .units import Request, Unit
 from .volumes import Volume
 
@@ -40,19 +40,6 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS = "snapshot-"
 """What names of checkpoints begin with that are snapshots. On disk: it must not change."""
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]*")
-
-
-def check_name(name: str) -> str:
-    """The name of a snapshot as it is. INVALID, saying why, if it cannot be one."""
-    if not _NAME.fullmatch(name) or len(name) > SNAPSHOT_NAME_CHARACTERS_MAX:
-        raise Invalid(
-            "the name of a snapshot has letters (a-z), digits and . _ : -, and begins with a "
-            f"letter, a digit or _; it has {SNAPSHOT_NAME_CHARACTERS_MAX} characters at most",
-            name=name,
-        )
-    return name
 
 
 class Snapshot(NamedTuple):
@@ -147,8 +134,10 @@ class Snapshots:
                     found = await self._create(root, request, volume, name, schedule)
             finally:
                 self._platform.release(root)
+            told = self._platform.promises.snapshots_changed(volume.id, name)
             await _tell(request, volume, "snapshot created", found)
-            return found
+        await self._platform.promises.acknowledged(told)
+        return found
 
     async def _create(
         self, root: Volume, request: Request, volume: Volume, name: str, schedule: str
@@ -182,7 +171,6 @@ class Snapshots:
             if record.number not in self._by_number:  # else nobody knows whether it is stored
                 await engine.delete_checkpoint(checkpoint)
             raise
-        self._platform.guard.changed()
         return self.get(volume.id, name)
 
     def _add(self, snapshot: Snapshot) -> None:
@@ -190,7 +178,14 @@ class Snapshots:
         self._by_number[snapshot.number] = snapshot
         self._by_volume.setdefault(snapshot.volume, {})[snapshot.name] = snapshot
         self._pins[snapshot.volume].add(
-            snapshot.number, record.commit, record.segments_end, record.checkpoint
+            Pin(
+                snapshot.number,
+                snapshot.name,
+                record.commit,
+                record.segments_end,
+                record.checkpoint,
+                record.next_inode,
+            )
         )
 
     # ---- going
@@ -227,7 +222,9 @@ class Snapshots:
             finally:
                 self._platform.release(root)
             await self.forget(volume, found)
+            told = self._platform.promises.snapshots_changed(volume.id, name)
             await _tell(request, volume, "snapshot removed", found)
+        await self._platform.promises.acknowledged(told)
 
     async def forget(self, volume: Volume, snapshot: Snapshot) -> None:
         """Its record is gone for good: so goes the rest."""

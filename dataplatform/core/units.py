@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import Corrupt, Exhausted, NotFound
+from ..base.errors import Corrupt, Exhausted, Invalid, NotFound
 from ..base.limits import UNIT_BYTES_MAX
 from ..engine.base import Pair
 from ..keyspace import keys
@@ -36,6 +36,7 @@ from ..keyspace.records import (
 from .access.verbs import Verb
 from .principals import SYSTEM_PRINCIPAL, Principal
 from .quotas import Taken
+from .snapshot_names import directory_of_snapshots
 
 if TYPE_CHECKING:
     from .volumes import Volume
@@ -252,6 +253,8 @@ class Unit:
         if inode is None:
             value = await self.get(keys.inode(number))
             if value is None:
+                if directory_of_snapshots(number):
+                    raise Invalid("snapshots cannot be changed", errno=errno.EROFS)
                 return None
             inode = self._inodes[number] = Inode.unpack(value)
         return inode

@@ -40,6 +40,7 @@ from .replies import Replies
 from .rotations import Rotation
 from .segments import Holds, Pins, drop_unknown
 from .signals import Signal
+from .snapshot_names import SNAPSHOT_NAME, directory_of_snapshots, snapshots_of
 from .units import SYSTEM, Request, Unit
 from .writeback import Writeback
 
@@ -202,10 +203,39 @@ class Volume:
     async def find_inode(self, number: int) -> Inode | None:
         """As committed; `writeback` may hold newer times and size of a file."""
         value = await self.storage.engine.get(keys.inode(number))
-        return Inode.unpack(value) if value is not None else None
+        if value is None:
+            directory = directory_of_snapshots(number)
+            return await self._snapshots_of(directory) if directory else None
+        inode = Inode.unpack(value)
+        if self.source is not None:
+            inode.volume = 0
+        return inode
+
+    async def _snapshots_of(self, directory: int) -> Inode | None:
+        """`.snapshot` in a directory. There is none in a snapshot."""
+        inode = await self.find_inode(directory)
+        if inode is None or inode.kind != Kind.DIRECTORY or self.is_snapshot:
+            return None
+        return Inode(
+            number=snapshots_of(directory),
+            kind=Kind.DIRECTORY,
+            mode=inode.mode & 0o555,
+            uid=inode.uid,
+            gid=inode.gid,
+            links=2,
+            size=len(self.snapshot_pins.seen_from(directory)),
+            atime_ns=inode.birth_ns,
+            mtime_ns=inode.birth_ns,
+            ctime_ns=inode.birth_ns,
+            birth_ns=inode.birth_ns,
+            parent=directory,
+            name=SNAPSHOT_NAME.encode(),
+        )
 
     async def find(self, number: int) -> Inode | None:
         """As a reader should see it: see `complete`."""
+        if directory_of_snapshots(number):
+            return await self.find_inode(number)
         inode = await self.writeback.find(number)
         return await self.complete(inode) if inode is not None else None
 
@@ -221,11 +251,16 @@ class Volume:
                 inode.used_bytes = statistics.size_bytes
                 inode.mtime_ns = max(inode.mtime_ns, statistics.mtime_ns)
                 inode.version = max(inode.version, statistics.version)
+        elif self.source is not None:
+            inode.volume = 0
         return inode
 
     async def find_entry(self, directory: int, name: bytes) -> Entry | None:
         value = await self.storage.engine.get(keys.entry(directory, name))
-        return Entry.unpack(value) if value is not None else None
+        if value is None:
+            return None
+        found = Entry.unpack(value)
+        return found if self.source is None else found._replace(volume=0)
 
     async def path_of(self, number: int) -> str:
         """Path from this volume's root of something that has a name."""

@@ -56,6 +56,12 @@ class Columns(NamedTuple):
         gone = frozenset(columns)
         return Columns(self.others, self.allowed - gone, self.denied | gone) if gone else self
 
+    def and_also(self, other: Columns) -> Columns:
+        """What both allow."""
+        named = self.allowed | self.denied | other.allowed | other.denied
+        allowed = frozenset(c for c in named if self.allows(c) and other.allows(c))
+        return Columns(self.others and other.others, allowed, named - allowed)
+
     def chosen(self, wanted: Collection[str]) -> tuple[Collection[str] | None, frozenset[str]]:
         """(columns to show, None for all; columns to hide) of those wanted (none: all)."""
         if wanted:
@@ -115,6 +121,8 @@ async def readable(volume: Volume, table: Inode, request: Request) -> Columns:
     principal = request.principal
     if principal.is_free:
         return EVERYTHING
+    if volume.source is not None:
+        return await _readable_then(volume, volume.source, table, request)
     known = _find(volume, table, principal, "read")
     if known is not None:
         return known
@@ -136,6 +144,19 @@ async def _readable(volume: Volume, table: Inode, request: Request) -> Columns:
         await volume.allow(principal, table, Verb.READ, origin=origin)
     await volume.allow(principal, table, REACH, origin=origin)
     return columns
+
+
+async def _readable_then(volume: Volume, source: Volume, table: Inode, request: Request) -> Columns:
+    """In a snapshot: what could be read then, and may be read today if the table is still there."""
+    then = await _readable(volume, table, request)
+    today = await source.find_inode(table.number)
+    if today is None or not today.links:
+        return then
+    both = then.and_also(await _readable(source, today, request))
+    if not both.others and not both.allowed:
+        path = await volume.path_of(table.number)
+        raise denied(volume, request, table, path, "", Verb.READ)
+    return both
 
 
 async def readable_in(unit: Unit, table: Inode) -> Columns:

@@ -105,6 +105,7 @@ class Guard:
         self._platform = platform
         self._directories: dict[tuple[int, int], Directory] = {}
         self._ways: dict[Principal, frozenset[tuple[int, int]]] = {}
+        self._knows_snapshots = False  # some of the directories are in snapshots
         self.generation = 0
         self.columns: dict[tuple[int, int, Principal, str], Known] = {}  # see `columns`
         self.on_denied: Callable[[Denial], None] | None = None
@@ -117,6 +118,12 @@ class Guard:
         self._directories.clear()
         self._ways.clear()
         self.columns.clear()
+        self._knows_snapshots = False
+
+    def directory_gone(self, _: int = 0) -> None:
+        """A directory was removed: what is in snapshots of it is judged by those above it now."""
+        if self._knows_snapshots:
+            self.changed()
 
     # ---- asking
 
@@ -141,6 +148,8 @@ class Guard:
             return False
         if principal.is_admin:
             return True
+        if directory.live is not None:
+            return False  # what holds today has to be looked at
         if inode.access or directory.rules:
             return _decide(principal, volume.id, inode, directory.rules, verb, REACH).allowed
         return mode_allows(principal, inode.mode, inode.uid, inode.gid, verb)
@@ -324,6 +333,8 @@ class Guard:
         directory = self._directories.get((volume.id, inode.parent))
         if directory is None:
             return None
+        if directory.live is not None:
+            return None
         return verbs_in(rules_below(volume.id, inode, directory.rules))
 
     async def governed(self, volume: Volume, inode: Inode) -> Verb:
@@ -331,7 +342,18 @@ class Guard:
         now = self.governed_now(volume, inode)
         if now is None:
             now = verbs_in(await self.rules_of(volume, inode))
+        if volume.source is not None:
+            now |= verbs_in(await self._rules_today(volume, volume.source, inode))
         return now
+
+    async def _rules_today(self, volume: Volume, source: Volume, inode: Inode) -> Rules:
+        """Those that hold today for something in a snapshot, or for where it was."""
+        today = await _inode_today(source, inode.number)
+        if today is not None:
+            return await self.rules_of(source, today)
+        places = await self._places(volume, inode, None)
+        nearest = places[0].live if places else None
+        return nearest.rules if nearest is not None else NO_RULES
 
     async def path_of(self, place: tuple[int, int]) -> str:
         """Of a directory or something in it, from the platform's root."""
@@ -367,9 +389,34 @@ class Guard:
         for _ in range(TRIES_MAX):
             generation = self.generation
             places = await self._places(volume, inode, unit)
+            decision = _verdict(principal, volume, inode, places, verb, held)
+            if decision.allowed and volume.source is not None:
+                decision = await self._today(principal, volume.source, inode, places, verb, held)
             if generation == self.generation:
-                return _verdict(principal, volume.id, inode, places, verb, held)
+                return decision
         raise Unavailable("directories are changing all the time: try again")
+
+    async def _today(
+        self,
+        principal: Principal,
+        source: Volume,
+        inode: Inode,
+        places: list[Directory],
+        verb: Verb,
+        held: Verb | None,
+    ) -> _Decision:
+        """What may be done in a snapshot may be done today with the same thing; or, if that is
+        gone, no expression forbids it where it was. (That the way there lets pass today, too, is
+        in the passages of `places`.)"""
+        today = await _inode_today(source, inode.number)
+        if today is not None:
+            there = await self._places(source, today, None)
+            return _verdict(principal, source, today, there, verb, held)
+        nearest = places[0].live if places else None
+        rule = nearest.rules.get(verb.word) if nearest is not None and verb else None
+        if rule is None or principal.is_admin:
+            return _MAY
+        return _Decision(holds(rule, principal), "expression", rule)
 
     async def _places(self, volume: Volume, inode: Inode, unit: Unit | None) -> list[Directory]:
         """The directories that have a name of it; the one of its first name, whose rules hold for
@@ -433,15 +480,30 @@ class Guard:
                 assert self._platform is not None
                 self._platform.release(one)
         for at, inode in reversed(chain):
-            above = Directory(at.id, inode, above)
+            if at.source is not None:
+                above = await self._then(at, at.source, inode, above)
+            else:
+                above = Directory(at.id, inode, above)
             is_new = unit is not None and inode.number >= at.state.next_inode
             if trusted and not is_new and generation == self.generation:
                 self._keep(above)
         assert above is not None
         return above
 
+    async def _then(
+        self, volume: Volume, source: Volume, inode: Inode, above: Directory | None
+    ) -> Directory:
+        """A directory in a snapshot."""
+        today = await _inode_today(source, inode.number)
+        if today is not None and today.kind == Kind.DIRECTORY:
+            live: Directory | None = await self._directory(source, inode.number, None)
+        else:
+            live = above.live if above is not None else None
+        return Directory(volume.id, inode, above, source.id, live)
+
     async def _above(self, volume: Volume, held: list[Volume]) -> tuple[Volume | None, int]:
         """The directory that a volume is mounted in; its volume is noted in `held`."""
+        volume = volume.source or volume
         if self._platform is None or volume.id == ROOT_VOLUME:
             return None, 0
         record = await self._platform.catalog.find(volume.id)
@@ -458,6 +520,7 @@ class Guard:
         if len(self._directories) >= DIRECTORIES_MAX:
             self._directories.clear()
         self._directories[directory.key] = directory
+        self._knows_snapshots = self._knows_snapshots or directory.live is not None
 
     # ---- saying so
 
@@ -542,6 +605,12 @@ async def _further_directories(volume: Volume, number: int, unit: Unit | None) -
         at = page[-1][0] + b"\x00"
 
 
+async def _inode_today(source: Volume, number: int) -> Inode | None:
+    """What is in a snapshot as it is now, if it still has a name."""
+    inode = await source.find_inode(number)
+    return inode if inode is not None and inode.links else None
+
+
 async def _inode(volume: Volume, number: int, unit: Unit | None) -> Inode:
     inode = await (unit if unit is not None else volume).find_inode(number)
     if inode is None:
@@ -551,7 +620,7 @@ async def _inode(volume: Volume, number: int, unit: Unit | None) -> Inode:
 
 def _verdict(
     principal: Principal,
-    volume_id: int,
+    volume: Volume,
     inode: Inode,
     places: list[Directory],
     verb: Verb,
@@ -559,11 +628,12 @@ def _verdict(
 ) -> _Decision:
     if verb & CHANGING and principal.is_read_only:
         return _Decision(False, "token")
-    stopped = _stopped(principal, volume_id, inode, places, held)
+    home = volume.source or volume
+    stopped = _stopped(principal, home.id, inode, places, held)
     if stopped is not None:
         return stopped
     rules = places[0].rules if places else NO_RULES
-    return _decide(principal, volume_id, inode, rules, verb, held or REACH)
+    return _decide(principal, volume.id, inode, rules, verb, held or REACH)
 
 
 def _stopped(

@@ -76,12 +76,23 @@ PASSED = Passage(True)
 class Directory:
     """One directory; see the module. Only the guard makes them."""
 
-    __slots__ = ("above", "gid", "key", "mode", "passages", "rules", "uid")
+    __slots__ = ("above", "gid", "home", "key", "live", "mode", "passages", "rules", "uid")
 
     rules: Rules
 
-    def __init__(self, volume: int, inode: Inode, above: Directory | None) -> None:
+    def __init__(
+        self,
+        volume: int,
+        inode: Inode,
+        above: Directory | None,
+        home: int = 0,
+        live: Directory | None = None,
+    ) -> None:
+        """In a snapshot of the volume `home`, `live` is the same directory today; or, if it is
+        gone, the nearest one above it that is there."""
         self.key = (volume, inode.number)
+        self.home = (home or volume, inode.number)  # by which a token's subtree is named
+        self.live = live
         self.mode, self.uid, self.gid = inode.mode, inode.uid, inode.gid
         self.above = above
         inherited = above.rules if above is not None else NO_RULES
@@ -97,7 +108,7 @@ class Directory:
         at: Directory | None = self
         while at is not None and known is None:
             unknown.append(at)
-            if at.key in principal.roots:
+            if at.home in principal.roots:
                 known = PASSED  # what is above a token's subtree does not matter
                 break
             at = at.above
@@ -108,6 +119,8 @@ class Directory:
         for directory in reversed(unknown):
             if known.allowed or known.by == "mode":
                 own = directory._let_pass(principal)
+                if own.allowed and directory.live is not None:
+                    own = directory.live.passage(principal)
                 if known.allowed or own.by == "expression":  # which descriptors do not get past
                     known = own
             if len(directory.passages) >= PASSAGES_MAX:
