@@ -45,6 +45,12 @@ _SERVICES = sorted(s.full_name for s in pb.DESCRIPTOR.services_by_name.values())
 _OPTIONS = [
     ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
     ("grpc.max_send_message_length", FRAME_BYTES_MAX),
+    # Other servers ask every few seconds whether we are there; customary are five minutes.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 30_000),  # and whether a silent client is
+    ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.so_reuseport", 0),  # two servers on one port would share its connections
 ]
 

@@ -84,14 +84,14 @@ def _verified(
     segments: SegmentStore, stored: bytes | memoryview, extent: Extent
 ) -> bytes | memoryview:
     """What was encrypted is authenticated: a checksum would say less, and the processor is busy."""
-    return _unpack(stored, extent) if segments.overhead_bytes else verify(stored, extent)
+    return unpack(stored, extent) if segments.overhead_bytes else verify(stored, extent)
 
 
 def verify(stored: bytes | memoryview, extent: Extent) -> bytes | memoryview:
     """Check the stored bytes against the extent's checksum and unpack them."""
     if crc32c(stored) != extent.checksum:
         raise _mismatch(extent)
-    return _unpack(stored, extent)
+    return unpack(stored, extent)
 
 
 def _mismatch(extent: Extent) -> Corrupt:
@@ -103,7 +103,8 @@ def _mismatch(extent: Extent) -> Corrupt:
     )
 
 
-def _unpack(stored: bytes | memoryview, extent: Extent) -> bytes | memoryview:
+def unpack(stored: bytes | memoryview, extent: Extent) -> bytes | memoryview:
+    """The uncompressed bytes of what is good. CORRUPT."""
     if not extent.flags & EXTENT_LZ4:
         return stored
     try:

@@ -70,11 +70,15 @@ def _size(wanted: int) -> int:
 async def changed(call: Call, message: pb.ChangedRequest, data: Any) -> pb.PairsReply:
     held = await _pin(call, message.pin)
     limit = min(message.limit or PAGE_KEYS, KEYS_MAX)
-    keys = await held.changed(message.since, message.after, message.end, limit)
-    if not message.values:
-        return messages.pack_keys(keys, _size(message.size_bytes))
-    values = await held.values_page(keys, _size(message.size_bytes)) if keys else []
-    return messages.pack_pairs(keys[: len(values)], values)
+    keys, is_last = await held.changed_page(message.since, message.after, message.end, limit)
+    size_bytes = _size(message.size_bytes)
+    if message.values:
+        values = await held.values_page(keys, size_bytes) if keys else []
+        reply = messages.pack_pairs(keys[: len(values)], values)
+    else:
+        reply = messages.pack_keys(keys, size_bytes)
+    reply.end = is_last and len(reply.keys) == len(keys)
+    return reply
 
 
 @rpc("Replication.Values")
@@ -94,8 +98,12 @@ async def values(call: Call, message: pb.ValuesRequest, data: Any) -> pb.PairsRe
 async def scan(call: Call, message: pb.PairsRequest, data: Any) -> pb.PairsReply:
     held = await _pin(call, message.pin)
     limit = min(message.limit or PAGE_KEYS, KEYS_MAX)
-    page = await held.scan(message.start, message.end, limit, _size(message.size_bytes))
-    return messages.pack_pairs([key for key, _ in page], [value for _, value in page])
+    size_bytes = _size(message.size_bytes)
+    page = await held.scan(message.start, message.end, limit, size_bytes)
+    reply = messages.pack_pairs([key for key, _ in page], [value for _, value in page])
+    is_full = sum(len(key) + len(value) for key, value in page) >= size_bytes
+    reply.end = len(page) < limit and not is_full
+    return reply
 
 
 @rpc("Replication.Extents")

@@ -3,7 +3,8 @@
 A `Source` is one volume at one moment after another; a `Pin` is one such moment, held still:
 commit M, durable, so that no power loss takes back what a mirror was told. Everything that a pin
 answers is of that commit. `source.py` is the implementation in the same process,
-`server/remote_source.py` the one over gRPC; `tests/contract/sources.py` holds what both keep.
+`server/replication/remote.py` the one over a wire; `tests/contract/sources.py` holds what both
+keep.
 
 *Which keys are replicable is said here*, and nowhere else: see REPLICABLE. Values are the
 source's, with one exception, made by `replica`: what was a junction is an empty directory. Change

@@ -205,6 +205,12 @@ class LocalPin(Pin):
     async def changed(
         self, since: int, after: bytes = b"", end: bytes = b"", limit: int = PAGE_KEYS
     ) -> list[bytes]:
+        return (await self.changed_page(since, after, end, limit))[0]
+
+    async def changed_page(
+        self, since: int, after: bytes, end: bytes, limit: int
+    ) -> tuple[list[bytes], bool]:
+        """As `changed`, and whether nothing follows."""
         self._check_since(since)
         known = self._changed
         if known is None or not known.covers(since, after, end):
@@ -382,8 +388,9 @@ class _Changed:
             return False
         return not self._above or (bool(self._ordered) and after < self._ordered[-1])
 
-    def page(self, after: bytes, end: bytes, limit: int) -> list[bytes]:
+    def page(self, after: bytes, end: bytes, limit: int) -> tuple[list[bytes], bool]:
         ordered = self._ordered
         first = bisect_right(ordered, after)
         last = bisect_left(ordered, end) if end else len(ordered)
-        return ordered[first : min(first + limit, last)]
+        is_all = first + limit >= last and (not self._above or last < len(ordered))
+        return ordered[first : min(first + limit, last)], is_all
