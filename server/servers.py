@@ -31,6 +31,7 @@ from .grpc_listener import GrpcListener
 from .http_listener import HttpListener
 from .identity import Credentials
 from .metrics import counter, gauge
+from .replication.connecting import connector
 from .sessions import Sessions
 from .settings import Settings, is_loopback
 from .tasks import Task, Tasks, platform_tasks
@@ -73,6 +74,7 @@ class Server:
         )
         self.dispatcher = Dispatcher(platform, self.facts)
         platform.identities.accounts = SystemAccounts()
+        platform.mirrors.connect = connector(platform)
         self.credentials = Credentials(platform.identities, platform.clock)
         self.frames = FramesListener(
             self.dispatcher, self.sessions, self.facts, platform.cluster, self.credentials
