@@ -47,6 +47,7 @@ from .units import SYSTEM, Request, Unit
 from .volumes import Volume
 
 if TYPE_CHECKING:
+    from .clones import Making
     from .platform import NewName, Platform
 
 T = TypeVar("T")
@@ -121,6 +122,10 @@ class Catalog:
             return VolumeRecord.unpack(value) if value is not None else None
         finally:
             self._platform.release(root)
+
+    async def mounted_in(self, volume_id: int) -> list[int]:
+        """Inodes of the volume at which others are, or are being, mounted or unmounted."""
+        return [r.junction for r in await self.records() if r.parent_volume == volume_id]
 
     async def mount_path(self, volume_id: int) -> str:
         """Where the volume's root is seen, from the platform's root."""
@@ -260,9 +265,13 @@ class Catalog:
         *,
         encrypt: bool = False,
         is_mirror: bool = False,
+        making: Making | None = None,
     ) -> int:
-        """A new volume mounted at a new name; its id. EXISTS, INVALID; DENIED to whoever may not
-        create names in the directory, or has no `admin` there."""
+        """A new volume mounted at a new name; its id. Empty, unless it is a clone in the making.
+
+        EXISTS, INVALID; DENIED to whoever may not create names in the directory, or has no `admin`
+        there.
+        """
         check_settings(settings)
         if encrypt:
             platform = self._platform
@@ -275,7 +284,9 @@ class Catalog:
                     return int(result)
                 if at.inode:
                     raise Exists("the name exists already", name=at.name)
-                return await self._create(root, request, at, settings, is_mirror=is_mirror)
+                return await self._create(
+                    root, request, at, settings, is_mirror=is_mirror, making=making
+                )
             finally:
                 self._platform.release(root)
 
@@ -287,6 +298,7 @@ class Catalog:
         settings: VolumeSettings,
         *,
         is_mirror: bool,
+        making: Making | None,
     ) -> int:
         platform, now_ns = self._platform, self._platform.clock.now_ns()
 
@@ -298,7 +310,9 @@ class Catalog:
             await unit.search(directory)
             parent = await namespace.directory_of(unit, directory)
             await owners.check_create(unit, parent, Kind.DIRECTORY, is_junction=True)
-            await self._check_limits(unit, directory, settings)
+            # What limits a clone limited its source: nobody gets more by it.
+            limits = settings if making is None else VolumeSettings()
+            await self._check_limits(unit, directory, limits)
             return directory, unit.new_inode_number()
 
         directory, junction = await at.volume.run(request.step, parents, durable=False)
@@ -315,7 +329,10 @@ class Catalog:
                 now_ns,
                 _pack_request(request),
                 is_mirror=is_mirror,
+                origin=making.origin if making is not None else [],
             )
+            if making is not None:
+                await making.announce(unit, number)
             unit.put(keys.volume(number), record.pack())
             if settings.audit:
                 unit.put(keys.audit_cursor(number), cursor.pack())
@@ -324,17 +341,15 @@ class Catalog:
         above = await self.mount_path(at.volume.id)
         below = await at.volume.path_of(directory)
         path = "/".join((above.rstrip("/") + below.rstrip("/"), at.name))
-        cursor = AuditCursor(0, path, is_on=True)
+        cursor = AuditCursor(making.commit if making is not None else 0, path, is_on=True)
         volume_id = await root.run(SYSTEM, announce, durable=True)
         if settings.audit:
             platform.audit.created(volume_id, cursor)
         try:
-            storage = await platform.storages.open(volume_id, create=True)
-            by = request.principal
-            uid, gid = (0, 0) if by.is_admin else (by.uid, by.gid)
-            await platform.make_volume(storage, volume_id, settings, uid, gid)
-            await storage.segments.close()
-            await storage.engine.close()
+            if making is not None:
+                await making.make(volume_id)
+            else:
+                await self._make(request, volume_id, settings)
 
             async def mount(unit: Unit) -> int:
                 new = Attributes(Kind.DIRECTORY, 0o755, volume=volume_id, number=junction)
@@ -347,6 +362,14 @@ class Catalog:
             raise
         await self._finish(root, request, volume_id)
         return volume_id
+
+    async def _make(self, request: Request, volume_id: int, settings: VolumeSettings) -> None:
+        platform, by = self._platform, request.principal
+        storage = await platform.storages.open(volume_id, create=True)
+        uid, gid = (0, 0) if by.is_admin else (by.uid, by.gid)
+        await platform.make_volume(storage, volume_id, settings, uid, gid)
+        await storage.segments.close()
+        await storage.engine.close()
 
     async def _check_limits(self, unit: Unit, directory: int, settings: VolumeSettings) -> None:
         """DENIED to whoever is no administrator and says what a volume may use, or leaves a quota
@@ -362,6 +385,8 @@ class Catalog:
             record = await _record(unit, volume_id)
             record.phase, record.request = VolumePhase.READY, []
             unit.put(keys.volume(volume_id), record.pack())
+            if not self._platform.storages.clones_refer:
+                self._platform.snapshots.let_go(unit, volume_id)
             return volume_id
 
         await root.run(request, ready, durable=True)
@@ -562,6 +587,7 @@ class Catalog:
 
         async def work(unit: Unit) -> None:
             unit.delete(keys.volume(volume_id))
+            self._platform.snapshots.let_go(unit, volume_id)
 
         await root.run(request, work, durable=True)
 

@@ -53,6 +53,8 @@ OF_VOLUMES = frozenset(
     (
         "volume set",
         "volume removed",
+        "volume cloned",
+        "volume restored",
         "volume key rotated",
         "volume key rotation done",
         "volume keys wrapped anew",

@@ -19,6 +19,7 @@ import asyncio
 import errno
 import logging
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..base.errors import Corrupt, Exhausted, Exists, Invalid, NotFound, PlatformError
@@ -159,7 +160,10 @@ class Snapshots:
             unit.on_commit(lambda _: self._add(Snapshot(volume.id, name, record)))
             return record.number
 
+        mounted = await platform.catalog.mounted_in(volume.id)
         await engine.checkpoint(checkpoint)
+        # Whatever was mounted at the commit that it is, is in the list before or after it.
+        record.junctions = sorted({*mounted, *await platform.catalog.mounted_in(volume.id)})
         try:
             view = await engine.open_checkpoint(checkpoint)
             try:
@@ -188,6 +192,28 @@ class Snapshots:
             )
         )
 
+    # ---- those that need them
+
+    def use(self, unit: Unit, snapshot: Snapshot, user: int) -> None:
+        """In a unit of the root volume: this volume needs the snapshot from now on."""
+        self._set_users(unit, snapshot, [*snapshot.record.users, user])
+
+    def let_go(self, unit: Unit, user: int) -> None:
+        """In a unit of the root volume: this volume needs no snapshot any more."""
+        for snapshot in self._by_number.values():
+            if user in snapshot.record.users:
+                left = [other for other in snapshot.record.users if other != user]
+                self._set_users(unit, snapshot, left)
+
+    def _set_users(self, unit: Unit, snapshot: Snapshot, users: list[int]) -> None:
+        changed = snapshot._replace(record=replace(snapshot.record, users=users))
+        unit.put(keys.snapshot(snapshot.volume, snapshot.name), changed.record.pack())
+        unit.on_commit(lambda _: self._add(changed))
+
+    async def junctions(self, volume_id: int, record: SnapshotRecord) -> list[int]:
+        """Inodes that may be junctions in the snapshot."""
+        return sorted({*record.junctions, *await self._platform.catalog.mounted_in(volume_id)})
+
     # ---- going
 
     async def sweep(self, volume: Volume) -> None:
@@ -215,6 +241,7 @@ class Snapshots:
                 _check_unused(found)
 
                 async def work(unit: Unit) -> int:
+                    _check_unused(self.get(volume.id, name))
                     unit.delete(keys.snapshot(volume.id, name))
                     return found.number
 

@@ -223,6 +223,9 @@ class VolumeRecord(Record):
     is_mirror: bool = False  # it has a source, which is asked for what is new
     copy: int = 0  # storage aside, in which what is going to take its place is made; 0: none
     is_placing: bool = False  # which it does right now
+    origin: list[int] = field(default_factory=list)
+    """Of a clone: the volume and commit that it was made of, above which number its segments are
+    its own, and the snapshot's number."""
 
 
 @dataclass(slots=True)
@@ -241,6 +244,7 @@ class SnapshotRecord(Record):
     by: str = ""  # who took it
     users: list[int] = field(default_factory=list)  # volumes that need it: clones
     next_inode: int = 0  # of the volume: what has a lower number, and is there now, was there then
+    junctions: list[int] = field(default_factory=list)  # inodes where volumes may have been mounted
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ import pytest
 from dataplatform.base.clock import ManualClock, SeededEntropy
 from dataplatform.base.errors import Invalid, NotFound, PlatformError
 from dataplatform.core import (
+    clones,
     files,
     listing,
     namespace,
@@ -635,6 +636,15 @@ class Driver:
                 await self.platform.snapshots.remove(request, node.volume, name)
 
         await self._write(call)
+
+    async def clone(self, path: str, name: str, new: str) -> int:
+        """A volume made of a snapshot; its number."""
+
+        async def call(request: Request) -> int:
+            async with self.node(path) as node, self.new_name(new, parents=True) as at:
+                return await clones.clone(self.platform, request, node.volume, name, at)
+
+        return await self._write(call)
 
     async def set_quota(self, target: Target, **limits: int) -> None:
         async def call(request: Request) -> None:
