@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataplatform.base.errors import PlatformError, Unavailable
-from dataplatform.core import change_trims, compaction, encryption, expiry, orphans, retention
+from dataplatform.core import (
+    change_log,
+    change_trims,
+    compaction,
+    encryption,
+    expiry,
+    orphans,
+    retention,
+)
 from dataplatform.core.platform import Platform
 from dataplatform.core.replication import leftovers
 from dataplatform.core.volumes import Volume
@@ -62,6 +70,7 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
         ("compaction", 30.0, compaction.run_once),
         ("key rotation", 1.0, encryption.run_once),
         ("change log", 30.0, change_trims.run_once),
+        ("cut change log", 30.0, change_log.drop_cut),
         ("replies", 60.0, lambda volume: volume.replies.run_once(volume)),
         ("mirrors' leftovers", 30.0, leftovers.run_once),
     ]

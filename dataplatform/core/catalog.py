@@ -8,9 +8,10 @@ crash whether to go on or to go back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +37,7 @@ from ..keyspace.records import (
     VolumeRecord,
     VolumeSettings,
 )
-from . import change_trims, encryption, namespace, owners, paths
+from . import change_trims, encryption, namespace, owners, paths, restore
 from .access.verbs import REACH, Verb
 from .audit import trail
 from .namespace import Attributes
@@ -84,6 +85,20 @@ class Catalog:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._lock = asyncio.Lock()  # one volume comes or goes at a time
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Meanwhile no volume comes or goes, or is restored."""
+        async with self._lock:
+            yield
+
+    async def record(self, unit: Unit, volume_id: int) -> VolumeRecord:
+        """In a unit of the root volume. NOT_FOUND."""
+        return await _record(unit, volume_id)
+
+    def pack_request(self, request: Request) -> list[object]:
+        """For a record: see `recover`."""
+        return _pack_request(request)
 
     # ---- looking
 
@@ -601,7 +616,11 @@ class Catalog:
     async def recover(self) -> None:
         """Finish or take back what was half done. What damage keeps from that waits for the next
         start, and keeps nobody else from being served."""
-        for record in await self.readable_records():
+        records = await self.readable_records()
+        for record in records:
+            if record.copy and not record.is_mirror:
+                await self._recover_copy(record)
+        for record in records:
             if record.phase == VolumePhase.READY:
                 await self._platform.mirrors.recover(record)
                 continue
@@ -614,6 +633,21 @@ class Catalog:
                 log.error("volume %d stays half done: %s", record.volume, error)
             finally:
                 self._platform.release(root)
+
+    async def _recover_copy(self, record: VolumeRecord) -> None:
+        log.info("volume %d was being restored: recovering", record.volume)
+        root = await self._platform.acquire(ROOT_VOLUME)
+        try:
+            request = await _still_wanted(root, record)
+            await restore.recover(self._platform, root, record, request)
+        except PlatformError as error:
+            if record.is_placing:
+                self._platform.unplaced.add(record.volume)
+            if error.kind is not ErrorKind.CORRUPT:
+                raise
+            log.error("restoring volume %d stays half done: %s", record.volume, error)
+        finally:
+            self._platform.release(root)
 
     async def _recover(self, root: Volume, record: VolumeRecord, request: Request) -> None:
         log.info("volume %d was left in phase %d: recovering", record.volume, record.phase)

@@ -14,6 +14,7 @@ from ..base.errors import Corrupt, Stale
 from ..engine.base import Pair
 from ..keyspace import keys
 from ..keyspace.records import ChangeRow
+from .units import SYSTEM, Unit
 
 if TYPE_CHECKING:
     from .volumes import Volume
@@ -87,3 +88,31 @@ async def backwards(volume: Volume, after: int, last: int) -> AsyncIterator[Pair
             return
         end = found[-1][0]
         await asyncio.sleep(0)
+
+
+CUT_ROWS = 5000
+"""Rows from before a cut that one unit deletes."""
+
+
+def last_cut(volume: Volume) -> int:
+    """The last commit before the newest cut of the volume's line of commits."""
+    return max((int(commit) for _, commit in volume.settings.lineage), default=0)
+
+
+async def drop_cut(volume: Volume) -> int:
+    """Delete rows from before the volume was restored, which nobody can read any more; how many.
+    One bounded step."""
+    if not volume.settings.lineage:
+        return 0
+    end = volume.state.oldest_change
+    page = await volume.storage.engine.scan(keys.change(0), keys.change(end), limit=CUT_ROWS)
+    if not page:
+        return 0
+
+    async def work(unit: Unit) -> None:
+        unit.quiet = True
+        for key, _ in page:
+            unit.delete(key)
+
+    await volume.run(SYSTEM, work, durable=False)
+    return len(page)

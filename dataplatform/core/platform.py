@@ -53,6 +53,8 @@ IDLE_S = 600.0
 WITHDRAW_S = 5.0
 """What calls under way have to end when their volume is locked."""
 
+SNAPSHOT_OPENS_S = 0.1
+
 REPLACED_MAX = 100
 """How often a name is looked up again because what it led to went meanwhile."""
 
@@ -121,6 +123,7 @@ class Platform:
         self._encrypt_root = encrypt_root
         self._replacing: set[int] = set()
         self.withdrawn: set[int] = set()  # locked: nobody may open them
+        self.unplaced: set[int] = set()  # another storage is to take its place: see `restore`
         self._discarded: set[int] = set()  # removed since the start: ids are never used again
         self._closed = False
 
@@ -191,6 +194,8 @@ class Platform:
                 raise NotFound("the volume was removed", volume=volume_id)
             if volume_id in self.withdrawn:
                 raise encryption.refusal(volume_id)
+            if volume_id in self.unplaced and volume_id not in self._opening:
+                raise Unavailable("restoring the volume is not done yet", volume=volume_id)
             await self._open(volume_id)
 
     def hold(self, volume_id: int) -> Volume | None:
@@ -399,6 +404,47 @@ class Platform:
             async with asyncio.timeout(WITHDRAW_S):
                 while volume.users:
                     volume.unused.clear()
+                    await volume.unused.wait()
+
+    @contextlib.asynccontextmanager
+    async def still(self, volume_id: int) -> AsyncIterator[Volume]:
+        """The volume, and nobody else in it: calls under way had a few seconds, new ones wait until
+        this is over and find what there is then. It is closed in the end, at the latest."""
+        volume = await self.acquire(volume_id)
+        self.release(volume)
+        busy: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._opening[volume_id] = busy  # it is open, so nobody else was at it
+        del self._volumes[volume_id]
+        try:
+            volume.partitions.close()  # those who wait for records wait no longer
+            volume.changed.notify()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WITHDRAW_S):
+                    await self._emptied(volume)
+            self.opens.forget_volume(volume_id)
+            yield volume
+        finally:
+            try:
+                if not volume.closed:
+                    await volume.close()
+            finally:
+                self.audit.closed(volume)
+                del self._opening[volume_id]
+                busy.set_result(None)
+                self.guard.changed()
+                self.promises.forget_volume(volume_id)
+
+    async def _emptied(self, volume: Volume) -> None:
+        """Wait until nobody is in the volume, or in a snapshot of it."""
+        while True:
+            for snapshot in self._open_snapshots(volume):
+                await self._cut_off(snapshot.id)
+            if not volume.users:
+                return
+            volume.unused.clear()
+            with contextlib.suppress(TimeoutError):
+                # A snapshot that was being opened is not told of.
+                async with asyncio.timeout(SNAPSHOT_OPENS_S):
                     await volume.unused.wait()
 
     @contextlib.asynccontextmanager

@@ -148,6 +148,7 @@ class Volume:
         """How far those have read who copy change rows elsewhere: see change_trims."""
         self.audit_stream = 0  # of the root volume, once it is there
         self.views: set[Pinned] = set()  # of mirrors that read it: see core/replication
+        self.closed = False
         self.users = 0  # calls under way; see Platform.acquire
         self.unused = asyncio.Event()  # set when they are over
         self.used_monotonic_s = self.opened_monotonic_s
@@ -277,6 +278,7 @@ class Volume:
 
     async def close(self) -> None:
         """Make everything durable and close the storage. Waiting fetches end."""
+        self.closed = True
         self.partitions.close()
         for pin in list(self.views):
             pin.drop()

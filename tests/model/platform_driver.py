@@ -26,6 +26,7 @@ from dataplatform.core import (
     listing,
     namespace,
     quota_directories,
+    restore,
     streams,
     transactions,
 )
@@ -643,6 +644,12 @@ class Driver:
         async def call(request: Request) -> int:
             async with self.node(path) as node, self.new_name(new, parents=True) as at:
                 return await clones.clone(self.platform, request, node.volume, name, at)
+
+        return await self._write(call)
+
+    async def restore(self, volume_id: int, name: str) -> int:
+        async def call(request: Request) -> int:
+            return await restore.restore(self.platform, request, volume_id, name)
 
         return await self._write(call)
 

@@ -16,9 +16,10 @@ The stream's bytes count for no quota. If they cannot be written, nothing is los
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import Corrupt, Exists, NotFound, PlatformError
@@ -185,6 +186,15 @@ class Audit:
         """A volume was made whose cursor is stored already."""
         self._positions[volume_id] = _Position(cursor, cursor.commit)
 
+    def skip(self, unit: Unit, volume_id: int, commit: int) -> None:
+        """In a unit of the root volume: all up to this commit was told, and its rows may go."""
+        position = self._positions.get(volume_id)
+        if position is None:
+            return
+        moved = _Position(replace(position.cursor, commit=commit), commit)
+        unit.put(keys.audit_cursor(volume_id), moved.cursor.pack())
+        unit.on_commit(lambda _: self._positions.__setitem__(volume_id, moved))
+
     def forget(self, volume_id: int) -> None:
         """It is gone, and so is its cursor."""
         self._positions.pop(volume_id, None)
@@ -259,11 +269,23 @@ class Audit:
 
     async def drain(self, volume: Volume) -> None:
         """Everything that was ever acknowledged of this volume is told after this."""
-        if volume.id not in self._positions:
-            return
-        await volume.sync()
+        if volume.id in self._positions:
+            await volume.sync()
+            async with self._lock:
+                await self._run(volume)
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[Callable[[Volume], Awaitable[None]]]:
+        """Meanwhile nothing is told, apart from what is asked for: see `drain`. For who keeps
+        others out of a volume, which those who tell may want to look at."""
+
+        async def drain(volume: Volume) -> None:
+            if volume.id in self._positions:
+                await volume.sync()
+                await self._run(volume)
+
         async with self._lock:
-            await self._run(volume)
+            yield drain
 
     async def _run(self, only: Volume | None) -> int:
         written = 0
