@@ -130,7 +130,8 @@ async def _look(
         try:
             rows = await change_log.page(volume, at, end)
             for commit, (_, value) in enumerate(rows, at + 1):
-                is_about = (wanted.may_take(value) and place.encode() in value) or may_move(value)
+                is_about = place == "/" or place.encode() in value  # not so: "(inode 7)"
+                is_about = (is_about and wanted.may_take(value)) or may_move(value)
                 if is_about:
                     row = change_log.unpacked(value, commit, volume)
                     place = await _take(found, row, commit, place, sight, wanted)
