@@ -192,6 +192,7 @@ def volume_message(described: Description) -> pb.VolumeInfo:
         state=described.state,
         audit_topic=topic_of(described.path),
         encryption=_encryption(described.encrypted),
+        snapshots=described.snapshots,
     )
 
 

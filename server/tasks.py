@@ -81,6 +81,7 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
         Task("audit", 0.25, platform.audit.run_once),
         Task("idle volumes", 30.0, platform.close_idle),
         Task("old tokens", 60.0, platform.identities.run_once),
+        Task("snapshots", 1.0, platform.schedules.run_once),
         Task("half made volumes", 30.0, platform.catalog.run_once),
         *(
             Task(name, every_s, _each(platform, run, is_changing=name in changing))

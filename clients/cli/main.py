@@ -22,6 +22,7 @@ MODULES = {  # what each brings, in the order of `dp --help`
     "streams": ("stream",),
     "changes": ("changes",),
     "volumes": ("volume",),
+    "snapshots": ("snapshot",),
     "identities": ("user", "group", "token", "whoami"),
     "clusters": ("cluster",),
     "audit": ("audit",),

@@ -168,6 +168,7 @@ def info(path: RemotePath, json: Json = False) -> None:
             "created": Time(found.created_ns),
             "volume": str(found.volume),
             "open": found.open,
+            "snapshots": found.snapshots,
         }
         outputs.fields(known)
 

@@ -87,5 +87,8 @@ SNAPSHOT_NAME_CHARACTERS_MAX = 128
 SNAPSHOTS_MAX = 4096
 """Of one volume. Each is a directory of hard links on the disk, and a record in memory."""
 
+SNAPSHOT_SCHEDULES_MAX = 32
+"""Of one volume."""
+
 SLOTS_MAX = 1024
 """Writes that one client session may have under way (RFC 8881 §2.10.6: session slots)."""

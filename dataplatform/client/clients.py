@@ -17,6 +17,7 @@ from .files import FileOperations
 from .identities import IdentityOperations
 from .quotas import QuotaOperations
 from .runtime import AsyncRuntime, BlockingRuntime, Runtime
+from .snapshots import SnapshotOperations
 from .streams import StreamOperations
 from .system import SystemOperations
 from .tables import TableOperations
@@ -32,6 +33,7 @@ class Client(
     TransactionOperations,
     ChangeOperations,
     VolumeOperations,
+    SnapshotOperations,
     QuotaOperations,
     IdentityOperations,
     ClusterOperations,

@@ -386,10 +386,46 @@ class VolumeInfo:
     key: int = 0
     master: str = ""
     rotating: str = ""
+    snapshots: int = 0  # how many there are
 
     @property
     def created(self) -> datetime:
         return utc(self.created_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """What a volume was at one commit. Everything in it is read below `path`."""
+
+    name: str
+    path: str
+    volume: int  # its own number
+    commit: int
+    time_ns: int
+    used_bytes: int  # what the volume held then
+    entries: int
+    schedule: str | None  # which took it, and lets it go
+    by: str
+    clones: tuple[str, ...] = ()  # paths of volumes that need it
+    frees_bytes: int | None = None  # what removing it alone would give back; None: nobody looked
+
+    @property
+    def time(self) -> datetime:
+        return utc(self.time_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSchedule:
+    """Snapshots that are taken by the clock: one in each period, the last `keep` are there."""
+
+    name: str
+    every: timedelta
+    keep: int
+    since_ns: int
+
+    @property
+    def since(self) -> datetime:
+        return utc(self.since_ns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ def volume_of(volume: pb.VolumeInfo) -> VolumeInfo:
         key=volume.encryption.key,
         master=volume.encryption.master,
         rotating=volume.encryption.rotating,
+        snapshots=volume.snapshots,
     )
 
 

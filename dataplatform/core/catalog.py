@@ -25,6 +25,7 @@ from ..base.errors import (
     NotFound,
     PlatformError,
 )
+from ..base.limits import SNAPSHOTS_MAX
 from ..engine.base import scan_all
 from ..keyspace import keys
 from ..keyspace.records import (
@@ -77,6 +78,7 @@ class Description:
     is_open: bool
     state: str
     encrypted: encryption.State = encryption.NOT_ENCRYPTED
+    snapshots: int = 0  # how many there are
 
 
 class Catalog:
@@ -130,6 +132,11 @@ class Catalog:
             self._platform.release(root)
         return found
 
+    async def ready(self) -> list[int]:
+        """Volumes, the root volume apart, that can be opened as far as is known."""
+        records = await self.readable_records()
+        return [r.volume for r in records if r.phase == VolumePhase.READY and not r.locked]
+
     async def find(self, volume_id: int) -> VolumeRecord | None:
         root = await self._platform.acquire(ROOT_VOLUME)
         try:
@@ -176,6 +183,7 @@ class Catalog:
                 is_open=True,
                 state=f"failed: {broken}" if broken else "ready",
                 encrypted=encryption.state_of(volume.settings, volume.rotation),
+                snapshots=len(self._platform.snapshots.of(volume_id)),
             )
         finally:
             self._platform.release(volume)
@@ -464,6 +472,7 @@ class Catalog:
             settings.encryption = volume.settings.encryption  # its own changes: see encryption
             settings.history = volume.settings.history
             settings.lineage = volume.settings.lineage
+            settings.snapshots = volume.settings.snapshots
             unit.put(keys.SETTINGS_KEY, settings.pack())
             unit.on_commit(lambda _: setattr(volume, "settings", settings))
             unit.event("volume set", "/", "volume", **facts)
@@ -538,6 +547,15 @@ class Catalog:
             unit.put(keys.volume(volume_id), record.pack())
 
         described = await self.describe(volume_id)
+        snapshots = self._platform.snapshots
+        if snapshots.of(volume_id) and not recursive:
+            raise Invalid(
+                "the volume has snapshots: remove it recursively, with them and all it holds",
+                path=described.path,
+                snapshots=len(snapshots.of(volume_id)),
+                errno=errno.ENOTEMPTY,
+            )
+        snapshots.check_unused(volume_id)
         if described.entries and not recursive:
             raise Invalid(
                 "the volume is not empty: remove it recursively, with all it holds",
@@ -603,8 +621,12 @@ class Catalog:
         async def work(unit: Unit) -> None:
             unit.delete(keys.volume(volume_id))
             self._platform.snapshots.let_go(unit, volume_id)
+            start, end = keys.prefix_range(keys.snapshots(volume_id))
+            for key, _ in await unit.scan(start, end, limit=SNAPSHOTS_MAX + 1):
+                unit.delete(key)
 
         await root.run(request, work, durable=True)
+        self._platform.snapshots.forget_volume(volume_id)
 
     # ---- after a crash, or an error on the way
 

@@ -39,6 +39,7 @@ from .promises import Keeper, Promises
 from .replication.mirrors import Mirrors
 from .replication.pins import Pins
 from .snapshot_names import SNAPSHOT_NAME, directory_of_snapshots
+from .snapshot_schedules import Schedules
 from .snapshot_walk import enter
 from .snapshots import Snapshot, Snapshots
 from .units import SYSTEM, Request
@@ -108,6 +109,7 @@ class Platform:
         self.identity = b""  # of what is stored here, whoever serves it
         self.catalog = Catalog(self)
         self.snapshots = Snapshots(self)
+        self.schedules = Schedules(self)
         self.identities = Identities(self)
         self.clusters = Clusters(self)
         self.opens = Opens(self)

@@ -109,6 +109,20 @@ class Snapshots:
         """What the snapshots of a volume need; this object goes on being exact."""
         return self._pins[volume_id]
 
+    async def freed_bytes(self, volume: Volume, snapshot: Snapshot) -> int:
+        """What removing this one alone would give back: of the database, and of segments that no
+        other snapshot needs, nor the volume itself."""
+        number = snapshot.number
+        sizes = await volume.storage.segments.sizes()
+        pins = volume.snapshot_pins
+        alone = [
+            sizes.get(segment, 0)
+            for segment, died in await compaction.kept_dead(volume)
+            if pins.needed_by(segment, died) == [number]
+        ]
+        own = await volume.storage.engine.checkpoint_size(snapshot.record.checkpoint)
+        return own + sum(alone)
+
     # ---- coming
 
     async def create(
@@ -264,6 +278,11 @@ class Snapshots:
         self._by_number.pop(snapshot.number, None)
         self._by_volume.get(snapshot.volume, {}).pop(snapshot.name, None)
         self._pins[snapshot.volume].discard(snapshot.number)
+
+    def check_unused(self, volume_id: int) -> None:
+        """INVALID (EBUSY) while a clone needs one of the volume's."""
+        for snapshot in self.of(volume_id):
+            _check_unused(snapshot)
 
     def forget_volume(self, volume_id: int) -> None:
         """The volume is gone, with its checkpoints and their records."""

@@ -94,6 +94,11 @@ class World:
         await make(f"{base}/l", 0o777, kind=pb.SYMLINK, symlink="f")
         await self._root("Volumes.Create", pb.VolumeRequest(target=at(f"{base}/v")))
         await self._own(f"{base}/v", cell.uid)
+        taken = pb.SnapshotRequest(target=at(f"{base}/v"), name="old")
+        await self._root("Snapshots.Create", taken)
+        yearly = pb.SnapshotSchedule(name="yearly", every_s=365 * 86_400, keep=1)
+        scheduled = pb.SnapshotScheduleRequest(target=at(f"{base}/v"), schedule=yearly)
+        await self._root("Snapshots.SetSchedule", scheduled)
         await self._root(
             "Namespace.SetXattr",
             pb.XattrRequest(target=at(f"{base}/f"), name="user.x", value=b"v"),

@@ -12,6 +12,7 @@ import inspect
 import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -229,10 +230,21 @@ OPERATIONS: dict[str, Operation] = {
     "Access.get": reach(lambda a, p: a.get(f"{p}/f"), _acl),
     "Access.set": changes(lambda a, p: a.set(f"{p}/f", read="u:ana"), _acl),
     "Client.create_volume": changes(lambda c, p: c.create_volume(f"{p}/d/vol")),
-    "Client.remove_volume": changes(lambda c, p: c.remove_volume(f"{p}/v")),
+    "Client.remove_volume": changes(lambda c, p: c.remove_volume(f"{p}/v", recursive=True)),
     "Client.volume_info": reach(lambda c, p: c.volume_info(f"{p}/f")),
     "Client.volumes": anybody(lambda c, p: c.volumes()),
     "Client.set_volume": admins(lambda c, p: c.set_volume(f"{p}/v", quota_bytes=1 << 30)),
+    "Client.create_snapshot": changes(lambda c, p: c.create_snapshot(f"{p}/v", "new")),
+    "Client.snapshots": reach(lambda c, p: c.snapshots(f"{p}/v", sizes=True)),
+    "Client.snapshot_info": reach(lambda c, p: c.snapshot_info(f"{p}/v", "old")),
+    "Client.remove_snapshot": changes(lambda c, p: c.remove_snapshot(f"{p}/v", "old")),
+    "Client.set_snapshot_schedule": changes(
+        lambda c, p: c.set_snapshot_schedule(f"{p}/v", every=timedelta(days=1), keep=7)
+    ),
+    "Client.remove_snapshot_schedule": changes(
+        lambda c, p: c.remove_snapshot_schedule(f"{p}/v", "yearly")
+    ),
+    "Client.snapshot_schedules": reach(lambda c, p: c.snapshot_schedules(f"{p}/v")),
     "Client.lock_volume": admins(lambda c, p: c.lock_volume(f"{p}/v")),
     "Client.unlock_volume": admins(lambda c, p: c.unlock_volume(f"{p}/v")),
     "Client.rotate_volume_key": admins(lambda c, p: c.rotate_volume_key(f"{p}/v")),

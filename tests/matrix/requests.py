@@ -170,7 +170,34 @@ REQUESTS: dict[str, Request] = {
     "Volumes.List": Request("anybody", lambda p: pb.Empty()),
     "Volumes.Info": Request("reach", lambda p: pb.VolumeRequest(target=at(f"{p}/f"))),
     "Volumes.Set": Request("admins", lambda p: pb.VolumeRequest(target=at(p))),
-    "Volumes.Remove": Request("things", lambda p: pb.VolumeRequest(target=at(f"{p}/v"))),
+    "Volumes.Remove": Request(
+        "things", lambda p: pb.VolumeRequest(target=at(f"{p}/v"), recursive=True)
+    ),
+    "Snapshots.Create": Request(
+        "things", lambda p: pb.SnapshotRequest(target=at(f"{p}/v"), name="new")
+    ),
+    "Snapshots.List": Request(
+        "reach", lambda p: pb.SnapshotsRequest(target=at(f"{p}/v"), sizes=True)
+    ),
+    "Snapshots.Info": Request(
+        "reach", lambda p: pb.SnapshotRequest(target=at(f"{p}/v"), name="old")
+    ),
+    "Snapshots.Remove": Request(
+        "things", lambda p: pb.SnapshotRequest(target=at(f"{p}/v"), name="old")
+    ),
+    "Snapshots.SetSchedule": Request(
+        "things",
+        lambda p: pb.SnapshotScheduleRequest(
+            target=at(f"{p}/v"), schedule=pb.SnapshotSchedule(every_s=86_400, keep=7)
+        ),
+    ),
+    "Snapshots.RemoveSchedule": Request(
+        "things",
+        lambda p: pb.SnapshotScheduleRequest(
+            target=at(f"{p}/v"), schedule=pb.SnapshotSchedule(name="yearly")
+        ),
+    ),
+    "Snapshots.Schedules": Request("reach", lambda p: pb.SnapshotsRequest(target=at(f"{p}/v"))),
     "Volumes.RotateKey": Request("admins", lambda p: pb.VolumeRequest(target=at(f"{p}/v"))),
     "Volumes.Lock": Request("admins", lambda p: pb.VolumeRequest(target=at(f"{p}/v"))),
     "Volumes.Unlock": Request("admins", lambda p: pb.VolumeRequest(target=at(f"{p}/v"))),

@@ -18,6 +18,7 @@ from .files import FileOperations
 from .identities import IdentityOperations
 from .namespace import NamespaceOperations
 from .quotas import QuotaOperations
+from .snapshots import SnapshotOperations
 from .streams import StreamOperations
 from .system import SystemOperations
 from .tables import TableOperations
@@ -33,6 +34,7 @@ class Client(
     TransactionOperations,
     ChangeOperations,
     VolumeOperations,
+    SnapshotOperations,
     QuotaOperations,
     IdentityOperations,
     ClusterOperations,
