@@ -266,12 +266,16 @@ class Calls:
             return not self.is_told
         return not self.is_told or self._told.get(key, self._told_all) > mark
 
-    # ---- bytes
+    # ---- changes of ours
 
-    def written(self, node: Node) -> None:
-        """A write of ours was answered: what was asked before may be of before."""
+    def overtaken(self, node: Node) -> None:
+        """A change of ours was answered: what was asked before may be of before."""
         self._turn += 1
         node.changed_turn = self._turn
+
+    def written(self, node: Node) -> None:
+        """The same of a write: it is another content now."""
+        self.overtaken(node)
         node.wrote()
 
     def changed(self, node: Node) -> None:

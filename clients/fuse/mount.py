@@ -131,8 +131,8 @@ class Mount:
             assert writing is not None
             node.size = max(node.size, writing.end)
             node.mtime_ns, node.ctime_ns = was[1], max(node.ctime_ns, was[2])
-        elif node.changed_turn > mark:  # a write of ours was answered since it was asked
-            if was_known:
+        elif node.changed_turn > mark:  # a change of ours was answered since it was asked
+            if was_known and message.kind == pb.FILE:
                 node.size, node.mtime_ns, node.ctime_ns = was[0], was[1], max(node.ctime_ns, was[2])
             else:
                 node.known = False

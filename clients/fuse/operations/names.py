@@ -91,23 +91,24 @@ class Names:
             return Named(None, False)  # nothing can have such a name
         if text == ".snapshot":
             return Named(None, False)
-        mark = self._calls.mark()
+        mark, turn = self._calls.mark(), directory.names_turn
         try:
             message = await self._calls.call(STAT, pb.StatRequest(target=_at(directory, text)))
         except NotFound as error:
             if error.os_errno != errno.ENOENT:
                 raise
-            return Named(None, self._keep(directory, name, 0, mark))
+            return Named(None, self._keep(directory, name, 0, mark, turn))
         if message.volume_root:  # what is mounted there, not the directory that it covers
             request = pb.StatRequest(target=_at(directory, text), follow=True)
             message = await self._calls.call(STAT, request)
         node = self._mount.take(message, mark)
-        return Named(node, self._keep(directory, name, node.number, mark))
+        return Named(node, self._keep(directory, name, node.number, mark, turn))
 
-    def _keep(self, directory: Node, name: bytes, number: int, mark: int) -> bool:
-        """Remember what the server said of a name, if it was not told that names changed
-        meanwhile."""
-        if self._calls.told_since(directory.key, mark):
+    def _keep(self, directory: Node, name: bytes, number: int, mark: int, turn: int) -> bool:
+        """Remember what the server said of a name, if no names changed meanwhile: neither was that
+        told, nor did we change any. The kernel looks a name up anew without locking the directory,
+        so the answer can be of before a change of ours and come behind the answer to that."""
+        if directory.names_turn != turn or self._calls.told_since(directory.key, mark):
             return False
         directory.promised = True
         self._nodes.name(directory, name, number)
@@ -205,6 +206,7 @@ class Names:
         directory.names_turn += 1
         if self._calls.told_since(directory.key, mark):
             directory.known = False
+        self._calls.overtaken(directory)
         directory.size = max(directory.size + names, 0)
         directory.links = max(directory.links + subdirectories, 0)
         if time_ns > directory.ctime_ns:  # not so when answers overtake one another
@@ -295,6 +297,7 @@ class Names:
         if node is not None:
             node.known = False
             node.packed = None
+            self._calls.overtaken(node)
         return node
 
     # ---- renaming
