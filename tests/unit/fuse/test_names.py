@@ -41,7 +41,13 @@ class Server:
     def directory(self) -> pb.Node:
         size = 1 if self.exists else 0
         return pb.Node(
-            volume=1, inode=3, kind=pb.DIRECTORY, mode=0o755, links=2, size=size, mtime_ns=self.version
+            volume=1,
+            inode=3,
+            kind=pb.DIRECTORY,
+            mode=0o755,
+            links=2,
+            size=size,
+            mtime_ns=self.version,
         )
 
     def create(self, message: pb.CreateRequest, _: bytes) -> pb.Node:
