@@ -103,6 +103,7 @@ class Call:
 
     def _must_wait(self, volume: Volume) -> bool:
         """It led to the volume: whether it has to be `_admitted`."""
+        volume = volume.home
         if self.fairness is not None:
             self.fairness.saw(self.session, volume.id)
         limits, settings = self.limits, volume.settings
@@ -111,6 +112,7 @@ class Call:
     async def _admitted(self, volume: Volume) -> None:
         """Wait until the volume's limits let this call begin: once, wherever it leads to it."""
         assert self.limits is not None
+        volume = volume.home
         settings = volume.settings
         limiter = self.limits.of(volume.id, settings.iops, settings.bandwidth)
         if self.limiters is None:
@@ -236,10 +238,11 @@ class Call:
         if volume is None:
             return None
         self._held.append(volume)
-        if volume.settings.iops or volume.settings.bandwidth:
+        home = volume.home
+        if home.settings.iops or home.settings.bandwidth:
             return None  # it may have to wait
         if self.fairness is not None:
-            self.fairness.saw(self.session, volume.id)
+            self.fairness.saw(self.session, home.id)
         self.about = found = volume, target.inode
         return found
 

@@ -150,7 +150,7 @@ class Dispatcher:
             except PlatformError as e:
                 outcome = await self._answer_of_before(call, method, message, e)
             about = call.about
-            if about is not None and about[0].settings.audit == ALL and method.number in READS:
+            if about is not None and about[0].home.settings.audit == ALL and method.number in READS:
                 await observe(call, *READS[method.number], message)
         except PlatformError as e:
             self.metrics.count_error(method, e.kind)

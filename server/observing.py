@@ -36,14 +36,18 @@ async def observe(call: Call, op: str, kind: str, message: Any) -> None:
     """A request was answered that read something of an audited volume."""
     assert call.about is not None
     volume, number = call.about
+    if volume.source is not None:
+        number |= volume.id << 64  # something else than what has the number today
+    home = volume.home.id
     audit, has_keys = call.platform.audit, op == _WITH_KEYS
     observed = audit.observed
-    if observed.is_told(call.session.id, op, volume.id, number):
+    if observed.is_told(call.session.id, op, home, number):
         return
-    read = (call.principal, call.origin, volume.id, number, op, message.keys if has_keys else ())
+    read = (call.principal, call.origin, home, number, op, message.keys if has_keys else ())
     if observed.read_again(*read):
         return
     try:
+        number = call.about[1]
         below = volume.paths.get(number) or await volume.path_of(number)
     except PlatformError:
         below = f"/(inode {number})"
@@ -61,7 +65,7 @@ async def observe_refusal(call: Call, method: Method, error: PlatformError) -> N
         )
         return
     volume, number = call.about
-    if not volume.settings.audit:
+    if not volume.home.settings.audit:
         return
     try:
         below = await volume.path_of(number)
@@ -70,7 +74,7 @@ async def observe_refusal(call: Call, method: Method, error: PlatformError) -> N
     audit.observed.denied(
         call.principal,
         call.origin,
-        volume.id,
+        volume.home.id,
         verb=method.name,
         path=audit.path_of(volume, below),
         rule=error.message,

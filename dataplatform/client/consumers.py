@@ -191,7 +191,7 @@ class Consumer:
 
     def _is_at_end(self) -> bool:
         """Whether an empty fetch ends the iteration."""
-        return not self._follow and bool(self._positions)
+        return bool(self._positions) and (not self._follow or self._fetcher.is_ended)
 
     async def poll(self, timeout_s: float = 1.0, max_records: int | None = None) -> list[Record]:
         self._check_open()
@@ -206,7 +206,7 @@ class Consumer:
             left_s = max(end_s - runtime.monotonic(), 0.0)
             is_there = await self._next_chunk(left_s)
             records = self._opened.take(max_records)
-            if not is_there and runtime.monotonic() >= end_s:
+            if not is_there and (self._fetcher.is_ended or runtime.monotonic() >= end_s):
                 break
         while self._fetcher.has_more and len(records) < max_records:
             self._settle(is_finished=True)

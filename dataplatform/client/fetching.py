@@ -53,6 +53,7 @@ class Fetcher:
         self._chunks: deque[Chunk] = deque()
         self._ahead: Pending | None = None
         self._ahead_request = pb.FetchRequest()
+        self.is_ended = False  # nothing follows, ever: the stream is in a snapshot
         self.in_group = False  # offsets are a group's: one beyond the end is no error of the caller
 
     def places(self) -> list[Place]:
@@ -105,6 +106,7 @@ class Fetcher:
         assert pending is not None
         reply: pb.FetchReply
         reply, data = await pending
+        self.is_ended = reply.ended
         view = memoryview(data)
         at = 0
         was_corrected = False

@@ -81,6 +81,8 @@ async def open_file(
     DENIED."""
     if verbs._value_ & ~_OPENED_FOR:
         raise Invalid("a file is opened to read, write or execute", access=int(verbs))
+    if volume.read_only and verbs & Verb.WRITE:
+        raise volume.refusal()
     before = opens.verbs_of(session, volume, number)
     opens.open(session, volume, number)
     try:

@@ -139,6 +139,8 @@ class Coordinator:
         consume.
         """
         await check_consume(self._volume, stream, request)
+        if self._volume.read_only:
+            raise self._volume.refusal()  # no member could commit how far it has come
         check_group_name(group_name)
         for topic in topics:
             check_topic_name(topic)

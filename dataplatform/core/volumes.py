@@ -154,6 +154,11 @@ class Volume:
         self.used_monotonic_s = self.opened_monotonic_s
 
     @property
+    def home(self) -> Volume:
+        """The volume whose limits count and whose audit is told: a snapshot's is its source."""
+        return self if self.source is None else self.source
+
+    @property
     def is_snapshot(self) -> bool:
         return self.source is not None
 

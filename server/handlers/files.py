@@ -59,7 +59,7 @@ async def locate(
     call: Call, message: pb.ReadRequest, data: Any
 ) -> tuple[pb.LocateReply, files.Parts]:
     volume, number = await call.reference(message.target)
-    if volume.settings.bandwidth:
+    if volume.home.settings.bandwidth:
         return pb.LocateReply(elsewhere=True), []  # what is read past the server is not counted
     found = await files.locate(volume, number, message.offset, message.length, call.asker)
     return located(found.pieces, found.size, volume.storage.segments.directory)

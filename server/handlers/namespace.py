@@ -235,6 +235,9 @@ async def _accessed(
     call: Call, message: pb.SetAttributesRequest, volume: Volume, number: int
 ) -> pb.Node:
 
+    if volume.read_only:
+        return await call.describe(volume, number)
+
     async def work(unit: Unit) -> bytes:
         await namespace.accessed(unit, number, message.atime_ns)
         return await call.left(unit, number)

@@ -159,7 +159,8 @@ async def fetch(
         )
         for part in fetched
     ]
-    return pb.FetchReply(parts=parts), [buffer for part in fetched for buffer in part.buffers]
+    buffers = [buffer for part in fetched for buffer in part.buffers]
+    return pb.FetchReply(parts=parts, ended=volume.is_snapshot and not buffers), buffers
 
 
 @rpc("Streams.Offsets")

@@ -36,6 +36,7 @@ from ...keyspace.records import (
 from .. import appends, namespace
 from ..namespace import Attributes
 from ..principals import Principal
+from ..snapshot_names import SNAPSHOT_NAME
 from ..units import Request, Unit
 from . import protection, records
 from .encoding import Line, batches_of
@@ -239,8 +240,8 @@ class Audit:
     def denied(self, denial: Denial) -> None:
         """What the guard refused: see `Guard.on_denied`."""
         volume, verdict = denial.volume, denial.verdict
-        position = self._positions.get(volume.id)
-        if not volume.settings.audit or position is None:
+        home = volume.home
+        if not home.settings.audit or home.id not in self._positions:
             return
         rule = verdict.by if verdict.rule is None else f"{verdict.by} {verdict.rule!r}"
         if verdict.path:
@@ -248,7 +249,7 @@ class Audit:
         self.observed.denied(
             denial.principal,
             denial.origin,
-            volume.id,
+            home.id,
             verb=denial.verb.word,
             path=self.path_of(volume, denial.path),
             rule=rule,
@@ -256,7 +257,10 @@ class Audit:
 
     def path_of(self, volume: Volume, below: str) -> str:
         """From the platform's root, by where the volume was mounted when it was last told of."""
-        position = self._positions.get(volume.id)
+        snapshot = self._platform.snapshots.find(volume.id)
+        if snapshot is not None:
+            below = f"/{SNAPSHOT_NAME}/{snapshot.name}{below}"
+        position = self._positions.get(volume.home.id)
         above = position.cursor.path.rstrip("/") if position is not None else ""
         return (above + below).rstrip("/") or "/"
 

@@ -50,6 +50,7 @@ async def check_one(
 ) -> tuple[Report, dict[int, int]]:
     """As `check_volume`; also the volumes that are mounted in it, by inode."""
     alone: AbstractAsyncContextManager[None] = nullcontext()
+    repair = repair and not volume.is_snapshot
     if repair:
         alone = _repairing.setdefault(volume, asyncio.Lock())
     async with alone:
