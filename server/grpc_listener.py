@@ -45,6 +45,8 @@ _SERVICES = sorted(s.full_name for s in pb.DESCRIPTOR.services_by_name.values())
 _OPTIONS = [
     ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
     ("grpc.max_send_message_length", FRAME_BYTES_MAX),
+    ("grpc.http2.write_buffer_size", 4 << 20),
+    ("grpc.http2.max_frame_size", 4 << 20),
     # Other servers ask every few seconds whether we are there; customary are five minutes.
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import time
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS
@@ -14,6 +14,8 @@ from dataplatform.core.clusters import Access, Asked
 from dataplatform.transport.addresses import Address, parse
 from dataplatform.transport.async_connections import AsyncConnection
 from dataplatform.transport.tls import Trust
+
+C = TypeVar("C", bound=AsyncConnection)
 
 TIMEOUT_S = 5.0
 """Of connecting, and of one small request."""
@@ -58,8 +60,13 @@ def _is_near(host: str) -> bool:
 
 
 async def connect(
-    access: Access, own_cluster: str, session: bytes, *, with_token: bool = True
-) -> AsyncConnection:
+    access: Access,
+    own_cluster: str,
+    session: bytes,
+    *,
+    with_token: bool = True,
+    kind: type[C] = AsyncConnection,  # type: ignore[assignment]
+) -> C:
     """A connection to the cluster; who answers there is not looked at yet. UNAVAILABLE, DENIED."""
     address = parse(access.address)
     tls = Trust(authorities=access.authority).context() if address.is_tls else None
@@ -69,7 +76,7 @@ async def connect(
         session=session,
         cluster=own_cluster,
     )
-    return await AsyncConnection.open(address, hello, timeout_s=TIMEOUT_S, tls=tls)
+    return await kind.open(address, hello, timeout_s=TIMEOUT_S, tls=tls)
 
 
 def asked_of(welcome: pb.HelloReply) -> Asked:

@@ -1,8 +1,8 @@
 """One request and its reply, between two servers: over gRPC, or over frames.
 
 Every call has a deadline. A link over which nothing comes any more, and no word that it is gone
-either (a cable, a firewall that forgot it), is noticed by gRPC's own pings, or by the kernel's, and
-at the latest by the deadline; the next call connects anew. All calls of a wire belong to one
+either (a cable, a firewall that forgot it), is noticed by pings, and at the latest by the deadline;
+the next call connects anew. All calls of a wire belong to one
 session, whatever connection they came over.
 """
 
@@ -27,6 +27,7 @@ from dataplatform.core.clusters import Access
 from dataplatform.transport.addresses import Address, join_host_port, parse
 from dataplatform.transport.async_connections import AsyncConnection
 from dataplatform.transport.errors import from_info
+from dataplatform.transport.frames import Data
 
 from ..clusters import asking
 
@@ -50,22 +51,20 @@ class Wire(abc.ABC):
 
 
 def wire_to(access: Access, own_cluster: str) -> Wire:
-    """To a known cluster: over gRPC, if its server speaks that."""
+    """To a known cluster: by frames, which move bulk bytes three times as fast, unless its address
+    is one of gRPC."""
     address = parse(access.address)
-    if not address.is_frames:
-        return GrpcWire(address, access.token, access.authority)
-    if access.grpc_port and not address.is_unix:
-        scheme = "grpcs" if address.is_tls else "grpc"
-        place = Address(scheme, host=address.host, port=access.grpc_port)
-        return GrpcWire(place, access.token, access.authority)
-    return FramesWire(access, own_cluster)
+    if address.is_frames:
+        return FramesWire(access, own_cluster)
+    return GrpcWire(address, access.token, access.authority)
 
-
-# ---------------------------------------------------------------- gRPC
 
 PING_EVERY_S = 5
 PING_ANSWER_S = 5
-"""Also while nothing is asked: a link that was cut is known to be before it is needed."""
+"""A link that was cut without a word is known to be after so long, and not asked any more."""
+
+
+# ---------------------------------------------------------------- gRPC
 
 RECONNECT_S_MAX = 5
 
@@ -81,6 +80,11 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", RECONNECT_S_MAX * 1000),
     ("grpc.use_local_subchannel_pool", 1),  # its own connection
     ("grpc.enable_retries", 0),
+    ("grpc.http2.max_frame_size", 4 << 20),
+    ("grpc.http2.lookahead_bytes", 16 << 20),
+    ("grpc.experimental.tcp_min_read_chunk_size", 256 << 10),
+    ("grpc.experimental.tcp_max_read_chunk_size", 4 << 20),
+    ("grpc.tcp_receive_buffer_size", 4 << 20),
 ]
 
 _LOST = frozenset(
@@ -159,37 +163,67 @@ def _system_authorities() -> bytes | None:
 # ---------------------------------------------------------------- frames
 
 
+_PING = METHODS["System.Ping"]
+
+
+class WatchedConnection(AsyncConnection):
+    """Ends when it is asked something and nothing at all comes for PING_EVERY_S + PING_ANSWER_S.
+    An answer may take longer: whatever else comes is a sign of life, too."""
+
+    def __init__(self, address: Address, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(address, loop)
+        self._heard_s = loop.time()
+        self._watching: asyncio.TimerHandle | None = None
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._heard_s = self.loop.time()
+        super().buffer_updated(nbytes)
+
+    async def call(
+        self, method: Method, message: Any, data: Data = b"", timeout_s: float | None = None
+    ) -> Reply:
+        if not self.calls_under_way:
+            self._heard_s = self.loop.time()
+        if self._watching is None:
+            self._watching = self.loop.call_later(PING_EVERY_S, self._watch)
+        return await super().call(method, message, data, timeout_s)
+
+    def _watch(self) -> None:
+        self._watching = None
+        if self.closed or not self.calls_under_way:
+            return
+        silent_s = self.loop.time() - self._heard_s
+        if silent_s >= PING_EVERY_S + PING_ANSWER_S:
+            self.give_up()
+            return
+        if silent_s >= PING_EVERY_S:
+            with contextlib.suppress(PlatformError):
+                self.start(_PING, pb.Empty())
+        self._watching = self.loop.call_later(1.0, self._watch)
+
+
 class FramesWire(Wire):
-    """To a server that speaks no gRPC, or on the same machine."""
+    """To a server that speaks frames, as all do."""
 
     def __init__(self, access: Access, own_cluster: str) -> None:
         self._access = access
         self._own_cluster = own_cluster
         self._session = os.urandom(SESSION_BYTES)
-        self._connection: AsyncConnection | None = None
+        self._connection: WatchedConnection | None = None
         self._connecting = asyncio.Lock()
 
     async def call(self, method: str, message: Any, timeout_s: float) -> Reply:
         connection = self._connection
         if connection is None or connection.closed:
             connection = await self._connected()
-        try:
-            return await connection.call(METHODS[method], message, timeout_s=timeout_s)
-        except TimeoutError as error:
-            raise Unavailable("no answer from the other cluster", method=method) from error
-        except Unavailable as error:
-            if "timeout_s" in error.facts:  # it may be gone without a word
-                self._connection = None
-                with contextlib.suppress(OSError, PlatformError):
-                    await connection.close()
-            raise
+        return await connection.call(METHODS[method], message, timeout_s=timeout_s)
 
-    async def _connected(self) -> AsyncConnection:
+    async def _connected(self) -> WatchedConnection:
         async with self._connecting:
             connection = self._connection
             if connection is None or connection.closed:
                 connection = self._connection = await asking.connect(
-                    self._access, self._own_cluster, self._session
+                    self._access, self._own_cluster, self._session, kind=WatchedConnection
                 )
             return connection
 
