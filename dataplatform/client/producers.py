@@ -39,12 +39,12 @@ from ..api import platform_pb2 as pb
 from ..api.methods import METHODS
 from ..base.errors import Conflict, Internal, Invalid, NotFound, PlatformError, Stale, Unavailable
 from ..base.limits import BATCH_BYTES_MAX, MIB
+from ..base.partitioner import key_hash, partition_of
 from ..transport.connections import Bulk
 from .batching import RECORD_BYTES_MAX, SEQUENCES, SPENT, Batch, Batches, Partition
 from .connection import Channel, Pending
 from .messages import whole_number
 from .nodes import durability
-from .partitioner import key_hash, partition_of
 from .records import (
     NO_HEADERS,
     RECORD_OVERHEAD_BYTES,

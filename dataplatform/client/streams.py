@@ -171,7 +171,7 @@ class Stream:
 
     async def _partition(self, topic: str, key: bytes | None) -> int:
         """By the key, or in turn."""
-        from .partitioner import partition_of
+        from ..base.partitioner import partition_of
 
         now_s = self._channel.runtime.monotonic()
         count, counted_s = self._partitions.get(topic, (0, 0.0))

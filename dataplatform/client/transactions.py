@@ -161,7 +161,7 @@ class Transaction:
         self._unplaced.append((append, key))
 
     async def _place(self) -> None:
-        from .partitioner import partition_of
+        from ..base.partitioner import partition_of
 
         counts: dict[tuple[str, str], int] = {}
         luck = self.channel.runtime.random()

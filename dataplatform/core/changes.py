@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..base.errors import Corrupt, NotFound, Stale
 from ..base.limits import PAGE_ENTRIES_MAX
+from ..engine.base import Pair
 from ..keyspace.records import ChangeRow, Event
 from . import change_log
 from .access.events import Sight
@@ -123,49 +124,65 @@ async def _look(
     oldest = volume.state.oldest_change
     if since and since + 1 < oldest:
         raise change_log.stale(volume, since)
-    found: list[Change] = []
     end = volume.lane.durable_commit
-    at = begin = max(since, oldest - 1)
-    while at < end and len(found) < limit and at - begin < LOOK_ROWS_MAX:
+    begin = max(since, oldest - 1)
+    reading = Reading(volume, begin, place, sight, wanted)
+    while reading.at < end and len(reading.found) < limit and reading.at - begin < LOOK_ROWS_MAX:
         try:
-            rows = await change_log.page(volume, at, end)
-            for commit, (_, value) in enumerate(rows, at + 1):
-                is_about = place == "/" or place.encode() in value  # not so: "(inode 7)"
-                is_about = (is_about and wanted.may_take(value)) or may_move(value)
-                if is_about:
-                    row = change_log.unpacked(value, commit, volume)
-                    place = await _take(found, row, commit, place, sight, wanted)
-                at = commit
-                if len(found) >= limit:
-                    break
+            await reading.take(await change_log.page(volume, reading.at, end), limit)
         except Stale:
-            if at > begin:
+            if reading.at > begin:
                 break  # trimmed meanwhile: the next call says so
             if since:
                 raise
             return await _look(volume, place, 0, limit, sight, wanted)
         except Corrupt:
-            if at == begin:
+            if reading.at == begin:
                 raise
             break  # as well
         await asyncio.sleep(0)
-    return Page(found, at, max(at, end), place)
+    return Page(reading.found, reading.at, max(reading.at, end), reading.place)
 
 
-async def _take(
-    found: list[Change], row: ChangeRow, commit: int, place: str, sight: Sight, wanted: Wanted
-) -> str:
-    """Add those of a commit's events that concern a place; the place after it."""
-    for event in [Event(*e) for e in row.events]:
-        after = moved(place, event)
-        if (
-            wanted.takes(event)
-            and (after != place or concerns(event, place))
-            and (seen := await sight.seen(event, row.time_ns))
-        ):
-            found.append(Change(commit, row.time_ns, row.principal, seen))
-        place = after
-    return place
+class Reading:
+    """A way through the change rows, of who asks for some of what happened at or below a place."""
+
+    def __init__(
+        self, volume: Volume, at: int, place: str, sight: Sight, wanted: Wanted, but: str = ""
+    ) -> None:
+        """`but`: rows of this origin are left out."""
+        self.at = at  # the last commit that was read
+        self.place = place  # where the thing stood after it
+        self.found: list[Change] = []
+        self._volume = volume
+        self._sight = sight
+        self._wanted = wanted
+        self._but = but
+
+    async def take(self, rows: list[Pair], limit: int = PAGE_ENTRIES_MAX) -> None:
+        """Go on over the rows of the next commits, until there are `limit` changes. CORRUPT, once
+        what is before the damage was taken."""
+        for commit, (_, value) in enumerate(rows, self.at + 1):
+            place = self.place
+            is_about = place == "/" or place.encode() in value  # not so: "(inode 7)"
+            if (is_about and self._wanted.may_take(value)) or may_move(value):
+                await self._take(change_log.unpacked(value, commit, self._volume), commit)
+            self.at = commit
+            if len(self.found) >= limit:
+                break
+
+    async def _take(self, row: ChangeRow, commit: int) -> None:
+        if self._but and row.origin == self._but:
+            return
+        for event in [Event(*e) for e in row.events]:
+            after = moved(self.place, event)
+            if (
+                self._wanted.takes(event)
+                and (after != self.place or concerns(event, self.place))
+                and (seen := await self._sight.seen(event, row.time_ns))
+            ):
+                self.found.append(Change(commit, row.time_ns, row.principal, seen))
+            self.place = after
 
 
 def concerns(event: Event, path: str) -> bool:

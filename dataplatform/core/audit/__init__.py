@@ -6,7 +6,7 @@ It is an ordinary stream, `/.audit` in the root volume, with a topic for each au
   cursor in the same unit as the records: exactly once, whatever is killed when.
 - `observed` gathers what leaves no commit: denials and reads. A kill loses the last half second.
 - `protection` is why nobody can change it: core functions refuse what the stream's mark forbids.
-- `records`, `encoding`, `names`: what is written, and under which topic.
+- `records`, `names`: what is written, and under which topic.
 
 Nothing is imported here, so that `protection` can be used from everywhere in the core.
 """

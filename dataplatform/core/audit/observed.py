@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...base.clock import Clock
+from ..encoding import Line
 from ..principals import Principal
 from . import records
-from .encoding import Line
 
 DENIALS_MAX = 1000
 READS_MAX = 10_000

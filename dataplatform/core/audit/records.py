@@ -33,8 +33,8 @@ from json.encoder import encode_basestring as _text
 from typing import Any
 
 from ...keyspace.records import ChangeRow
+from ..encoding import Line
 from . import protection
-from .encoding import Line
 
 DENIED = "denied"
 ALLOWED = "allowed"

@@ -34,12 +34,12 @@ from ...keyspace.records import (
     Kind,
 )
 from .. import appends, namespace
+from ..encoding import Line, batches_of
 from ..namespace import Attributes
 from ..principals import Principal
 from ..snapshot_names import SNAPSHOT_NAME
 from ..units import Request, Unit
 from . import protection, records
-from .encoding import Line, batches_of
 from .names import topic_of
 from .observed import Observed
 

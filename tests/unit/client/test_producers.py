@@ -17,9 +17,9 @@ from dataplatform.base.errors import (
     PlatformError,
     Unavailable,
 )
+from dataplatform.base.partitioner import partition_of
 from dataplatform.client import producers, streams
 from dataplatform.client.clients import Client as AsyncClient
-from dataplatform.client.partitioner import partition_of
 from dataplatform.client.sync import Client, Stream
 
 from .fakes import LOST_AFTER, LOST_BEFORE, async_channel, blocking_channel

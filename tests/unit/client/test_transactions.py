@@ -7,8 +7,8 @@ import pytest
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Conflict, Invalid, NotFound
+from dataplatform.base.partitioner import partition_of
 from dataplatform.client.clients import Client as AsyncClient
-from dataplatform.client.partitioner import partition_of
 from dataplatform.client.records import decode
 from dataplatform.client.sync import Client
 

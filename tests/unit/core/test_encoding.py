@@ -1,13 +1,16 @@
-"""What the audit appends is what Kafka's own codec reads."""
+"""What the core itself appends is what Kafka's own codec reads."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from aiokafka.record.memory_records import MemoryRecords
 
 from dataplatform.core import batches
-from dataplatform.core.audit.encoding import BATCH_BYTES, batches_of
+from dataplatform.core.encoding import BATCH_BYTES, batches_of
 from tests.streaming import decode
 
 
@@ -25,7 +28,21 @@ def test_batches_are_read_by_another_codec(count: int) -> None:
     assert [value for _, value in decode([data])] == [value for _, value in lines]
 
 
+def test_keys_and_headers_are_read_by_another_codec() -> None:
+    headers = (("commit", b"300"), ("kind", b""), ("é", bytes(200)))
+    lines = [(5, b"value", b"", ()), (6, b"", bytes(300), headers), (7, bytes(900), b"k", headers)]
+    data = b"".join(batches_of(lines))
+    found = list(_records(data))
+    assert [(r.timestamp, r.value, r.key, tuple(r.headers)) for r in found] == lines
+
+
 def test_batches_are_cut() -> None:
     data = b"".join(batches_of((0, bytes(BATCH_BYTES // 3)) for _ in range(10)))
     assert len(batches.parse(data)) == 4
     assert list(batches_of([])) == []
+
+
+def _records(data: bytes) -> Iterator[Any]:
+    records = MemoryRecords(data)
+    while records.has_next():
+        yield from records.next_batch()

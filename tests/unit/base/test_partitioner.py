@@ -7,7 +7,7 @@ from aiokafka.partitioner import murmur2 as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplatform.client.partitioner import murmur2, partition_of
+from dataplatform.base.partitioner import murmur2, partition_of
 
 # From org.apache.kafka.common.utils.UtilsTest.testMurmur2, which has them signed.
 VECTORS = {

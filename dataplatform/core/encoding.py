@@ -1,7 +1,8 @@
-"""The audit's records as Kafka RecordBatches v2: see `core/batches` for the head.
+"""Records of the platform's own as Kafka RecordBatches v2: see `batches` for the head.
 
 A record, all integers zigzag varints: its length, attributes (one byte), timestamp delta, offset
-delta, length of the key (-1: none), length of the value, the value, number of headers.
+delta, length of the key (-1: none), the key, length of the value, the value, number of headers; of
+each header the length of its name, the name, the length of its value, the value.
 Source: Kafka protocol guide, "Record" (magic 2).
 """
 
@@ -11,11 +12,16 @@ from collections.abc import Iterable, Iterator
 
 import lz4.frame
 
-from ...base.limits import MIB
-from .. import batches
+from ..base.limits import MIB
+from . import batches
+
+Headers = tuple[tuple[str, bytes], ...]
 
 Line = tuple[int, bytes]
 """Time in ms since the epoch, and the value."""
+
+KeyedLine = tuple[int, bytes, bytes, Headers]
+"""The same with a key and headers."""
 
 BATCH_BYTES = MIB // 2
 """Values of one batch: a reader fetches batches whole."""
@@ -28,9 +34,9 @@ _NO_KEY = b"\x01"
 _NO_HEADERS = b"\x00"
 
 
-def batches_of(lines: Iterable[Line]) -> Iterator[bytes]:
+def batches_of(lines: Iterable[Line | KeyedLine]) -> Iterator[bytes]:
     """Batches that hold the lines, in their order."""
-    some: list[Line] = []
+    some: list[Line | KeyedLine] = []
     size = 0
     for line in lines:
         if some and size + len(line[1]) > BATCH_BYTES:
@@ -42,19 +48,21 @@ def batches_of(lines: Iterable[Line]) -> Iterator[bytes]:
         yield _batch(some)
 
 
-def _batch(lines: list[Line]) -> bytes:
+def _batch(lines: list[Line | KeyedLine]) -> bytes:
     first_ms = lines[0][0]
     records = bytearray()
-    for offset, (time_ms, value) in enumerate(lines):
+    for offset, line in enumerate(lines):
+        time_ms, value = line[0], line[1]
+        key, headers = (_NO_KEY, _NO_HEADERS) if len(line) == 2 else _keyed(line[2], line[3])
         body = b"".join(
             (
                 b"\x00",
                 varint(time_ms - first_ms),
                 varint(offset),
-                _NO_KEY,
+                key,
                 varint(len(value)),
                 value,
-                _NO_HEADERS,
+                headers,
             )
         )
         records += varint(len(body))
@@ -69,8 +77,16 @@ def _batch(lines: list[Line]) -> bytes:
         records=len(lines),
         attributes=attributes,
         first_ms=first_ms,
-        max_ms=max(time_ms for time_ms, _ in lines),
+        max_ms=max(line[0] for line in lines),
     )
+
+
+def _keyed(key: bytes, headers: Headers) -> tuple[bytes, bytes]:
+    parts = [varint(len(headers))]
+    for name, value in headers:
+        encoded = name.encode()
+        parts += (varint(len(encoded)), encoded, varint(len(value)), value)
+    return varint(len(key)) + key, b"".join(parts)
 
 
 def varint(number: int) -> bytes:
