@@ -31,11 +31,16 @@ from .sessions import Sessions
 logger = logging.getLogger(__name__)
 
 
+GATHER_S = 0.02
+"""What wakes a task seldom comes alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     name: str
     every_s: float
     run_once: Callable[[], Awaitable[Any]]
+    woken: asyncio.Event | None = None  # when it is set, it runs soon
 
 
 def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
@@ -79,6 +84,7 @@ def platform_tasks(platform: Platform, sessions: Sessions) -> list[Task]:
         Task("pins", 5.0, expire_pins),
         Task("promises", 0.25, expire_promises),
         Task("audit", 0.25, platform.audit.run_once),
+        Task("publications", 1.0, platform.publications.run_once, platform.publications.woken),
         Task("idle volumes", 30.0, platform.close_idle),
         Task("old tokens", 60.0, platform.identities.run_once),
         Task("snapshots", 1.0, platform.schedules.run_once),
@@ -134,11 +140,14 @@ class Tasks:
     async def stop(self) -> None:
         """Begin no run any more; those under way end first."""
         self._stopping.set()
+        for task in self._tasks:
+            if task.woken is not None:
+                task.woken.set()
         await asyncio.gather(*self._running)
 
     async def _run(self, task: Task) -> None:
         failure: str | None = None
-        while not await self._stopped_within(task.every_s):
+        while not await self._stopped_within(task):
             try:
                 await task.run_once()
             except Exception as e:
@@ -150,12 +159,18 @@ class Tasks:
                     failure = None
                     logger.info("background task works again. task=`%s`", task.name)
 
-    async def _stopped_within(self, seconds: float) -> bool:
+    async def _stopped_within(self, task: Task) -> bool:
+        """Wait until it is the task's turn, or all are to stop."""
         try:
-            async with asyncio.timeout(seconds):
-                return await self._stopping.wait()
+            async with asyncio.timeout(task.every_s):
+                await (task.woken or self._stopping).wait()
         except TimeoutError:
             return False
+        if task.woken is not None:
+            task.woken.clear()
+            if not self._stopping.is_set():
+                await asyncio.sleep(GATHER_S)
+        return self._stopping.is_set()
 
 
 def _log_failure(task: Task, error: Exception) -> None:

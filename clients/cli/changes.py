@@ -1,4 +1,4 @@
-"""`dp changes`: the ordered feed of what happened."""
+"""`dp changes`: the ordered feed of what happened, and its publications."""
 
 from __future__ import annotations
 
@@ -8,32 +8,79 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import outputs
-from .apps import DATA, Json, RemotePath, app, command
+from .apps import DATA, Group, Json, RemotePath, app, command, text
+from .completion import complete_path
 from .connections import connect
-from .parsing import parse_words
+from .outputs import Time
+from .parsing import parse_names, parse_topic
 
 if TYPE_CHECKING:
-    from dataplatform import Change
+    from dataplatform import Change, Publication
+
+DEFAULT = "show"
+
+
+class Changes(Group):
+    """`dp changes PATH` is `dp changes show PATH`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+feed = typer.Typer(cls=Changes, rich_markup_mode=app.rich_markup_mode)
+app.add_typer(
+    feed,
+    name="changes",
+    help=text(
+        """Print what happened at and below a path, or publish it as a stream.
+
+        `dp changes PATH` is short for `dp changes show PATH`.""",
+        "dp changes /projects/cars --since 120",
+        "dp changes / --follow --json",
+        "dp changes publish /projects --to /log/changes:projects",
+    ),
+    rich_help_panel=DATA,
+)
 
 Kinds = Annotated[
-    str,
+    Any,
     typer.Option(
-        "--kinds", metavar="KIND,…", help="Only of these: file, directory, table, stream, …"
+        "--kinds",
+        parser=parse_names,
+        metavar="KIND,…",
+        help="Only of these: file, directory, table, stream, …",
     ),
 ]
 Events = Annotated[
-    str,
-    typer.Option("--events", metavar="EVENT,…", help="Only these: created, renamed, 'row put', …"),
+    Any,
+    typer.Option(
+        "--events",
+        parser=parse_names,
+        metavar="EVENT,…",
+        help="Only these: created, renamed, 'row put', …",
+    ),
+]
+To = Annotated[
+    Any,
+    typer.Option(
+        "--to",
+        parser=parse_topic,
+        metavar="PATH:TOPIC",
+        autocompletion=complete_path,
+        show_default=False,
+        help="The stream and its topic.",
+    ),
 ]
 
 
 @command(
-    app,
-    "changes",
+    feed,
+    DEFAULT,
     "dp changes /projects/cars --since 120",
     "dp changes / --follow --json",
     "dp changes /projects --kinds file --events created,renamed",
-    panel=DATA,
 )
 def changes(
     path: RemotePath = "/",
@@ -43,8 +90,8 @@ def changes(
     is_following: Annotated[
         bool, typer.Option("--follow", "-f", help="Wait for more, for ever.")
     ] = False,
-    kinds: Kinds = "",
-    events: Events = "",
+    kinds: Kinds = None,
+    events: Events = None,
     json: Json = False,
 ) -> None:
     """Print what happened at and below a path.
@@ -56,9 +103,7 @@ def changes(
 
     with connect() as client:
         try:
-            for change in client.changes(
-                path, since, is_following, parse_words(kinds), parse_words(events)
-            ):
+            for change in client.changes(path, since, is_following, kinds, events):
                 _print(change, json=json)
                 if is_following:
                     outputs.flush()
@@ -73,7 +118,7 @@ def _print(change: Change, *, json: bool) -> None:
     facts = (f"{name}={outputs.plain(value)}" for name, value in sorted(change.facts.items()))
     cells: tuple[Any, ...] = (
         change.commit,
-        outputs.Time(change.time_ns),
+        Time(change.time_ns),
         change.event,
         change.kind,
         change.path,
@@ -97,3 +142,74 @@ def _too_late(path: str, error: Any) -> Exception:
         f"with `{again}`",
         **error.facts,
     )
+
+
+@command(
+    feed,
+    "publish",
+    "dp changes publish /projects --to /log/changes:projects",
+    "dp changes publish /projects --to /log/changes:new --kinds file --events created --since 0",
+)
+def publish(
+    path: RemotePath,
+    to: To,
+    kinds: Kinds = None,
+    events: Events = None,
+    since: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="From after commit N; else from now on."),
+    ] = None,
+    is_restarted: Annotated[
+        bool, typer.Option("--restart", help="One that stopped goes on where it can.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Copy what happens at and below PATH to a topic of a stream, exactly once, from now on.
+
+    A record's value is a line of `dp changes --json`, its key the path. It goes on in the server,
+    with your rights as they are then. `dp changes publications` shows how far it is.
+    """
+    stream, topic = to
+    with connect() as client:
+        made = client.publish_changes(
+            path, stream, topic, kinds=kinds, events=events, since=since, restart=is_restarted
+        )
+        if json:
+            outputs.json_line(made)
+
+
+@command(feed, "unpublish", "dp changes unpublish /projects --to /log/changes:projects")
+def unpublish(path: RemotePath, to: To) -> None:
+    """Copy no more of what happens below PATH to a topic. What was written stays."""
+    stream, topic = to
+    with connect() as client:
+        client.unpublish_changes(stream, topic, path=path)
+
+
+HEADERS = ("path", "to", "state", "behind", "records", "by", "reason")
+
+
+@command(
+    feed, "publications", "dp changes publications", "dp changes publications /projects --json"
+)
+def publications(
+    path: Annotated[
+        str | None,
+        typer.Argument(metavar="PATH", autocompletion=complete_path, show_default=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List what is published: path, topic, state, commits behind, records written, by whom, and why
+    it waits or stopped. With PATH, what is at or below it."""
+    with connect() as client:
+        found = client.publications(path)
+        if json:
+            for each in found:
+                outputs.json_line(each)
+        else:
+            outputs.table(HEADERS, map(_cells, found))
+
+
+def _cells(each: Publication) -> tuple[Any, ...]:
+    to = f"{each.stream}:{each.topic}"
+    return each.path, to, each.state, each.behind, each.records, each.by, each.reason or None

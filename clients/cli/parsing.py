@@ -71,11 +71,6 @@ def parse_rows(text: str) -> int:
     return 0 if text.lower() == "default" else parse_entries(text)
 
 
-def parse_words(text: str) -> list[str]:
-    """Words between commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def parse_value(text: str) -> Any:
     """A column's value: JSON, else the text itself; `{"base64": "…"}` means bytes."""
     from dataplatform.client.literals import from_json

@@ -9,10 +9,13 @@ from ..api.methods import METHODS
 from ..base.errors import Invalid, NotFound
 from .base import Operations
 from .messages import build
-from .paths import Path, target
-from .values import Change
+from .paths import Path, target, text
+from .values import Change, Publication
 
 READ = METHODS["Changes.Read"]
+PUBLISH = METHODS["Changes.Publish"]
+UNPUBLISH = METHODS["Changes.Unpublish"]
+PUBLICATIONS = METHODS["Changes.Publications"]
 WAIT_MS = 10_000
 """Of one long poll of a follower."""
 
@@ -26,6 +29,23 @@ def change_of(change: pb.Change) -> Change:
         path=change.path,
         principal=change.principal,
         facts=dict(change.facts),
+    )
+
+
+def publication_of(message: pb.Publication) -> Publication:
+    return Publication(
+        path=message.path,
+        stream=message.stream,
+        topic=message.topic,
+        commit=message.commit,
+        behind=message.behind,
+        by=message.by,
+        created_ns=message.created_ns,
+        state=message.state,
+        reason=message.reason,
+        kinds=tuple(message.kinds),
+        events=tuple(message.events),
+        records=message.records,
     )
 
 
@@ -69,3 +89,42 @@ class ChangeOperations(Operations):
             end = reply.end if end is None else end
             if not follow and request.since >= end:
                 return
+
+    async def publish_changes(
+        self,
+        path: Path,
+        stream: Path,
+        topic: str,
+        *,
+        kinds: Iterable[str] | None = None,
+        events: Iterable[str] | None = None,
+        since: int | None = None,
+        restart: bool = False,
+    ) -> Publication:
+        request = build(
+            pb.PublishRequest,
+            target=target(path),
+            stream=target(stream),
+            topic=topic,
+            kinds=words(kinds, "kinds"),
+            events=words(events, "events"),
+            since=since,
+            restart=restart,
+        )
+        return publication_of((await self._channel.call(PUBLISH, request))[0])
+
+    async def unpublish_changes(
+        self, stream: Path, topic: str, *, path: Path | None = None
+    ) -> None:
+        request = build(
+            pb.UnpublishRequest,
+            stream=target(stream),
+            topic=topic,
+            path=text(path) if path is not None else "",
+        )
+        await self._channel.call(UNPUBLISH, request)
+
+    async def publications(self, path: Path | None = None) -> list[Publication]:
+        request = build(pb.PublicationsRequest, target=target(path) if path is not None else None)
+        reply, _ = await self._channel.call(PUBLICATIONS, request)
+        return [publication_of(each) for each in reply.publications]

@@ -246,6 +246,29 @@ class Change:
         return utc(self.time_ns)
 
 
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A change feed that is copied to a topic. `state` is "running", "waiting" (it is tried again)
+    or "stopped" (until it is restarted); `reason` says why."""
+
+    path: str
+    stream: str
+    topic: str
+    commit: int  # everything up to it was copied
+    behind: int  # commits that were not looked at yet
+    by: str  # by whose right
+    created_ns: int
+    state: str
+    reason: str = ""
+    kinds: tuple[str, ...] = ()  # empty: all
+    events: tuple[str, ...] = ()
+    records: int = 0  # written so far
+
+    @property
+    def created(self) -> datetime:
+        return utc(self.created_ns)
+
+
 # --------------------------------------------------------------------------------- identities
 
 

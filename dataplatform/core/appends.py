@@ -107,7 +107,7 @@ async def append(unit: Unit, stream: int, parts: Sequence[PreparedPart]) -> list
     return results
 
 
-async def _check_new_topic(unit: Unit, inode: Inode) -> None:
+async def check_new_topic(unit: Unit, inode: Inode) -> None:
     """Topics come of themselves with their first record, as in Kafka, where no rule is about
     that."""
     if unit.request.principal.is_free:
@@ -149,7 +149,7 @@ class _Append:
             if part.partition >= count:
                 raise NotFound("no such partition", partition=self._label(part), partitions=count)
             if topic is None:
-                await _check_new_topic(unit, inode)
+                await check_new_topic(unit, inode)
                 self._topics[part.topic] = await add_topic(unit, inode, part.topic, count)
         await self._load_rows(parts)
 

@@ -34,9 +34,7 @@ async def page(
     """
     if after >= last:
         return []
-    found = await volume.storage.engine.scan(
-        keys.change(after + 1), keys.change(last + 1), limit=limit, size_bytes=size_bytes
-    )
+    found = await _scan(volume, after, last, limit, size_bytes)
     if found and keys.number_of(found[0][0]) == after + 1:
         if keys.number_of(found[-1][0]) != after + len(found):
             ahead = (n for n, (key, _) in enumerate(found, after + 1) if keys.number_of(key) != n)
@@ -46,6 +44,19 @@ async def page(
     if after + 1 < oldest:
         raise stale(volume, after)
     raise _damaged(volume, after + 1, keys.number_of(found[0][0]) - 1 if found else last)
+
+
+async def _scan(volume: Volume, after: int, last: int, limit: int, size_bytes: int) -> list[Pair]:
+    """What is stored there, up to what damage makes unreadable."""
+    engine, key = volume.storage.engine, keys.change(after + 1)
+    try:
+        return await engine.scan(key, keys.change(last + 1), limit=limit, size_bytes=size_bytes)
+    except Corrupt:
+        try:
+            value = await engine.get(key)
+        except Corrupt:
+            raise _damaged(volume, after + 1, after + 1) from None
+        return [(key, value)] if value is not None else []
 
 
 def unpacked(value: bytes, commit: int, volume: Volume) -> ChangeRow:

@@ -6,6 +6,7 @@ changes. A test compares the words with what the core says.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -69,10 +70,20 @@ OF_VOLUMES = frozenset(
     )
 )
 
+OF_FEEDS = frozenset(("changes published", "changes unpublished"))
+
 OF_CLUSTERS = frozenset(("cluster added", "cluster changed", "cluster removed"))
 
 EVENTS = frozenset().union(
-    OF_NAMES, OF_FILES, OF_ATTRIBUTES, OF_ROWS, OF_RECORDS, OF_RIGHTS, OF_VOLUMES, OF_CLUSTERS
+    OF_FEEDS,
+    OF_NAMES,
+    OF_FILES,
+    OF_ATTRIBUTES,
+    OF_ROWS,
+    OF_RECORDS,
+    OF_RIGHTS,
+    OF_VOLUMES,
+    OF_CLUSTERS,
 )
 
 KINDS = frozenset((*(kind.word for kind in Kind), "volume", "user", "group", "token", "cluster"))
@@ -106,8 +117,10 @@ def wanted(kinds: Iterable[str], events: Iterable[str]) -> Wanted:
     for given, known, what in ((found.kinds, KINDS, "kind"), (found.events, EVENTS, "event")):
         unknown = sorted(given - known)
         if unknown:
+            near = difflib.get_close_matches(unknown[0], sorted(known), 3, 0.5)
+            hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise Invalid(
-                f"the change feed knows no such {what}",
+                f"the change feed knows no such {what}{hint}",
                 **{what: unknown[0], f"{what}s": ", ".join(sorted(known))},
             )
     return found

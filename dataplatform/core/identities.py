@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from ..base.errors import (
@@ -258,6 +258,44 @@ class Identities:
             is_admin=is_admin or (user is not None and user.is_admin),
             may_speak=is_admin,
             scope="the server's own" if is_admin else "",
+        )
+
+    def grant_of(self, principal: Principal) -> dict[str, Any]:
+        """What lets `stand_in` make such a principal again."""
+        user = self._users.get(principal.name)
+        is_user = user is not None and user.uid == principal.uid
+        return {
+            "user": is_user,
+            "uid": principal.uid,
+            "gid": principal.gid,
+            "gids": sorted(principal.gids),
+            "groups": sorted(principal.groups),
+            "own": principal.is_admin and not (user is not None and is_user and user.is_admin),
+            "roots": [list(root) for root in principal.roots],
+        }
+
+    def stand_in(self, name: str, grant: Mapping[str, Any]) -> Principal:
+        """Whoever ordered work that goes on without them: a user as he is now, within the subtrees
+        of the token that he came with; somebody else as he was. DENIED if there is no such user
+        any more."""
+        gids, groups = frozenset(grant["gids"]), frozenset(grant["groups"])
+        gid, is_admin = grant["gid"], grant["own"]
+        if grant["user"]:
+            user = self._known(name)
+            if user.uid != grant["uid"]:
+                raise refused("the user is another one of that name", "revoked", user=name)
+            known = self.gids_of(user)
+            gid, gids = known[0] if known else NOBODY, frozenset(known)
+            groups = frozenset(user.groups)
+            is_admin = is_admin or user.is_admin
+        return self._principal(
+            name=name,
+            uid=grant["uid"],
+            gid=gid,
+            gids=gids,
+            groups=groups,
+            is_admin=is_admin,
+            roots=tuple((volume, inode) for volume, inode in grant["roots"]),
         )
 
     def find_by_uid(self, uid: int) -> tuple[str, frozenset[str]] | None:

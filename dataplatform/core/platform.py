@@ -36,6 +36,7 @@ from .identities import Identities
 from .keys import Masters
 from .opens import Opens
 from .promises import Keeper, Promises
+from .publications.publishing import Publications
 from .replication.mirrors import Mirrors
 from .replication.pins import Pins
 from .snapshot_names import SNAPSHOT_NAME, directory_of_snapshots
@@ -117,6 +118,7 @@ class Platform:
         self.guard = Guard(self)
         self.audit = Audit(self)
         self.guard.on_denied = self.audit.denied
+        self.publications = Publications(self)
         self.pins = Pins(self)
         self._volumes: dict[int, Volume] = {}
         self._opening: dict[int, asyncio.Future[None]] = {}
@@ -157,6 +159,7 @@ class Platform:
         await platform.identities.load(root)
         await platform.clusters.load(root)
         platform.release(root)
+        await platform.publications.load()
         return platform
 
     async def close(self) -> None:
@@ -211,6 +214,15 @@ class Platform:
         volume.used_monotonic_s = self.clock.monotonic()
         return volume
 
+    def peek(self, volume_id: int) -> Volume | None:
+        """As `hold`, for background work, which does not count as use. None if its lane is broken,
+        too."""
+        volume = self._volumes.get(volume_id)
+        if volume is None or volume.lane.broken is not None or volume_id in self.withdrawn:
+            return None
+        volume.users += 1
+        return volume
+
     def release(self, volume: Volume) -> None:
         volume.users -= 1
         assert volume.users >= 0
@@ -260,6 +272,7 @@ class Platform:
                 raise
             self.audit.opened(volume)
             self._volumes[volume_id] = volume
+            self.publications.opened(volume)
         except PlatformError as caught:
             error = await damages.name(self, caught, volume_id, 0)
             error.facts.setdefault("volume", volume_id)
@@ -314,6 +327,7 @@ class Platform:
             if volume.source is not None:
                 self.release(volume.source)
             self.audit.closed(volume)
+            self.publications.closed(volume)
             del self._opening[volume.id]
             closing.set_result(None)
 
@@ -338,6 +352,7 @@ class Platform:
                 self.readmit(volume_id)
                 raise
             await self._close(volume)
+        self.publications.forget(volume_id)
 
     async def withdraw(self, volume_id: int) -> None:
         """Let nobody open the volume, and close it: calls under way have a few seconds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 
 class Signal:
@@ -16,6 +17,12 @@ class Signal:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def call_once(self, callback: Callable[[], None]) -> None:
+        """At the next notification, soon after it."""
+        waiter = asyncio.get_running_loop().create_future()
+        waiter.add_done_callback(lambda _: callback())
+        self._waiters.add(waiter)
 
     async def wait(self, timeout_s: float | None = None) -> bool:
         """True if notified, False if the time ran out."""

@@ -226,6 +226,7 @@ class VolumeRecord(Record):
     origin: list[int] = field(default_factory=list)
     """Of a clone: the volume and commit that it was made of, above which number its segments are
     its own, and the snapshot's number."""
+    publishes: bool = False  # there may be publications in it
 
 
 @dataclass(slots=True)
@@ -628,6 +629,14 @@ class Publication(Record):
     commit: int = 0  # everything up to it was published
     by: str = ""  # by whose right
     created_ns: int = 0
+    place: str = "/"  # where it stood at that commit, from the root of its volume
+    home: bytes = b""  # store and volume that the record was written for: it sleeps in copies
+    grant: dict[str, Any] = field(default_factory=dict)  # see Identities.stand_in
+    kinds: list[str] = field(default_factory=list)  # only of these; empty: of all
+    events: list[str] = field(default_factory=list)  # only these; empty: all
+    records: int = 0  # written so far
+    stopped: str = ""  # why it goes no further until it is restarted
+    lost: list[int] = field(default_factory=list)  # [first, last] commit that is yet to be said
 
 
 @dataclass(slots=True)

@@ -7,9 +7,12 @@ from typing import Any
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import NotFound
 from dataplatform.core import change_texts, change_words, changes
+from dataplatform.core.publications.publishing import Listed
 from dataplatform.core.volumes import Volume
 
 from ..dispatch import Call, rpc
+from .namespace import done
+from .streams import stream_node
 
 WAIT_MS_MAX = 60_000
 
@@ -51,3 +54,52 @@ async def _followed(call: Call, message: pb.ChangesRequest) -> tuple[Volume, int
             raise
         return volume, target.inode
     return node.volume, node.inode.number
+
+
+async def _published(
+    call: Call, message: pb.PublishRequest, volume: Volume, stored: str
+) -> pb.Publication:
+    """The publication as it is now; empty if it has gone meanwhile."""
+    found = await call.platform.publications.describe(volume.id, stored)
+    return _publication(found) if found is not None else pb.Publication(topic=message.topic)
+
+
+@rpc("Changes.Publish", answer=_published)
+async def publish(call: Call, message: pb.PublishRequest, data: Any) -> pb.Publication:
+    source = await call.node(message.target)
+    stream = await stream_node(call, message.stream)
+    name = await call.platform.publications.publish(
+        call.request(message),
+        source,
+        stream,
+        message.topic,
+        change_words.wanted(message.kinds, message.events),
+        message.since if message.HasField("since") else None,
+        restart=message.restart,
+    )
+    return await _published(call, message, stream.volume, name)
+
+
+@rpc("Changes.Unpublish", answer=done)
+async def unpublish(call: Call, message: pb.UnpublishRequest, data: Any) -> pb.Empty:
+    stream = await stream_node(call, message.stream)
+    await call.platform.publications.unpublish(
+        call.request(message), stream, message.topic, message.path
+    )
+    return pb.Empty()
+
+
+@rpc("Changes.Publications")
+async def publications(
+    call: Call, message: pb.PublicationsRequest, data: Any
+) -> pb.PublicationsReply:
+    below = "/"
+    if message.HasField("target"):
+        node = await call.node(message.target)
+        below = await call.platform.path_of(node.volume, node.inode.number)
+    found = await call.platform.publications.listed(call.ask(), below)
+    return pb.PublicationsReply(publications=map(_publication, found))
+
+
+def _publication(listed: Listed) -> pb.Publication:
+    return pb.Publication(**listed._asdict())

@@ -21,6 +21,7 @@ from dataplatform.engine.base import scan_all
 from dataplatform.keyspace import keys
 from tests.model.platform_driver import Driver, Place
 from tests.unit.core.check_world import World
+from tests.unit.core.publications.world import make_stream, publish
 
 PREFIXES = {
     name: value
@@ -44,6 +45,9 @@ async def _furnish(world: World, kind: str) -> None:
     elif kind == "QUOTA":
         limits = Limits(quota_bytes=1 << 40)
         await set_quota(volume, SYSTEM, world.inodes["/docs"], limits)
+    elif kind == "PUBLICATION":
+        await make_stream(Driver(platform, b"p" * 16), "/published")
+        await publish(platform, "/docs", "/published")
     elif kind == "AUDIT_CURSOR":
         settings = replace(volume.settings, audit="changes")
         await platform.catalog.set(SYSTEM, volume, settings)

@@ -537,7 +537,7 @@ def test_filtered_changes(dp: Shell) -> None:
         ("renamed", "/filtered/b"),
     ]
     assert dp("dp changes /filtered --kinds table") == ""
-    dp.fails("dp changes /filtered --kinds tables", 2, "knows no such kind")
+    dp.fails("dp changes /filtered --kinds tables", 2, "knows no such kind", "did you mean 'table'")
 
 
 def test_volumes(dp: Shell) -> None:

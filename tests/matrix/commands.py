@@ -57,7 +57,10 @@ COMMANDS: dict[str, Command] = {
     "put": changes("put %/f @/d/new"),
     "get": reads("get @/f %/got"),
     "cat": reads("cat @/f"),
-    "changes": reads("changes @/d", "reach"),
+    "changes show": reads("changes @/d", "reach"),
+    "changes publish": changes("changes publish @/d --to @/s:feed"),
+    "changes unpublish": changes("changes unpublish @/d --to @/s:feed", is_sure=False),
+    "changes publications": reads("changes publications", "anybody"),
     # ---- tables
     "table create": changes("table create @/d/new"),
     "table put": changes("table put @/t k n=2"),

@@ -139,6 +139,11 @@ OPERATIONS: dict[str, Operation] = {
     "Client.utime": changes(lambda c, p: c.utime(f"{p}/f", (1, 1))),
     "Client.walk": reads(lambda c, p: c.walk(f"{p}/d")),
     "Client.changes": reach(lambda c, p: c.changes(f"{p}/d")),
+    "Client.publish_changes": changes(lambda c, p: c.publish_changes(f"{p}/d", f"{p}/s", "feed")),
+    "Client.unpublish_changes": changes(
+        lambda c, p: c.unpublish_changes(f"{p}/s", "none"), is_sure=False
+    ),
+    "Client.publications": anybody(lambda c, p: c.publications()),
     # ---- files
     "Client.open": reads(_to_read),
     "Client.open_handle": reads(lambda c, p: c.open_handle(f"{p}/f", Mode.parse("rb"))),

@@ -156,6 +156,14 @@ REQUESTS: dict[str, Request] = {
     "Replication.Values": Request("admins", lambda p: pb.ValuesRequest(pin=1)),
     "Replication.Scan": Request("admins", lambda p: pb.PairsRequest(pin=1)),
     "Replication.Extents": Request("admins", lambda p: pb.ExtentsRequest(pin=1)),
+    "Changes.Publish": Request(
+        "things",
+        lambda p: pb.PublishRequest(target=at(f"{p}/d"), stream=at(f"{p}/s"), topic="feed"),
+    ),
+    "Changes.Unpublish": Request(
+        "things", lambda p: pb.UnpublishRequest(stream=at(f"{p}/s"), topic="none"), is_sure=False
+    ),
+    "Changes.Publications": Request("anybody", lambda p: pb.PublicationsRequest()),
     "Quotas.Set": Request("admins", lambda p: pb.QuotaRequest(target=at(f"{p}/d"))),
     "Quotas.Get": Request("reach", lambda p: pb.QuotaRequest(target=at(f"{p}/d")), is_sure=False),
     "Quotas.List": Request("reach", lambda p: pb.QuotaRequest(target=at(f"{p}/d"))),

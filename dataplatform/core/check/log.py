@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...base.errors import Corrupt
 from ...base.limits import SLOTS_MAX
 from ...keyspace import keys
-from ...keyspace.records import ChangeRow, StoredReply
+from ...keyspace.records import ChangeRow, Publication, StoredReply
 from .. import change_log
 from .picture import read_record
 
@@ -60,6 +60,27 @@ def _is_change(value: bytes) -> bool:
         isinstance(event, list) and [type(part) for part in event] == [str, str, str, dict]
         for event in row.events
     )
+
+
+async def check_publications(check: Check) -> None:
+    """Each can be read, and its cursor is at a commit that there is. Whether its stream is there
+    yet is its own business: it goes when it finds out."""
+    async for page in check.pages(keys.PUBLICATION, "publications"):
+        for key, value in page:
+            check.counts["publications"] += 1
+            name = key[1:].decode("utf-8", "backslashreplace")
+            try:
+                record = read_record(Publication, value)
+            except Corrupt:
+                check.add("/", f"the publication {name} cannot be read")
+                continue
+            is_here = record.home[-8:] == record.volume.to_bytes(8, "big")
+            if is_here and record.volume == check.volume.id and check.is_too_new(record.commit):
+                check.add(
+                    "/",
+                    f"the publication {name} was read to commit {record.commit}, and the last is "
+                    f"{check.commit}",
+                )
 
 
 async def check_replies(check: Check) -> None:

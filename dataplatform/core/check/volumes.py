@@ -107,6 +107,7 @@ async def _check(check: Check) -> None:
     await mirrors.check_cursor(check)
     await mirrors.check_sources(check)
     await log.check_changes(check)
+    await log.check_publications(check)
     await log.check_replies(check)
     await accounts.check_usage(check)
     await quotas.check_quotas(check)

@@ -40,6 +40,7 @@ from dataplatform.keyspace.records import (
     Kind,
     Partition,
     Producer,
+    Publication,
     Segment,
     Statistics,
     StoredReply,
@@ -125,6 +126,23 @@ def unreadable(name: str, key: Callable[[World], bytes], *expected: Expected) ->
 @damage(kept("/", "a row of unknown meaning"), kept("/", "a row of unknown meaning"))
 async def unknown_rows(world: World) -> None:
     await world.plant({b"?what": b"", keys.inode(3) + b"longer": b""})
+
+
+@damage(
+    kept("/", "the publication broken cannot be read"),
+    kept("/", "the publication early was read to commit 1000000, and the last is"),
+)
+async def publications_that_cannot_be(world: World) -> None:
+    here = bytes(16) + ROOT_VOLUME.to_bytes(8, "big")
+    early = Publication(ROOT_VOLUME, ROOT_INODE, 5, "t", 10**6, home=here)
+    asleep = replace(early, home=b"in another place")
+    await world.plant(
+        {
+            keys.publication("broken"): BAD,
+            keys.publication("early"): early.pack(),
+            keys.publication("asleep"): asleep.pack(),
+        }
+    )
 
 
 @damage(
@@ -1144,7 +1162,7 @@ def assert_found(world: World, expected: Sequence[Expected], findings: Sequence[
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.name.replace(" ", "_"))
-@pytest.mark.allow_warnings("cannot be repaired", "cluster cannot be read")
+@pytest.mark.allow_warnings("cannot be repaired", "cluster cannot be read", "publication in")
 async def test_damage(damage: Damage, engine: str, tmp_path: Path) -> None:
     async with a_world(engine, tmp_path) as world:
         await damage.plant(world)
