@@ -72,6 +72,8 @@ OF_VOLUMES = frozenset(
 
 OF_FEEDS = frozenset(("changes published", "changes unpublished"))
 
+OF_SNAPSHOTS = frozenset(("snapshots scheduled", "snapshots not scheduled"))
+
 OF_CLUSTERS = frozenset(("cluster added", "cluster changed", "cluster removed"))
 
 EVENTS = frozenset().union(
@@ -83,6 +85,7 @@ EVENTS = frozenset().union(
     OF_RECORDS,
     OF_RIGHTS,
     OF_VOLUMES,
+    OF_SNAPSHOTS,
     OF_CLUSTERS,
 )
 
