@@ -25,7 +25,7 @@ from .limits import Limiter, Limits
 from .packing import node_message
 from .sessions import SESSION_BYTES
 
-_TARGETS: dict[type[Any], tuple[str, ...]] = {
+TARGETS: dict[type[Any], tuple[str, ...]] = {
     method.request: tuple(
         field.name
         for field in method.request.DESCRIPTOR.fields
@@ -35,7 +35,7 @@ _TARGETS: dict[type[Any], tuple[str, ...]] = {
 }
 """The fields of a request that say what it acts on."""
 
-FIRST_TARGETS = {message: names[0] for message, names in _TARGETS.items() if names}
+FIRST_TARGETS = {message: names[0] for message, names in TARGETS.items() if names}
 """The first of them, which also says whom the request is for."""
 
 
@@ -59,6 +59,8 @@ class Call:
     """Of the volumes for which it was admitted; None as long as nothing limits it."""
     message: Any = None
     data: bytes | memoryview = b""
+    cluster = ""
+    """Whose server passes it on, for one of its own clients; "": it comes from a client."""
     about: tuple[Volume, int] | None = None
     """The volume and inode that a target led to, the last one if there are several."""
 
@@ -74,6 +76,8 @@ class Call:
         self.credential = credential = attachment.credential
         self.principal = credential.now()
         self.origin = attachment.origin
+        if attachment.cluster:
+            self.cluster = attachment.cluster
         self.method = method
         self.platform = platform
         self.server = server
@@ -133,7 +137,7 @@ class Call:
 
     async def named(self, error: PlatformError, message: Any) -> PlatformError:
         """The error; if it tells of damage, with the path that the message is about."""
-        targets = [getattr(message, name) for name in _TARGETS.get(type(message), ())]
+        targets = [getattr(message, name) for name in TARGETS.get(type(message), ())]
         about = targets[0] if targets else pb.Target(volume=ROOT_VOLUME)
         return await damages.name(self.platform, error, about.volume, about.inode, about.path)
 
@@ -190,7 +194,7 @@ class Call:
         request = self.request(message)
         if request.session is None:
             return None
-        targets = [getattr(message, name) for name in _TARGETS[type(message)]]
+        targets = [getattr(message, name) for name in TARGETS[type(message)]]
         targets.append(pb.Target(volume=ROOT_VOLUME))
         for volume in self.platform.volumes:
             if volume.replies.knows(request.session):

@@ -29,6 +29,7 @@ from dataplatform.transport.frames import Data
 
 from .callers import Callers
 from .calls import FIRST_TARGETS, Call
+from .clusters.routing import SYNC, Destination, Routes
 from .facts import ServerFacts
 from .fairness import Fairness
 from .identity import Attachment
@@ -114,6 +115,7 @@ class Dispatcher:
         self.metrics = RequestMetrics(METHODS)
         self.callers = Callers()
         self.limits = Limits(platform.clock)
+        self.routes = Routes(platform)
         self.fairness: Fairness | None = None
         """Told of the volumes that requests lead to."""
         self._platform = platform
@@ -144,16 +146,25 @@ class Dispatcher:
         if served.is_limited:
             call.limits, call.message, call.data = self.limits, message, data
         started_s = time.perf_counter()
+        away: Destination | None = None
         try:
+            if self.routes.any:
+                away = self.routes.find(call, message)
+                if away is not None:
+                    return await self.routes.forward(away, call, method, message, data)
             try:
                 outcome = await served.handler(call, message, data)
             except PlatformError as e:
                 outcome = await self._answer_of_before(call, method, message, e)
+            if self.routes.any and method is SYNC and not message.HasField("target"):
+                await self.routes.sync(call)
             about = call.about
             if about is not None and about[0].home.settings.audit == ALL and method.number in READS:
                 await observe(call, *READS[method.number], message)
         except PlatformError as e:
             self.metrics.count_error(method, e.kind)
+            if away is not None:
+                raise
             if e.kind is ErrorKind.DENIED:
                 await observe_refusal(call, method, e)
             raise await call.named(e, message) from e.__cause__
@@ -184,6 +195,9 @@ class Dispatcher:
             return None
         started_s = time.perf_counter()
         call = self._call(attachment, method, served, message)
+        if self.routes.any and self.routes.find(call, message) is not None:
+            call.end()
+            return None
         begun = None
         try:
             begun = served.gathered(call, message, data)

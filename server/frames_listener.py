@@ -118,7 +118,7 @@ class FramesListener:
         except PlatformError as error:
             self._dispatcher.refused(origin, error)
             raise
-        connection.session = Attachment(session, credential, origin)
+        connection.session = Attachment(session, credential, origin, hello.cluster)
         return pb.HelloReply(
             server=self._facts.program,
             cluster=self._cluster,

@@ -129,6 +129,7 @@ class Attachment:
     session: Session
     credential: Credential
     origin: str = ""  # from where: "unix pid 4711 uid 1000", "tcp 10.1.2.3:40000"
+    cluster: str = ""  # a server of this cluster passes on what its own clients ask
     principal: Principal = field(init=False)
     """As whom its requests began that are under way."""
 

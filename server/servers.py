@@ -65,7 +65,7 @@ class Server:
         self.platform = platform
         self.endpoints = Endpoints()
         self.sessions = Sessions(
-            platform.clock, platform.entropy, platform.end_session, platform.promises.leave
+            platform.clock, platform.entropy, self._session_ended, self._session_left
         )
         self.facts = ServerFacts(
             engine=platform.storages.kind,
@@ -86,6 +86,7 @@ class Server:
         )
         platform.identities.on_changed.append(self._identities_changed)
         self.dispatcher.callers.find_user = platform.identities.find_by_uid
+        self.dispatcher.callers.find_named = platform.identities.find_by_name
         self.certificates = Certificates(settings.tls) if settings.tls is not None else None
         self.is_stopping = False
         self.facts.connections = lambda: self.frames.connections
@@ -175,13 +176,21 @@ class Server:
             for e in await asyncio.gather(*closing, return_exceptions=True)
             if isinstance(e, BaseException)
         ]
-        for step in (self.tasks.stop, self.platform.close):
+        for step in (self.dispatcher.routes.close, self.tasks.stop, self.platform.close):
             try:
                 await step()
             except Exception as e:
                 failures.append(e)
         if failures:
             raise failures[0]
+
+    def _session_ended(self, session: bytes) -> None:
+        self.platform.end_session(session)
+        self.dispatcher.routes.end_session(session)
+
+    def _session_left(self, session: bytes) -> None:
+        self.platform.promises.leave(session)
+        self.dispatcher.routes.end_session(session)
 
     def _identities_changed(self) -> None:
         self.dispatcher.callers.forget()

@@ -43,6 +43,10 @@ PROGRAM = "dataplatform python"
 CREDENTIAL = "credential"
 """The fact by which the server says that it is the token that was refused, not the request."""
 
+CLUSTER = "cluster"
+"""The fact by which the server says that it is another cluster that cannot be reached: it has tried
+for as long as there is sense in it, and knows when to try again."""
+
 OPEN = METHODS["Files.Open"]
 WRITE = METHODS["Files.Write"]
 
@@ -263,6 +267,8 @@ class Channel:
                 if not await self._left_for_new_token(connection, error):
                     raise
             except Unavailable as error:
+                if CLUSTER in error.facts:
+                    raise
                 patience = patience or Patience(self, patience_s)
                 await patience.pause(error)
 
@@ -302,8 +308,7 @@ class Channel:
     async def _open(self) -> Connection:
         self.check_open()
         token = self._token()
-        hello = pb.Hello(protocol=PROTOCOL, program=PROGRAM, token=token, session=self.session)
-        connection = await self.runtime.open(self.address, hello, OPEN_TIMEOUT_S)
+        connection = await self.runtime.open(self.address, self._hello(token), OPEN_TIMEOUT_S)
         known = list(self._connections.items())
         self._connections = {connection: token, **{c: t for c, t in known if not c.closed}}
         instance, self._instance = self._instance, connection.welcome.instance
@@ -311,6 +316,9 @@ class Channel:
             await self._reopen_files(connection)
             await self._resend_unsynced(connection)
         return connection
+
+    def _hello(self, token: str) -> pb.Hello:
+        return pb.Hello(protocol=PROTOCOL, program=PROGRAM, token=token, session=self.session)
 
     @property
     def closed(self) -> bool:

@@ -247,6 +247,7 @@ class Clusters:
                 asked.grpc_port if asked is not None else 0,
             )
             self._put(unit, name, record)
+            unit.change_rules()  # whoever knows the root does not know this name
             unit.event("cluster added", "/", "cluster", name=name, address=address)
             return name
 
@@ -285,6 +286,7 @@ class Clusters:
             self.check_may_change(unit.request.principal)
             changed = {key: value for key, value in given.items() if value is not None}
             self._put(unit, name, replace(self.get(name), **changed))
+            unit.change_rules()
             unit.event("cluster changed", "/", "cluster", name=name)
             return name
 
@@ -298,6 +300,7 @@ class Clusters:
             self.check_may_change(unit.request.principal)
             self.get(name)
             unit.delete(keys.cluster(name))
+            unit.change_rules()
             unit.event("cluster removed", "/", "cluster", name=name)
             unit.on_commit(lambda _: self._forget(name))
 

@@ -303,6 +303,10 @@ class Identities:
         name = self._names.get(uid)
         return None if name is None else (name, frozenset(self._known(name).groups))
 
+    def find_by_name(self, name: str) -> Principal | None:
+        """The user with this name, if there is one. DENIED if he is disabled."""
+        return self.principal_of_user(name) if name in self._users else None
+
     def _known(self, name: str) -> UserRecord:
         user = self._users.get(name)
         if user is None:

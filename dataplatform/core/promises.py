@@ -235,6 +235,28 @@ class Keeper:
             self.unlinked.add(key)
         self.news.notify()
 
+    def relay(
+        self,
+        volume: int,
+        inode: int,
+        *,
+        entries: bool,
+        data: bool,
+        unlinked: bool,
+        names: Sequence[bytes],
+        kept: bool,
+    ) -> int:
+        """Tell what another cluster told of something that it promised; with which number."""
+        self.sequence += 1
+        if len(self.told) >= TOLD_MAX:
+            self.end_everything()
+            return self.sequence
+        self.told.append(
+            Broken(self.sequence, volume, inode, entries, data, unlinked, tuple(names), kept)
+        )
+        self.news.notify()
+        return self.sequence
+
     def end_everything(self) -> None:
         """All promises end, and what was told goes up in that."""
         self._clear()

@@ -13,8 +13,9 @@ from dataplatform.core.platform import NewName
 from dataplatform.core.units import Unit
 from dataplatform.core.usage import usage_at
 from dataplatform.core.volumes import Volume
-from dataplatform.keyspace.records import Kind
+from dataplatform.keyspace.records import ROOT_INODE, ROOT_VOLUME, Kind
 
+from ..clusters.listing import with_clusters
 from ..dispatch import Call, rpc
 from ..packing import attributes_of, node_message, settings_of
 
@@ -50,9 +51,11 @@ async def access(call: Call, message: pb.AccessRequest, data: Any) -> pb.AccessR
 async def list_(call: Call, message: pb.ListRequest, data: Any) -> pb.ListReply:
     node = await call.node(message.target)
     page = await listing.page(node, message.after, message.limit, call.keeper, call.asker)
-    return pb.ListReply(
-        nodes=[await call.shown(n, name=n.inode.name.decode()) for n in page.nodes], end=page.end
-    )
+    nodes = [await call.shown(n, name=n.inode.name.decode()) for n in page.nodes]
+    is_root = node.volume.id == ROOT_VOLUME and node.inode.number == ROOT_INODE
+    if is_root and call.platform.clusters and not call.cluster:
+        nodes = with_clusters(call, nodes, message.after, is_end=page.end)
+    return pb.ListReply(nodes=nodes, end=page.end)
 
 
 async def _created(call: Call, message: pb.CreateRequest, volume: Volume, stored: bytes) -> pb.Node:
