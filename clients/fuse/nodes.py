@@ -12,6 +12,7 @@ that a name which is not in there does not exist.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +29,13 @@ ROOT_VOLUME = 1
 INODE_BITS = 44
 INODE_MASK = (1 << INODE_BITS) - 1
 VIEW_BIT = 1 << 62
+CLUSTER_BIT = 1 << 61
+"""Of something in another cluster: its slot, volume and inode have fewer bits there."""
 """Numbers stay below 2^63: some programs take them for signed."""
+
+CLUSTER_INODE_BITS, CLUSTER_VOLUME_BITS, CLUSTER_SLOT_BITS = 40, 13, 8
+SLOT_SHIFT = 48
+"""Of a volume's number, as the server gives it: docs/decisions/0012."""
 
 NODES_MAX = 40_000
 """Nodes in memory, some 600 bytes each; those in use are kept whatever their number."""
@@ -62,6 +69,22 @@ _turns = itertools.count(1)
 def type_bits(kind: int) -> int:
     """S_IFMT bits of a kind."""
     return _TYPES.get(kind, stat.S_IFREG)
+
+
+def _number_elsewhere(volume: int, inode: int) -> int:
+    """EOVERFLOW if there is no number for it."""
+    slot, volume = volume >> SLOT_SHIFT, volume & (1 << SLOT_SHIFT) - 1
+    if slot >> CLUSTER_SLOT_BITS or volume >> CLUSTER_VOLUME_BITS or inode >> CLUSTER_INODE_BITS:
+        raise OSError(errno.EOVERFLOW, "too many clusters, volumes or inodes for a mount")
+    upper = slot << CLUSTER_VOLUME_BITS | volume
+    return CLUSTER_BIT | upper << CLUSTER_INODE_BITS | inode
+
+
+def _key_elsewhere(number: int) -> Key:
+    number &= CLUSTER_BIT - 1
+    upper, inode = number >> CLUSTER_INODE_BITS, number & (1 << CLUSTER_INODE_BITS) - 1
+    slot, volume = upper >> CLUSTER_VOLUME_BITS, upper & (1 << CLUSTER_VOLUME_BITS) - 1
+    return slot << SLOT_SHIFT | volume, inode
 
 
 class Content(NamedTuple):
@@ -243,6 +266,8 @@ class Nodes:
         volume, inode = key
         if key == self.root:
             return ROOT_NUMBER
+        if volume >> SLOT_SHIFT:
+            return _number_elsewhere(volume, inode)
         number = (volume - ROOT_VOLUME) << INODE_BITS | inode
         # What has the root's number here is the platform's own root; below another one it is
         # never met.
@@ -253,6 +278,8 @@ class Nodes:
             return self.root
         if number == VIEW_BIT - 1:
             number = ROOT_NUMBER
+        elif number & CLUSTER_BIT:
+            return _key_elsewhere(number)
         return (number >> INODE_BITS) + ROOT_VOLUME, number & INODE_MASK
 
     def find(self, number: int) -> Node | None:

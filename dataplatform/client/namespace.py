@@ -175,7 +175,9 @@ class NamespaceOperations(Operations):
                 yield directory, directories, others
             else:
                 stack.append((directory, True, (directories, others)))
-            stack.extend((entry.path, False, empty) for entry in reversed(directories))
+            # Other clusters are seen, and not entered: who means them begins there.
+            inside = [entry for entry in directories if not entry.is_cluster]
+            stack.extend((entry.path, False, empty) for entry in reversed(inside))
 
     async def usage(self, path: Path = "/") -> Usage:
         reply: pb.UsageReply

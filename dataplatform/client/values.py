@@ -90,6 +90,11 @@ class Entry(Stat):
     name: str
     path: str
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether it is another cluster, seen in the root directory."""
+        return self.volume >> 48 > 0 and self.path.lstrip("/") == self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -34,7 +34,7 @@ from dataplatform.transport.connections import Connection
 from dataplatform.transport.tls import Trust
 
 from .asking import PROGRAM, SESSION_BYTES
-from .remotes import Remote
+from .remotes import CLUSTER, Remote
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ _WATCH = METHODS["Namespace.Watch"]
 _OPEN = METHODS["Files.Open"].number
 _CLOSE = METHODS["Files.Close"].number
 _CREATE = METHODS["Namespace.Create"].number
-_WRITES = frozenset((METHODS["Files.Write"].number,))
 
 
 class Link(Channel):
@@ -74,10 +73,8 @@ class Link(Channel):
         self._own_cluster = own_cluster
         self._watching: tuple[Keeper, asyncio.Task[None]] | None = None
         self._beginning = asyncio.Lock()
-        self.restarts = 0
-        """How often the other server was found to be another one: what was not synced is lost."""
-        self.is_written = False
-        """Bytes went there that nobody synced since."""
+        self.is_changed = False
+        """Something was changed there that nobody synced since."""
 
     def _hello(self, token: str) -> pb.Hello:
         hello = super()._hello(token)
@@ -85,7 +82,7 @@ class Link(Channel):
         return hello
 
     async def _open(self) -> Connection:
-        before = self._instance
+        await self._remote.ready()
         connection = await super()._open()
         welcome, access = connection.welcome, self._remote.access
         if welcome.cluster != self._remote.name or (
@@ -93,7 +90,6 @@ class Link(Channel):
         ):
             await connection.close()
             raise Denied("another cluster answers there", answered=welcome.cluster)
-        self.restarts += bool(before) and before != welcome.instance
         return connection
 
     def cut(self) -> None:
@@ -113,14 +109,17 @@ class Link(Channel):
         """The reply of the other cluster, in its own words."""
         if keeper is not None:
             await self._watch_for(keeper)
-        reply, bulk = await self.call(method, message, data, is_numbered=False)
+        try:
+            reply, bulk = await self.call(method, message, data, is_numbered=False)
+        except PlatformError as error:
+            self.is_changed |= not method.read_only and CLUSTER not in error.facts
+            raise
+        self.is_changed |= not method.read_only
         number = method.number
         if number == _OPEN or (number == _CREATE and message.open):
             self.file_opened(reply.volume, reply.inode)
         elif number == _CLOSE:
             self.file_closed(message.target.volume, message.target.inode)
-        elif number in _WRITES:
-            self.is_written = True
         elif isinstance(reply, pb.NamesReply) and reply.kept_open:
             target = message.target
             if target.inode:

@@ -36,11 +36,12 @@ GRACE_S = 4.0
 """How long a cluster that was there and is not any more is waited for: a server's restart."""
 
 PAUSE_S = 0.1
-PAUSE_S_MAX = 5.0
+PAUSE_S_MAX = 2.0
 IDLE_S = 120.0
 
 CLUSTER = "cluster"
 CREDENTIAL = "credential"
+TIMEOUT = "timeout_s"
 
 _PING = METHODS["System.Ping"]
 
@@ -49,7 +50,8 @@ def away(name: str, error: PlatformError) -> PlatformError:
     """The error as somebody hears it who asked for something of the cluster."""
     facts = {k: v for k, v in error.facts.items() if k not in (CREDENTIAL, CLUSTER, "errno")}
     if isinstance(error, Unavailable):
-        message = f"the cluster {name} cannot be reached: {error.message}"
+        reason = error.message.partition(":")[0]  # the advice is for clients
+        message = f"the cluster {name} cannot be reached: {reason}"
         return Unavailable(message, cluster=name, **facts, errno=errno.EHOSTDOWN)
     message = f"the cluster {name} does not work with this one: {error.message}"
     return PlatformError(error.kind, message, cluster=name, **facts)
@@ -133,7 +135,8 @@ class Remote:
                 return
             except PlatformError as error:
                 if self._is_there:
-                    was_there_s = loop.time()
+                    is_silent = TIMEOUT in error.facts  # then it has had its time
+                    was_there_s = loop.time() - (GRACE_S if is_silent else 0)
                     self._is_there = False
                     self._changed.clear()
                     self._lost()

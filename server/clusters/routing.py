@@ -14,7 +14,6 @@ What comes from another cluster's server is not passed on: to it, clusters are n
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from typing import Any, NamedTuple
 
 from dataplatform.api import platform_pb2 as pb
@@ -109,6 +108,9 @@ class Routes:
         if method.number == _LOCATE:
             return pb.LocateReply(elsewhere=True), b""
         mapping.make_local(message, TARGETS[type(message)], self._place, cluster, slot)
+        if type(message) is pb.WriteRequest:
+            # The client sends again what its own server lost, and hears of no other one's restart.
+            message.durability = pb.DURABLE
         if type(message) is pb.WriteRequest and message.area:
             data = _taken_from_area(call, message, data)
         elif method.request_bulk:
@@ -130,9 +132,7 @@ class Routes:
         if call.speaks:
             _govern(reply)
         if type(reply) in (pb.WriteReply, pb.SyncReply):
-            reply.verifier = self.verifier(call)
-            if method is SYNC:
-                link.is_written = False
+            reply.verifier = call.server.instance  # it is durable already
         return reply, bulk
 
     def _speak(self, remote: Remote, call: Call, message: Any) -> None:
@@ -174,31 +174,18 @@ class Routes:
     # ---- what a sync of everything covers
 
     async def sync(self, call: Call) -> None:
-        """What this session wrote to other clusters is durable. UNAVAILABLE."""
+        """What this session changed in other clusters is durable. UNAVAILABLE."""
         for (cluster, _), link in list(self._links.get(call.session.id, {}).items()):
-            if not link.is_written:
+            if not link.is_changed:
                 continue
-            link.is_written = False
+            link.is_changed = False
             try:
                 await link.call(SYNC, pb.SyncRequest())
             except BaseException as error:
-                link.is_written = True
-                if isinstance(error, Unavailable):
+                link.is_changed = True
+                if isinstance(error, Unavailable) and CLUSTER not in error.facts:
                     raise away(cluster, error) from error
                 raise
-
-    def verifier(self, call: Call) -> bytes:
-        """Of all that the session wrote: another one after a restart of any server that has some
-        of it (RFC 1813 §4.8)."""
-        instance = call.server.instance
-        links = self._links.get(call.session.id)
-        restarts = sum(link.restarts for link in links.values()) if links else 0
-        if not restarts:
-            return instance
-        return hashlib.blake2b(b"%b %d" % (instance, restarts), digest_size=16).digest()
-
-    def has_links(self, session: bytes) -> bool:
-        return session in self._links
 
     # ---- the end
 

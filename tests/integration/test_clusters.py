@@ -23,7 +23,7 @@ class Cluster:
     """A server with a name, reached over TCP, and a client of its administrator."""
 
     def __init__(self, directory: Path, name: str, *options: str) -> None:
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         self.name = name
         self.process = ServerProcess(directory, "rocks", "--cluster", name, *LISTEN, *options)
         self.start()
