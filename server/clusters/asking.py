@@ -92,7 +92,7 @@ def asked_of(welcome: pb.HelloReply) -> Asked:
 
 async def ask(access: Access, own_cluster: str) -> Answer:
     """UNAVAILABLE, DENIED, INVALID, saying why there is no answer."""
-    connection = await connect(access, own_cluster, os.urandom(SESSION_BYTES))
+    connection: AsyncConnection = await connect(access, own_cluster, os.urandom(SESSION_BYTES))
     try:
         now_ns = time.time_ns()
         welcome = connection.welcome

@@ -153,6 +153,7 @@ class Remote:
     async def _connect(self) -> AsyncConnection:
         self._access = await self._platform.clusters.access(self.name)
         session = os.urandom(SESSION_BYTES)
+        connection: AsyncConnection
         try:
             async with asyncio.timeout(CONNECT_S):
                 connection = await connect(self._access, self._platform.cluster, session)
