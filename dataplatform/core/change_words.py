@@ -16,7 +16,7 @@ from ..keyspace.records import Event, Kind
 MOVES = frozenset(("renamed", "exchanged"))
 """What gives a thing, and all below it, another path."""
 
-OF_NAMES = frozenset(("created", "linked", "removed", *MOVES))
+OF_NAMES = frozenset(("created", "linked", "removed", "restored", "promoted", *MOVES))
 
 OF_FILES = frozenset(("written", "truncated", "hole punched"))
 

@@ -587,6 +587,33 @@ async def _exchange(
     await _rename_link(unit, b.inode, (b_directory, b_name), (a_directory, a_name))
 
 
+async def swap(
+    unit: Unit, old_directory: int, old_name: bytes, directory: int, name: bytes
+) -> Inode:
+    """What has the first name gets the second, and what has that one, if anything, the first;
+    whatever they are, whoever asks, and without an event. The inode that moved."""
+    moved = await entry(unit, old_directory, old_name)
+    there = await find_entry(unit, directory, name)
+    if unit.volume.quotas.directories:
+        places = (old_directory, directory)
+        await quota_directories.move(unit, moved, old_name, places)
+        if there is not None:
+            await quota_directories.move(unit, there, name, places[::-1])
+    if there is None:
+        await _move(unit, moved, old_directory, old_name, directory, name)
+    else:
+        await _exchange(unit, (old_directory, old_name, moved), (directory, name, there))
+    _forget_paths(unit)
+    unit.renamed = moved.inode
+    unit.change_rules()
+    return await unit.inode(moved.inode)
+
+
+async def drop(unit: Unit, directory: int, name: bytes) -> None:
+    """Take a name away, whatever it is of, for whom may do it as was found before; no event."""
+    await _drop_name(unit, directory, name, await entry(unit, directory, name))
+
+
 async def _rename_link(
     unit: Unit, number: int, old: tuple[int, bytes], new: tuple[int, bytes]
 ) -> None:

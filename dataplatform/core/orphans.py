@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..base.errors import Corrupt
 from ..engine.base import scan_all
 from ..keyspace import keys
-from ..keyspace.records import Kind
+from ..keyspace.records import Entry, Inode, Kind
 from . import filemap, namespace
 from .containment import Contained
 from .retention import remove_stream_data
@@ -12,6 +13,8 @@ from .units import SYSTEM, Unit
 from .volumes import Volume
 
 ROWS_PER_UNIT = 2000
+
+NAMES_PER_UNIT = 500
 
 
 async def run_once(volume: Volume) -> int:
@@ -39,15 +42,17 @@ def _is_held(volume: Volume, number: int) -> bool:
     )
 
 
-async def sweep(volume: Volume, number: int) -> None:
-    """Remove one orphan with everything it has, in as many units as it takes."""
-    done = False
-    while not done:
+async def sweep(volume: Volume, number: int, *, units_max: int | None = None) -> None:
+    """Remove one orphan with everything it has, in as many units as it takes, or as it may."""
 
-        async def work(unit: Unit) -> bool:
-            return await _sweep_some(unit, number)
+    async def work(unit: Unit) -> bool:
+        return await _sweep_some(unit, number)
 
-        done = await volume.run(SYSTEM, work, durable=False)
+    units = 0
+    while not await volume.run(SYSTEM, work, durable=False):
+        units += 1
+        if units == units_max:
+            return
 
 
 async def _sweep_some(unit: Unit, number: int) -> bool:
@@ -55,6 +60,8 @@ async def _sweep_some(unit: Unit, number: int) -> bool:
     if inode is not None:
         if _is_held(unit.volume, number):
             return True  # somebody opened it again meanwhile
+        if inode.is_directory and inode.links:
+            return await _remove_below(unit, inode)
         assert inode.links == 0 or inode.kind in (Kind.TABLE, Kind.STREAM)
         if inode.kind == Kind.FILE and not await filemap.remove_some(unit, number):
             return False
@@ -67,6 +74,35 @@ async def _sweep_some(unit: Unit, number: int) -> bool:
         unit.forget(number)
     unit.delete(keys.orphan(number))
     return True
+
+
+async def _remove_below(unit: Unit, top: Inode) -> bool:
+    """Some of a directory that goes with all below it: see `grafts`. Whether it is gone itself."""
+    names = 0
+    path = [top]
+    while names < NAMES_PER_UNIT:
+        directory = path[-1]
+        start, end = keys.prefix_range(keys.entries(directory.number))
+        page = await unit.scan(start, end, limit=NAMES_PER_UNIT - names)
+        deeper = None
+        for key, value in page:
+            entry = Entry.unpack(value)
+            if entry.volume:
+                raise Corrupt("a volume is mounted in what goes: run dp check", inode=entry.inode)
+            if entry.kind == Kind.DIRECTORY and (below := await unit.inode(entry.inode)).size:
+                deeper = below
+                break
+            await namespace.drop(unit, directory.number, keys.name_of(key))
+            names += 1
+        if deeper is not None:
+            path.append(deeper)
+        elif not page:
+            path.pop()
+            if not path:
+                await namespace.drop(unit, top.parent, top.name)
+                unit.delete(keys.orphan(top.number))
+                return True
+    return False
 
 
 async def _remove_rows(unit: Unit, table: int) -> bool:

@@ -417,6 +417,13 @@ class Unit:
             self.segments[number] = segment
         return segment
 
+    async def revive(self, number: int, total_bytes: int) -> None:
+        """A segment of which only snapshots knew is referred to again: its account goes on."""
+        segment = await self._segment(number)
+        if not segment.total_bytes:
+            segment.total_bytes = total_bytes
+            self.delete(keys.dead_segment(number))
+
     async def refer(self, extent: Extent, key: bytes, length: int, *, fresh: bool) -> None:
         """The value of `key` refers to `length` uncompressed bytes of the extent from now on.
 

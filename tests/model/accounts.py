@@ -76,7 +76,8 @@ def _check_tree(
             assert inode.links == 0, inode
             assert number in orphans, inode
             continue
-        assert number not in orphans, inode
+        # A directory that is marked goes with all below it.
+        assert number not in orphans or inode.is_directory, inode
         first = (inode.parent, inode.name)
         assert first in names[number], inode
         others = {keys.link(number, *name) for name in names[number] - {first}}
@@ -92,7 +93,8 @@ def _check_tree(
     for number, inode in inodes.items():
         if inode.kind == Kind.DIRECTORY:
             assert inode.size == sizes[number], inode
-            assert inode.links == (0 if number in orphans else 2 + subdirectories[number]), inode
+            is_gone = number in orphans and not names[number]
+            assert inode.links == (0 if is_gone else 2 + subdirectories[number]), inode
         elif inode.links:
             assert inode.links == len(names[number]), inode
     for key in rows[keys.XATTR]:

@@ -27,6 +27,7 @@ from dataplatform.core import (
     namespace,
     quota_directories,
     restore,
+    restore_paths,
     streams,
     transactions,
 )
@@ -650,6 +651,21 @@ class Driver:
     async def restore(self, volume_id: int, name: str) -> int:
         async def call(request: Request) -> int:
             return await restore.restore(self.platform, request, volume_id, name)
+
+        return await self._write(call)
+
+    async def restore_path(self, path: str, name: str) -> int:
+        async def call(request: Request) -> int:
+            async with self.new_name(path, parents=True) as at:
+                return await restore_paths.restore(self.platform, request, at, name)
+
+        return await self._write(call)
+
+    async def promote(self, path: str) -> int:
+        async def call(request: Request) -> int:
+            async with self.node(path, follow=False) as node:
+                clone, number = node.volume, node.inode.number
+                return await restore_paths.promote(self.platform, request, clone, number)
 
         return await self._write(call)
 

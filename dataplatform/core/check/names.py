@@ -277,7 +277,7 @@ class _Names:
                     if not inodes.flags[index] & PRIMARY or number in self._unrecorded:
                         await self._names_of(index, number)
                     await self._links_of(index, number)
-                    if inodes.flags[index] & ORPHAN:
+                    if inodes.flags[index] & ORPHAN and inodes.kinds[index] != Kind.DIRECTORY:
                         check.add(
                             await check.path_of(number),
                             "it is marked as removed, and has a name",
