@@ -160,6 +160,7 @@ async def test_a_quota_is_asked_and_kept(tmp_path: Path) -> None:
         assert await driver.names("/a") == ["d", "much"]
 
 
+@pytest.mark.allow_warnings
 async def test_what_a_crash_left_goes(tmp_path: Path) -> None:
     place = Place("memory", tmp_path)
     driver = Driver(await place.open())
