@@ -23,6 +23,8 @@ class ServerProcess:
         self.socket = directory / "dp.sock"
         self.address = f"dp+unix://{self.socket}"
         self.log = directory / "server.log"
+        self.prefix: tuple[str, ...] = ()
+        """What the command begins with: another network, say."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -38,6 +40,7 @@ class ServerProcess:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *self.prefix,
                     sys.executable,
                     *("-m", "dataplatform_server", "start", *self.storage),
                     *("--socket", str(self.socket), "--ready-fd", str(writer)),
