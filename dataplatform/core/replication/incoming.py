@@ -172,9 +172,7 @@ class Incoming:
             async with limit:
                 await self._fetch_part(pin, part)
 
-        async with asyncio.TaskGroup() as group:
-            for part in _parts(missing):
-                group.create_task(fetch(part))
+        await _together([asyncio.ensure_future(fetch(part)) for part in _parts(missing)])
         await self._volume.storage.segments.sync()
 
     async def _fetch_part(self, pin: Pin, part: list[Extent]) -> None:
@@ -192,6 +190,17 @@ class Incoming:
             self.counts.extent_bytes += len(data)
         if self.throttle is not None:
             await self.throttle.charge(sum(len(data) for data in found))
+
+
+async def _together(tasks: list[asyncio.Future[None]]) -> None:
+    """Wait for all; the first that fails ends the others, and its error is raised as it is."""
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def _parts(wanted: list[Extent]) -> list[list[Extent]]:
