@@ -16,6 +16,7 @@ from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import Node
 from dataplatform.core.quota_directories import Limits
 from dataplatform.core.quotas import OVER_BYTES, OVER_ENTRIES
+from dataplatform.core.replication.mirrors import Status, source_words
 from dataplatform.core.streams import Part
 from dataplatform.keyspace.records import (
     DirectoryQuota,
@@ -193,6 +194,33 @@ def volume_message(described: Description) -> pb.VolumeInfo:
         audit_topic=topic_of(described.path),
         encryption=_encryption(described.encrypted),
         snapshots=described.snapshots,
+        mirror=source_words(described.settings),
+    )
+
+
+def mirror_message(status: Status) -> pb.Mirror:
+    counts = status.shipped
+    lag_ms = None if status.lag_s is None else int(status.lag_s * 1000)
+    return pb.Mirror(
+        volume=status.volume,
+        path=status.path,
+        source=status.source,
+        cluster=status.cluster,
+        state=status.state,
+        commit=status.commit,
+        source_commit=status.source_commit,
+        lag_ms=lag_ms,
+        copied_ns=status.copied_ns,
+        schedule=pb.MirrorSchedule(every_ms=status.every_ms, bandwidth=status.bandwidth),
+        rate=int(status.rate),
+        rows=counts.rows,
+        changes=counts.changes,
+        extents=counts.extents,
+        bytes=counts.size_bytes,
+        error=status.error,
+        error_ns=status.error_ns,
+        copied_bytes=status.copied_bytes,
+        total_bytes=status.total_bytes,
     )
 
 

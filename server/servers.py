@@ -31,6 +31,7 @@ from .grpc_listener import GrpcListener
 from .http_listener import HttpListener
 from .identity import Credentials
 from .metrics import counter, gauge
+from .mirroring import Mirroring
 from .replication.connecting import connector
 from .sessions import Sessions
 from .settings import Settings, is_loopback
@@ -84,6 +85,8 @@ class Server:
         self.tasks = Tasks(
             [*platform_tasks(platform, self.sessions), Task("credentials", REVIEW_S, self._review)]
         )
+        platform.mirrors.connect = connector(platform)
+        self.mirroring = Mirroring(platform.mirrors)
         platform.identities.on_changed.append(self._identities_changed)
         self.dispatcher.callers.find_user = platform.identities.find_by_uid
         self.dispatcher.callers.find_named = platform.identities.find_by_name
@@ -132,6 +135,7 @@ class Server:
         certificates = self.certificates
         tls = certificates.context if certificates is not None else None
         self.tasks.start()
+        self.mirroring.start()
         if settings.http is not None:
             self.http = HttpListener(self._metrics, self._not_ready)
             # Probes of this machine (systemd, a sidecar) need no certificates.
@@ -176,7 +180,12 @@ class Server:
             for e in await asyncio.gather(*closing, return_exceptions=True)
             if isinstance(e, BaseException)
         ]
-        for step in (self.dispatcher.routes.close, self.tasks.stop, self.platform.close):
+        for step in (
+            self.mirroring.stop,
+            self.dispatcher.routes.close,
+            self.tasks.stop,
+            self.platform.close,
+        ):
             try:
                 await step()
             except Exception as e:

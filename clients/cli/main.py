@@ -25,6 +25,7 @@ MODULES = {  # what each brings, in the order of `dp --help`
     "snapshots": ("snapshot",),
     "identities": ("user", "group", "token", "whoami"),
     "clusters": ("cluster",),
+    "mirrors": ("mirror",),
     "audit": ("audit",),
     "quotas": ("quota",),
     "acl": ("acl",),

@@ -15,6 +15,7 @@ from .connection import FIRST_PATIENCE_S, Channel
 from .entering import Entering
 from .files import FileOperations
 from .identities import IdentityOperations
+from .mirrors import MirrorOperations
 from .quotas import QuotaOperations
 from .runtime import AsyncRuntime, BlockingRuntime, Runtime
 from .snapshots import SnapshotOperations
@@ -37,6 +38,7 @@ class Client(
     QuotaOperations,
     IdentityOperations,
     ClusterOperations,
+    MirrorOperations,
     SystemOperations,
     AccessOperations,
 ):

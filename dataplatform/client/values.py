@@ -383,6 +383,34 @@ class ClusterInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorInfo:
+    """A volume that follows one of another cluster. `state`: "copying" (the first copy, or a large
+    one, is being made), "current", "behind", "paused", or "failing" (see `error`)."""
+
+    path: str
+    volume: int
+    source: str
+    cluster: str  # that the source says it is of
+    state: str
+    commit: int  # of the source, which the mirror is
+    source_commit: int  # the last one of the source that is known here
+    lag_commits: int
+    lag_s: float | None  # how old what it shows is; None: nobody knows
+    copied_ns: int
+    every: timedelta | None  # None: continuously
+    bandwidth: int | None
+    rate: int  # bytes per second, lately
+    rows: int  # shipped since the server was started
+    changes: int  # change rows
+    extents: int
+    bytes: int
+    error: str
+    error_ns: int
+    copied_bytes: int  # of a copy that is being made
+    total_bytes: int  # 0: none is
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeInfo:
     """A volume. `state` is "ready", "creating", "removing", "locked" or "failed: …".
 
@@ -415,6 +443,7 @@ class VolumeInfo:
     master: str = ""
     rotating: str = ""
     snapshots: int = 0  # how many there are
+    mirror: str = ""  # what it is a mirror of
 
     @property
     def created(self) -> datetime:

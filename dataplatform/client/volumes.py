@@ -49,6 +49,7 @@ def volume_of(volume: pb.VolumeInfo) -> VolumeInfo:
         master=volume.encryption.master,
         rotating=volume.encryption.rotating,
         snapshots=volume.snapshots,
+        mirror=volume.mirror,
     )
 
 

@@ -563,8 +563,8 @@ class Catalog:
                 entries=described.entries,
                 errno=errno.ENOTEMPTY,
             )
-        await self._platform.mirrors.quiesce(volume_id)
-        await self._platform.discard(volume_id)
+        async with self._platform.mirrors.quiet(volume_id):
+            await self._platform.discard(volume_id)
         try:
             await root.run(SYSTEM, announce, durable=True)
         except PlatformError:

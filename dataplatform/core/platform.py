@@ -125,7 +125,6 @@ class Platform:
         self.masters = masters if masters is not None else Masters()
         self.mirrors = Mirrors(self)
         self._encrypt_root = encrypt_root
-        self._replacing: set[int] = set()
         self.withdrawn: set[int] = set()  # locked: nobody may open them
         self.unplaced: set[int] = set()  # another storage is to take its place: see `restore`
         self._discarded: set[int] = set()  # removed since the start: ids are never used again
@@ -208,7 +207,7 @@ class Platform:
         volume = self._volumes.get(volume_id)
         if volume is None or self._closed or volume_id in self._discarded:
             return None
-        if volume_id in self.withdrawn or volume_id in self._replacing:
+        if volume_id in self.withdrawn:
             return None
         volume.users += 1
         volume.used_monotonic_s = self.clock.monotonic()
@@ -387,32 +386,6 @@ class Platform:
         self.opens.forget_volume(volume_id)
         if self._volumes.get(volume_id) is volume:
             await self._close(volume)
-
-    async def replace(self, volume_id: int, other: int) -> None:
-        """Let the storage `other`, which is closed, take the place of a volume's. Calls under way
-        have a few seconds; new ones wait, and find what there is then."""
-        while (opening := self._opening.get(volume_id)) is not None:
-            await asyncio.wait((opening,))
-        busy: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._opening[volume_id] = busy
-        self._replacing.add(volume_id)
-        try:
-            volume = self._volumes.get(volume_id)
-            if volume is not None:
-                await self._unused(volume)
-                self.opens.forget_volume(volume_id)
-                del self._volumes[volume_id]
-                try:
-                    await volume.close()
-                finally:
-                    self.audit.closed(volume)
-            await self.storages.replace(volume_id, other)
-        finally:
-            self._replacing.discard(volume_id)
-            del self._opening[volume_id]
-            busy.set_result(None)
-        self.guard.changed()
-        self.promises.forget_volume(volume_id)
 
     async def _unused(self, volume: Volume) -> None:
         """Calls under way have some time to end."""

@@ -220,7 +220,7 @@ async def _fill(
                 [key async for key, _ in scan_all(old, *keys.prefix_range(letter))]
             )
         batch |= {key: value async for key, value in scan_all(now, *keys.prefix_range(keys.REPLY))}
-        batch |= await _dead_segments(old, now, commit)
+        batch |= await dead_segments(old, now, commit)
         batch |= await _junctions(platform, old, snapshot)
         batch[keys.STATE_KEY] = state.pack()
         batch[keys.SETTINGS_KEY] = settings.pack()
@@ -231,7 +231,7 @@ async def _fill(
         await storage.engine.close()
 
 
-async def _dead_segments(old: Reader, now: Reader, commit: int) -> dict[bytes, bytes | None]:
+async def dead_segments(old: Reader, now: Reader, commit: int) -> dict[bytes, bytes | None]:
     """Segments that the volume has now and had not then: they died, at the latest by this commit;
     the ones that no snapshot needs go when the volume is looked after next."""
     alive = {key async for key, _ in scan_all(old, *keys.prefix_range(keys.SEGMENT))}

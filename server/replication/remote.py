@@ -89,6 +89,9 @@ class RemoteSource(Source):
         self._monotonic = monotonic
         self._pins: set[RemotePin] = set()
 
+    def limit(self, bytes_per_s: int) -> None:
+        self.throttle.bytes_per_s = bytes_per_s
+
     async def describe(self, commit_at_least: int = 0, wait_s: float = 0.0) -> Described:
         info = await self._ask("Replication.Describe", commit_at_least, wait_s)
         return self._described(info)

@@ -38,8 +38,8 @@ def changes(line: str, **more: Any) -> Command:
     return Command("things", line, changes=True, **more)
 
 
-def admins(line: str) -> Command:
-    return Command("admins", line, changes=True)
+def admins(line: str, **more: Any) -> Command:
+    return Command("admins", line, changes=True, **more)
 
 
 COMMANDS: dict[str, Command] = {
@@ -120,6 +120,13 @@ COMMANDS: dict[str, Command] = {
     "cluster set": admins("cluster set east --access p"),
     "cluster ls": admins("cluster ls"),
     "cluster remove": admins("cluster remove east"),
+    "mirror create": admins("mirror create @/d/new --source dp://127.0.0.1:1/v", is_sure=False),
+    "mirror status": reads("mirror status", "anybody"),
+    "mirror set": admins("mirror set @/v --every 10s", is_sure=False),
+    "mirror pause": admins("mirror pause @/v", is_sure=False),
+    "mirror resume": admins("mirror resume @/v", is_sure=False),
+    "mirror promote": admins("mirror promote @/v", is_sure=False),
+    "mirror remove": admins("mirror remove @/v", is_sure=False),
     "token create": admins("token create --user bob"),
     "token ls": reads("token ls", "own"),
     "token revoke": admins("token revoke --user bob"),

@@ -49,8 +49,8 @@ def reach(ask: Ask, *opened: Ask, **more: Any) -> Operation:
     return Operation("reach", ask, opened, **more)
 
 
-def admins(ask: Ask) -> Operation:
-    return Operation("admins", ask, changes=True)
+def admins(ask: Ask, **more: Any) -> Operation:
+    return Operation("admins", ask, changes=True, **more)
 
 
 def anybody(ask: Ask) -> Operation:
@@ -278,6 +278,16 @@ OPERATIONS: dict[str, Operation] = {
     "Client.set_cluster": admins(lambda c, p: c.set_cluster("east", access="p")),
     "Client.clusters": admins(lambda c, p: c.clusters()),
     "Client.remove_cluster": admins(lambda c, p: c.remove_cluster("east")),
+    "Client.create_mirror": admins(
+        lambda c, p: c.create_mirror(f"{p}/d/new", "dp://127.0.0.1:1/v"), is_sure=False
+    ),
+    "Client.mirrors": anybody(lambda c, p: c.mirrors()),
+    "Client.mirror_info": reach(lambda c, p: c.mirror_info(f"{p}/f"), is_sure=False),
+    "Client.set_mirror": admins(lambda c, p: c.set_mirror(f"{p}/v", bandwidth=0), is_sure=False),
+    "Client.pause_mirror": admins(lambda c, p: c.pause_mirror(f"{p}/v"), is_sure=False),
+    "Client.resume_mirror": admins(lambda c, p: c.resume_mirror(f"{p}/v"), is_sure=False),
+    "Client.promote_mirror": admins(lambda c, p: c.promote_mirror(f"{p}/v"), is_sure=False),
+    "Client.remove_mirror": admins(lambda c, p: c.remove_mirror(f"{p}/v"), is_sure=False),
     "Client.tokens": Operation("own", lambda c, p: c.tokens()),
 }
 

@@ -46,6 +46,10 @@ def _append(base: str) -> Built:
     return pb.AppendRequest(stream=at(f"{base}/s"), parts=[part]), BATCH
 
 
+def _mirror(base: str) -> Any:
+    return pb.MirrorRequest(target=at(f"{base}/v"))
+
+
 REQUESTS: dict[str, Request] = {
     "System.Ping": Request("anybody", lambda p: pb.Empty()),
     "System.Status": Request("anybody", lambda p: pb.Empty()),
@@ -229,4 +233,18 @@ REQUESTS: dict[str, Request] = {
     "Clusters.Set": Request("admins", lambda p: pb.SetClusterRequest(name="east", access="p")),
     "Clusters.List": Request("admins", lambda p: pb.ClustersRequest()),
     "Clusters.Remove": Request("admins", lambda p: pb.ClusterRequest(name="east")),
+    "Mirrors.Create": Request(
+        "admins",
+        lambda p: pb.CreateMirrorRequest(target=at(f"{p}/d/new"), source="dp://127.0.0.1:1/v"),
+        is_sure=False,
+    ),
+    "Mirrors.List": Request("anybody", lambda p: pb.Empty()),
+    "Mirrors.Info": Request(
+        "reach", lambda p: pb.MirrorRequest(target=at(f"{p}/f")), is_sure=False
+    ),
+    "Mirrors.Set": Request("admins", _mirror, is_sure=False),
+    "Mirrors.Pause": Request("admins", _mirror, is_sure=False),
+    "Mirrors.Resume": Request("admins", _mirror, is_sure=False),
+    "Mirrors.Promote": Request("admins", _mirror, is_sure=False),
+    "Mirrors.Remove": Request("admins", _mirror, is_sure=False),
 }

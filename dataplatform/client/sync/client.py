@@ -16,6 +16,7 @@ from .changes import ChangeOperations
 from .clusters import ClusterOperations
 from .files import FileOperations
 from .identities import IdentityOperations
+from .mirrors import MirrorOperations
 from .namespace import NamespaceOperations
 from .quotas import QuotaOperations
 from .snapshots import SnapshotOperations
@@ -38,6 +39,7 @@ class Client(
     QuotaOperations,
     IdentityOperations,
     ClusterOperations,
+    MirrorOperations,
     SystemOperations,
     AccessOperations,
 ):

@@ -29,7 +29,6 @@ from ..volumes import Volume
 from . import effects, incoming
 from .incoming import Counts, Incoming, Rows, named, source_of
 from .seam import REFERRING, Described, Pin, deltas, is_told
-from .throttles import Throttle
 
 ROWS_MAX = 100_000
 VALUE_BYTES_MAX = 32 * MIB
@@ -85,13 +84,7 @@ class Log:
     oldest: int | None = None
 
 
-async def catch_up(
-    volume: Volume,
-    pin: Pin,
-    base: Base,
-    counts: Counts | None = None,
-    throttle: Throttle | None = None,
-) -> Counts:
+async def catch_up(volume: Volume, pin: Pin, base: Base, counts: Counts | None = None) -> Counts:
     """Bring the mirror from `base` to the commit of the pin, durably; what was shipped.
 
     EXHAUSTED: the volume's quota is too small. TooLarge: nothing was done. STALE: the source does
@@ -103,7 +96,6 @@ async def catch_up(
     with volume.holds.pin():
         rows = await _changed(pin, base)
         coming = Incoming(volume, source_of(pin.described), counts)
-        coming.throttle = throttle
         local = await coming.localize(pin, rows)
         changes = await log_of(pin, base.since, counts)
         if changes.oldest is not None and not base.is_turn:

@@ -22,13 +22,13 @@ from ...base.limits import MIB
 from ...engine.base import Storage
 from ...keyspace import keys
 from ...keyspace.records import CopyCursor, VolumeSettings, VolumeState
+from ..restore import dead_segments
 from ..units import Unit
 from ..volumes import Volume
 from . import incoming
 from .apply import arrive, log_of, whole
 from .incoming import Counts, Incoming, Rows, named, source_of
 from .seam import RANGES, REFERRING, Described, Pin, scan_ranges
-from .throttles import Throttle
 
 PART_BYTES = 32 * MIB
 """Of values and extents that one batch holds: what is fetched again after a crash at most."""
@@ -87,11 +87,10 @@ async def find_cursor(storage: Storage) -> CopyCursor | None:
 class Copy:
     """A copy under way: `volume` stands on the storage aside, and nobody else knows it."""
 
-    def __init__(self, volume: Volume, pin: Pin, progress: Progress, throttle: Throttle) -> None:
+    def __init__(self, volume: Volume, pin: Pin, progress: Progress) -> None:
         self._volume = volume
         self._pin = pin
         self._progress = progress
-        self._throttle = throttle
         self._source = source_of(pin.described)
         self.counts = Counts()
 
@@ -153,7 +152,6 @@ class Copy:
                 async for page in pages:
                     for part in _parts(page):
                         coming = Incoming(self._volume, self._source, self.counts)
-                        coming.throttle = self._throttle
                         local = await coming.localize(self._pin, part)
                         if writing is not None:
                             await writing
@@ -198,11 +196,14 @@ class Copy:
         await whole(volume.lane.apply(work, durable=True))
 
 
-async def settle(aside: Volume, settings: VolumeSettings) -> None:
-    """What was set of the mirror meanwhile holds for the copy that takes its place."""
+async def settle(aside: Volume, mirror: Volume) -> None:
+    """What was set of the mirror meanwhile holds for the copy that takes its place. Segments that
+    only the mirror has are there for its snapshots from then on."""
+    died = max(aside.state.commit, mirror.state.commit + 1)
+    dead = await dead_segments(aside.storage.engine, mirror.storage.engine, died)
 
     async def work(unit: Unit) -> None:
-        own = aside.settings
+        own, settings = aside.settings, mirror.settings
         keys_now, keys_then = settings.encryption, own.encryption
         is_same = all(
             keys_now.get(part) == keys_then.get(part) for part in ("id", "current", "below")
@@ -215,6 +216,7 @@ async def settle(aside: Volume, settings: VolumeSettings) -> None:
             mirror={name: value for name, value in settings.mirror.items() if name != "since"},
             encryption=keys_now if is_same else keys_then,
         )
+        unit.writes.update(dead)
         unit.put(keys.SETTINGS_KEY, made.pack())
 
     await aside.lane.apply(work, durable=True)

@@ -21,7 +21,6 @@ from .. import extents
 from ..units import Unit
 from ..volumes import Volume
 from .seam import REFERRING, Described, Pin
-from .throttles import Throttle
 
 FETCH_BYTES = 8 * MIB
 """Bytes of extents that one request asks for."""
@@ -101,7 +100,6 @@ class Incoming:
         self._fresh: set[tuple[int, int]] = set()  # appended here, in no commit yet
         self.sources: dict[bytes, SourceExtent] = {}  # by key, of the values that were made local
         self.counts = counts
-        self.throttle: Throttle | None = None
 
     async def localize(self, pin: Pin, rows: Rows) -> dict[bytes, bytes | None]:
         """The rows with extents of this store: synced, so that a commit may name them. CORRUPT."""
@@ -177,8 +175,7 @@ class Incoming:
 
     async def _fetch_part(self, pin: Pin, part: list[Extent]) -> None:
         volume = self._volume
-        found = await pin.extents(part)
-        for source, data in zip(part, found, strict=True):
+        for source, data in zip(part, await pin.extents(part), strict=True):
             if len(data) != source.length:
                 raise Corrupt("the source sent other bytes than it names", **source._asdict())
             extent = await extents.append(
@@ -188,8 +185,6 @@ class Incoming:
             self._remember(source, Local(extent))
             self.counts.extents += 1
             self.counts.extent_bytes += len(data)
-        if self.throttle is not None:
-            await self.throttle.charge(sum(len(data) for data in found))
 
 
 async def _together(tasks: list[asyncio.Future[None]]) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -39,7 +38,8 @@ from ...keyspace.records import (
     VolumeSettings,
 )
 from .. import encryption, histories
-from ..access.verbs import REACH, Verb
+from ..access.verbs import REACH
+from ..principals import Principal
 from ..signals import Signal
 from ..units import SYSTEM, Request, Unit
 from ..volumes import Volume, open_volume, why_read_only
@@ -47,7 +47,6 @@ from . import copying
 from .apply import Base, TooLarge, catch_up, check_quota, cursor_of, own_keys, whole
 from .incoming import Counts
 from .seam import FORMAT, Described, Pin, Source
-from .throttles import Throttle
 
 if TYPE_CHECKING:
     from ..platform import NewName, Platform
@@ -64,6 +63,9 @@ EVERY_MS_MAX = 365 * 24 * 3600 * 1000
 
 CHECKPOINT = "mirror-copy"
 """Of the mirror, from which a catch-up aside is cloned."""
+
+STOPPED_S = 0.5
+"""Somebody else needs it for himself: it is looked again after so long."""
 
 RATE_S = 10.0
 """Over which the rate is told."""
@@ -83,6 +85,28 @@ class Link:
     def words(self) -> str:
         """As people write it."""
         return f"{self.address}{self.path}" if self.address else f"/{self.cluster}{self.path}"
+
+
+def parse_source(text: str, own_cluster: str) -> Link:
+    """What people write: /cluster/path, or an address with a path. INVALID."""
+    scheme, is_address, rest = text.partition("://")
+    if is_address:
+        host, slash, path = rest.partition("/")
+        if not slash or not host:
+            raise Invalid("a source is an address and a path: grpc://host:port/path", source=text)
+        return Link(f"/{path.strip('/')}", f"{scheme}://{host}")
+    names = [name for name in text.split("/") if name]
+    if not text.startswith("/") or len(names) < 1:
+        raise Invalid("a source is /CLUSTER/PATH, or an address with a path", source=text)
+    return Link("/" + "/".join(names[1:]), cluster=names[0])
+
+
+def source_words(settings: VolumeSettings) -> str:
+    """What a volume with these settings is a mirror of; empty: of nothing."""
+    mirror = settings.mirror
+    if not mirror:
+        return ""
+    return Link(mirror["path"], mirror.get("address", ""), mirror.get("cluster", "")).words
 
 
 Connect = Callable[[Link], Awaitable[Source]]
@@ -126,7 +150,7 @@ class Status:
 class _Mirror:
     """What is known in memory of one mirror; it may be lost."""
 
-    def __init__(self, throttle: Throttle) -> None:
+    def __init__(self) -> None:
         self.source: Source | None = None
         self.described: Described | None = None
         self.heard_s = 0.0  # when that was
@@ -135,7 +159,6 @@ class _Mirror:
         self.counts = Counts()
         self.error = ""
         self.error_ns = 0
-        self.throttle = throttle
         self.moved: list[tuple[float, int]] = []
         self.task: asyncio.Task[Any] | None = None
         self.changed = Signal()  # somebody set, paused, resumed or promoted it
@@ -162,7 +185,7 @@ class Mirrors:
     def _of(self, volume_id: int) -> _Mirror:
         known = self._mirrors.get(volume_id)
         if known is None:
-            known = self._mirrors[volume_id] = _Mirror(Throttle(self._platform.clock))
+            known = self._mirrors[volume_id] = _Mirror()
         return known
 
     def signal_of(self, volume_id: int) -> Signal:
@@ -199,7 +222,7 @@ class Mirrors:
         in common with the source, or is in a circle with it.
         """
         platform = self._platform
-        platform.guard.require_admin(request.principal, "make a mirror")
+        self.check_may(request.principal)
         _check_schedule(schedule)
         described = await self._ask(link)
         check_quota(settings, described)
@@ -211,6 +234,10 @@ class Mirrors:
         )
         self._came(volume_id)
         return volume_id
+
+    def check_may(self, principal: Principal) -> None:
+        """DENIED to whoever is no administrator: a mirror shows all that its source has."""
+        self._platform.guard.require_admin(principal, "make or change a mirror")
 
     def _came(self, volume_id: int) -> None:
         self._mirrors.pop(volume_id, None)
@@ -337,10 +364,18 @@ class Mirrors:
                     source=described.path,
                 )
             own = volume.state.commit - common
+            for snapshot in self._platform.snapshots.of(volume.id):
+                if snapshot.record.commit > common:
+                    raise Conflict(
+                        "a snapshot is of a commit that the source does not have: clone it if you "
+                        "need it, then remove it",
+                        snapshot=snapshot.name,
+                        commit=snapshot.record.commit,
+                    )
             if own and not discard:
                 raise Conflict(
-                    f"the volume has {own} commits that the source does not have, after commit "
-                    f"{common}: copy what you need of them, then say --discard",
+                    f"the volume has {own} commit{'s' if own > 1 else ''} that the source does not "
+                    f"have, after commit {common}: copy what you need of them, then say --discard",
                     commits=own,
                     common=common,
                 )
@@ -359,10 +394,9 @@ class Mirrors:
 
     # ---- what people do
 
-    async def _administered(self, request: Request, volume: Volume) -> None:
-        """DENIED unless the request's principal has `admin` of the mirror; INVALID if it is
-        none."""
-        await volume.allow(request.principal, ROOT_INODE, Verb.ADMIN, code=errno.EPERM)
+    def _administered(self, request: Request, volume: Volume) -> None:
+        """DENIED to whoever is no administrator; INVALID if it is no mirror."""
+        self.check_may(request.principal)
         if not volume.settings.mirror:
             raise Invalid("this volume is no mirror", volume=volume.id)
 
@@ -379,8 +413,7 @@ class Mirrors:
         self._of(volume.id).changed.notify()
 
     async def set(self, request: Request, volume: Volume, schedule: Schedule) -> None:
-        await self._administered(request, volume)
-        self._platform.guard.require_admin(request.principal, "set a mirror")
+        self._administered(request, volume)
         _check_schedule(schedule)
         changed = {
             name: value
@@ -394,7 +427,7 @@ class Mirrors:
 
     async def pause(self, request: Request, volume: Volume) -> None:
         """It stays the commit that it is. Pausing twice is fine."""
-        await self._administered(request, volume)
+        self._administered(request, volume)
         await self._change(volume, paused=True)
         await self.quiesce(volume.id)
 
@@ -402,9 +435,8 @@ class Mirrors:
         """Go on. With `discard`, also behind a source that was put back to an earlier commit: what
         is known here of later ones is given up. CONFLICT, INVALID if they have nothing in
         common."""
-        await self._administered(request, volume)
+        self._administered(request, volume)
         if discard:
-            self._platform.guard.require_admin(request.principal, "discard what a mirror has")
             await self._follow_back(volume)
         self._of(volume.id).error = ""
         await self._change(volume, paused=False)
@@ -419,9 +451,7 @@ class Mirrors:
     async def promote(self, request: Request, volume: Volume) -> int:
         """Let the mirror be written: the commit at which its own line begins. It needs no source.
         UNAVAILABLE while it is no whole commit yet."""
-        platform = self._platform
-        await self._administered(request, volume)
-        platform.guard.require_admin(request.principal, "promote a mirror")
+        self._administered(request, volume)
         at = volume.state.commit
 
         async def work(unit: Unit) -> None:
@@ -434,30 +464,33 @@ class Mirrors:
                     volume=volume.id,
                 )
             settings = replace(volume.settings, mirror={})
-            histories.cut(settings, volume.state.commit, platform.entropy)
+            histories.cut(settings, volume.state.commit, self._platform.entropy)
             unit.put(keys.SETTINGS_KEY, settings.pack())
             unit.delete(keys.MIRROR_CURSOR_KEY)
+            await _keep_reply(unit, request, at)
             unit.on_commit(lambda _: _use(volume, settings))
+
+        async def tell(unit: Unit) -> None:
+            unit.quiet = True
+            unit.event("promoted", "/", "volume", commit=at)
+            unit.put(keys.SETTINGS_KEY, volume.settings.pack())
 
         async with self._lock(volume.id):
             await whole(volume.lane.apply(work, durable=True))
-
-        async def tell(unit: Unit) -> int:
-            unit.event("promoted", "/", "volume", commit=at)
-            unit.put(keys.SETTINGS_KEY, volume.settings.pack())
-            return at
-
-        await volume.run(request, tell, durable=True)
+        await volume.run(request.step, tell, durable=True)
         await self.quiesce(volume.id)
         await self._mark(volume.id, is_mirror=False)
         await self._drop_copy(volume.id)
         self._mirrors.pop(volume.id, None)
         return at
 
+    async def check_removable(self, request: Request, volume: Volume) -> None:
+        """DENIED, INVALID."""
+        self._administered(request, volume)
+
     async def remove(self, request: Request, volume_id: int) -> None:
-        """The mirror with all that it holds."""
-        async with self._volume(volume_id) as volume:
-            await self._administered(request, volume)
+        """The mirror with all that it holds; nobody is in it. UNAVAILABLE if somebody is."""
+        self.check_may(request.principal)
         await self._platform.catalog.remove(request, volume_id, recursive=True)
 
     async def quiesce(self, volume_id: int) -> None:
@@ -466,6 +499,17 @@ class Mirrors:
         if task is not None and task is not asyncio.current_task():
             task.cancel()
             await asyncio.wait((task,))
+
+    @contextlib.asynccontextmanager
+    async def quiet(self, volume_id: int) -> AsyncIterator[None]:
+        """No round goes on meanwhile."""
+        known = self._of(volume_id)
+        known.stopped = True
+        try:
+            await self.quiesce(volume_id)
+            yield
+        finally:
+            known.stopped = False
 
     # ---- one round
 
@@ -476,6 +520,8 @@ class Mirrors:
         known = self._of(volume_id)
         if known.task is not None:
             raise Conflict("the mirror is at work already", volume=volume_id)
+        if known.stopped:
+            return STOPPED_S
         round_ = known.task = asyncio.ensure_future(self._step(volume_id, known))
         try:
             await asyncio.wait((round_,))
@@ -501,7 +547,6 @@ class Mirrors:
             known.cursor = await cursor_of(volume)
             if mirror.get("paused"):
                 return LISTEN_S
-            known.throttle.bandwidth = mirror.get("bandwidth", 0)
             copy = await self._follow(volume, known, mirror)
             known.error = ""
         if copy is not None:
@@ -517,6 +562,7 @@ class Mirrors:
         if known.source is None:
             known.source = await self._open(await self._link(mirror))
         source = known.source
+        source.limit(mirror.get("bandwidth", 0))
         cursor = known.cursor
         try:
             if cursor is not None and not mirror.get("every_ms") and not known.error:
@@ -543,7 +589,7 @@ class Mirrors:
             await self._check_past(volume, pin, cursor)
             counts = Counts()
             try:
-                await catch_up(volume, pin, base, counts, known.throttle)
+                await catch_up(volume, pin, base, counts)
             except TooLarge:
                 clone = base.since if not base.is_turn else None
                 return lambda: self._copy(volume.id, known, clone)
@@ -727,7 +773,7 @@ class Mirrors:
         def progress(cursor: CopyCursor, counts: Counts) -> None:
             known.copy = replace(cursor)
 
-        copy = copying.Copy(aside, pin, progress, known.throttle)
+        copy = copying.Copy(aside, pin, progress)
         try:
             await copy.run()
         finally:
@@ -736,19 +782,21 @@ class Mirrors:
     async def _put_in_place(self, aside: Volume, number: int) -> None:
         """The copy is whole: from now on it is the mirror."""
         platform, volume_id = self._platform, aside.id
-        async with self._lock(volume_id):
+        async with self._lock(volume_id), platform.still(volume_id) as volume:
             try:
-                async with self._volume(volume_id) as volume:
-                    is_mirror, settings = bool(volume.settings.mirror), volume.settings
+                is_mirror = bool(volume.settings.mirror)
                 if is_mirror:
-                    await copying.settle(aside, settings)
+                    await copying.settle(aside, volume)
             finally:
                 await close_storage(aside.storage)
             if not is_mirror:
                 return  # promoted meanwhile, which drops the copy
+            await volume.close()
+            platform.unplaced.add(volume_id)  # unless all of the following is done
             await platform.catalog.change_record(volume_id, _placing(number))
-            await platform.replace(volume_id, number)
-            await platform.catalog.change_record(volume_id, _placing(0))
+            await platform.storages.replace(volume_id, number)
+            platform.unplaced.discard(volume_id)
+        await platform.catalog.change_record(volume_id, _placing(0))
 
     async def recover(self, record: VolumeRecord) -> None:
         """Before a volume is opened for the first time: end a replacement that was cut short."""
@@ -760,6 +808,7 @@ class Mirrors:
                 return
             with contextlib.suppress(NotFound):  # it was done
                 await self._platform.storages.replace(record.volume, record.copy)
+            self._platform.unplaced.discard(record.volume)
             await self._platform.catalog.change_record(record.volume, _placing(0))
 
     async def _drop_copy(self, volume_id: int) -> None:
@@ -849,6 +898,14 @@ def _placing(number: int) -> Callable[[VolumeRecord], None]:
         record.copy, record.is_placing = number, bool(number)
 
     return change
+
+
+async def _keep_reply(unit: Unit, request: Request, result: int) -> None:
+    """So that a retry is answered as the first time, though this is no commit."""
+    replies = unit.volume.replies
+    await replies.find(request)
+    stored = replies.record(request, unit.now_ns, result, unit.writes)
+    unit.on_commit(lambda _: replies.remember(request, stored))
 
 
 def _use(volume: Volume, settings: VolumeSettings) -> None:

@@ -198,6 +198,11 @@ class Source(abc.ABC):
         """The newest durable commit, held still. UNAVAILABLE if that is below `commit_at_least`
         after `wait_s`; EXHAUSTED if there are too many pins."""
 
+    def limit(self, bytes_per_s: int) -> None:
+        """Ask for no more than so many bytes per second from now on; 0: as many as come. What is
+        in the same process is not slowed down."""
+        return
+
     @abc.abstractmethod
     async def close(self) -> None:
         """Let go of the connection and of all pins."""

@@ -1,0 +1,214 @@
+"""Mirrors between real servers: over the wire, with kills, promoted and failed back."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dataplatform
+from dataplatform.base.errors import Exhausted, Invalid, PlatformError
+from tests.integration.test_clusters import Cluster, clusters
+
+WAIT_S = 30.0
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """Wait for it. Errors of servers that are being started again are no answer."""
+    deadline_s = time.monotonic() + WAIT_S
+    last: object = None
+    while time.monotonic() < deadline_s:
+        try:
+            last = condition()
+        except (PlatformError, OSError) as error:
+            last = error
+        else:
+            if last:
+                return last
+        time.sleep(0.02)  # between two looks at another process
+    raise AssertionError(f"it never came to: {what}; last: {last}")
+
+
+@contextlib.contextmanager
+def two(directory: Path) -> Iterator[tuple[Cluster, Cluster]]:
+    """East and west, who know each other."""
+    with clusters(directory, "east", "west") as (east, west):
+        know(east, west)
+        know(west, east)
+        yield east, west
+
+
+def know(one: Cluster, other: Cluster) -> None:
+    token = other.process.directory / f"for-{one.name}.token"
+    token.write_text(other.token())
+    one.dp("cluster", "add", other.name, other.address, "--with-token", str(token))
+
+
+def furnish(dp: dataplatform.Client, at: str = "/v") -> None:
+    dp.mkdir(f"{at}/d")
+    dp.write_file(f"{at}/d/small", b"small")
+    dp.write_file(f"{at}/large", bytes(range(256)) * 4096)
+    table = dp.create_table(f"{at}/t")
+    table.put_many({f"k{n}": {"n": n} for n in range(100)})
+    stream = dp.create_stream(f"{at}/s", partitions=2)
+    with stream.producer() as producer:
+        for n in range(50):
+            producer.send("topic", value=b"%d" % n, key=b"%d" % n)
+    with stream.consumer("topic", group="g", start="earliest") as consumer:
+        for _ in itertools.islice(consumer, 10):
+            pass
+        consumer.commit()
+
+
+def content(dp: dataplatform.Client, at: str) -> dict[str, Any]:
+    """All that programs can read, with inodes and versions."""
+    found: dict[str, Any] = {}
+    todo = [at]
+    while todo:
+        path = todo.pop()
+        for entry in dp.scandir(path):
+            below = f"{path}/{entry.name}"
+            stat = dp.stat(below)
+            seen: list[Any] = [stat.kind, stat.inode, stat.version, stat.mode, stat.size]
+            if stat.kind == "directory":
+                todo.append(below)
+            elif stat.kind == "file":
+                seen.append(dp.read_file(below))
+            elif stat.kind == "table":
+                seen.append([(r.key, r.columns, r.version) for r in dp.table(below).scan()])
+            elif stat.kind == "stream":
+                stream = dp.stream(below)
+                for topic in sorted(stream.topics(), key=lambda topic: topic.name):
+                    with stream.consumer(topic.name, start="earliest") as consumer:
+                        seen.append(
+                            sorted(
+                                (r.partition, r.offset, r.key, r.value)
+                                for r in itertools.islice(consumer, topic.records)
+                            )
+                        )
+                seen.append([(g.name, g.offsets) for g in stream.groups()])
+            found[below.removeprefix(at)] = seen
+    return found
+
+
+def current(dp: dataplatform.Client, path: str) -> Callable[[], bool]:
+    return lambda: dp.mirror_info(path).state == "current"
+
+
+def wait_equal(east: Cluster, at: str, west: Cluster, mirror: str) -> None:
+    """Until the mirror is the source's commit of now, and then it is all the same."""
+    with east.connect() as there, west.connect() as here:
+        commit = there.volume_info(at).commit
+        until(lambda: here.mirror_info(mirror).commit >= commit, f"commit {commit}")
+        assert content(here, mirror) == content(there, at)
+
+
+def test_from_a_source_to_a_mirror_and_back(tmp_path: Path) -> None:
+    with two(tmp_path) as (east, west), east.connect() as there, west.connect() as here:
+        there.create_volume("/v")
+        furnish(there)
+        west.dp("mirror", "create", "/m", "--source", "/east/v", "--continuous")
+        wait_equal(east, "/v", west, "/m")
+        there.write_file("/v/later", b"x" * 500_000)
+        there.rename("/v/d", "/v/e")
+        wait_equal(east, "/v", west, "/m")
+        with pytest.raises(PlatformError) as caught:
+            here.write_file("/m/no", b"")
+        assert caught.value.os_errno == 30  # EROFS
+        shown = json.loads(west.dp("mirror", "status", "/m", "--json"))
+        assert (shown["source"], shown["state"], shown["lag_commits"]) == ("/east/v", "current", 0)
+        assert "▶ /m" in west.dp("mirror", "status")
+        # The source is away: promoted, written.
+        east.process.kill()
+        west.dp("mirror", "promote", "/m")
+        here.write_file("/m/west", b"written in the west")
+        here.table("/m/t").put("k1", {"n": -1})
+        # It is back: the same volume becomes the mirror.
+        east.start(port=east.port)
+        there2 = east.connect()
+        there2.write_file("/v/forgotten", b"nobody saw it")
+        said = east.dp("mirror", "create", "/v", "--source", "/west/m", code=6)
+        assert "--discard" in said
+        east.dp("mirror", "create", "/v", "--source", "/west/m", "--discard")
+        wait_equal(west, "/m", east, "/v")
+        assert "forgotten" not in there2.listdir("/v")
+        assert there2.mirror_info("/v").rows < 60, "only what differs is shipped"
+        there2.close()
+        for cluster in (east, west):
+            cluster.process.stop()
+            done = cluster.process.check()
+            assert done.returncode == 0, done.stdout
+
+
+def test_kills_of_both_under_load(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    with two(tmp_path) as (east, west):
+        with east.connect() as there:
+            there.create_volume("/v")
+            furnish(there)
+        west.dp("mirror", "create", "/m", "--source", "/east/v", "--continuous")
+        stopping = threading.Event()
+
+        def write() -> None:
+            for n in itertools.count():
+                if stopping.is_set():
+                    return
+                with contextlib.suppress(PlatformError, OSError), east.connect() as dp:
+                    while not stopping.is_set():
+                        dp.table("/v/t").put(f"k{n % 50}", {"n": n})
+                        dp.write_file(f"/v/d/f{n % 20}", rng.randbytes(rng.randrange(200_000)))
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(8):
+                time.sleep(rng.random())  # at any moment of what goes on
+                victim = rng.choice([east, west])
+                victim.process.kill()
+                victim.start(port=victim.port)
+        finally:
+            stopping.set()
+            writer.join()
+        wait_equal(east, "/v", west, "/m")
+        for cluster in (east, west):
+            cluster.process.stop()
+            done = cluster.process.check()
+            assert done.returncode == 0, done.stdout
+
+
+def test_what_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    with two(tmp_path) as (east, west), east.connect() as there, west.connect() as here:
+        there.create_volume("/v")
+        furnish(there)
+        with pytest.raises(Exhausted, match="quota"):
+            here.create_mirror("/m", "/east/v", quota_bytes=1000)
+        with pytest.raises(PlatformError):
+            here.create_mirror("/m", "/east/none")
+        with pytest.raises(Invalid, match="whole volumes"):
+            here.create_mirror("/m", "/east/v/d")
+        with pytest.raises(PlatformError):
+            here.create_mirror("/m", "dp://127.0.0.1:1/v")
+        assert here.listdir("/") == []
+        here.create_mirror("/m", "/east/v", every=timedelta(seconds=1))
+        until(current(here, "/m"), "current")
+        with pytest.raises(Invalid, match="circle"):
+            there.create_mirror("/v", "/west/m", discard=True)
+        here.pause_mirror("/m")
+        there.write_file("/v/x", b"x")
+        assert here.mirror_info("/m").state == "paused"
+        here.resume_mirror("/m")
+        until(lambda: here.exists("/m/x"), "following again")
+        there.remove_volume("/v", recursive=True)
+        until(lambda: "no such volume" in here.mirror_info("/m").error, "an error")
+        assert here.read_file("/m/x") == b"x"
+        here.remove_mirror("/m")
+        assert here.listdir("/") == []
