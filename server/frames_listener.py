@@ -19,6 +19,7 @@ from dataplatform.transport.addresses import (
 )
 from dataplatform.transport.serving import FrameServer, ServerConnection, ServingLimits
 from dataplatform.transport.tls_listening import Context
+from dataplatform.transport.turns import Turns
 
 from .dispatch import Dispatcher
 from .facts import ServerFacts
@@ -62,6 +63,11 @@ class FramesListener:
 
     def _contended(self, is_contended: bool) -> None:
         self._server.turns.is_contended = is_contended
+
+    @property
+    def turns(self) -> Turns:
+        """Whose turn it is while volumes contend."""
+        return self._server.turns
 
     @property
     def connections(self) -> int:

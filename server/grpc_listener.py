@@ -25,9 +25,11 @@ from dataplatform.api.methods import METHODS, Method
 from dataplatform.base.errors import KINDS, Denied, Exhausted, Invalid, PlatformError, Unavailable
 from dataplatform.base.limits import FRAME_BYTES_MAX
 from dataplatform.core.principals import Principal
+from dataplatform.transport import costs
 from dataplatform.transport.addresses import Address, join_host_port
 from dataplatform.transport.errors import to_info
 from dataplatform.transport.frames import Data
+from dataplatform.transport.turns import Admission, Turns
 
 from .dispatch import Dispatcher
 from .frames_listener import cannot_listen
@@ -64,9 +66,15 @@ class GrpcListener:
     """Belongs to the running loop."""
 
     def __init__(
-        self, dispatcher: Dispatcher, sessions: Sessions, credentials: Credentials
+        self,
+        dispatcher: Dispatcher,
+        sessions: Sessions,
+        credentials: Credentials,
+        turns: Turns | None = None,
     ) -> None:
+        """`turns` are shared with the frames: one volume's clients are a group."""
         self._dispatcher = dispatcher
+        self._turns = turns
         self._sessions = sessions
         self._credentials = credentials
         self._reading: dict[asyncio.Task[tuple[Any, Data]], Attachment] = {}
@@ -129,10 +137,21 @@ class GrpcListener:
         except DecodeError:
             raise Invalid("message cannot be decoded", method=method.name) from None
         data = message.data if method.request_bulk else b""
-        handling = self._dispatcher.handle(attachment, method, message, data)
-        reply, bulk = await (
-            self._read(attachment, handling) if method.read_only else _to_the_end(handling)
-        )
+        work = None
+        if (
+            self._turns is not None
+            and self._turns.is_contended
+            and not _goes_first(method, message)
+        ):
+            work = await Admission(self._turns, attachment.session.volume).wait()
+        try:
+            handling = self._dispatcher.handle(attachment, method, message, data)
+            reply, bulk = await (
+                self._read(attachment, handling) if method.read_only else _to_the_end(handling)
+            )
+        finally:
+            if work is not None:
+                work.end()
         if method.reply_bulk and bulk:
             reply.data = _joined(bulk)
         encoded: bytes = reply.SerializeToString()
@@ -183,6 +202,11 @@ class GrpcListener:
                 is_over = True
             if is_over:
                 task.cancel()
+
+
+def _goes_first(method: Method, message: Any) -> bool:
+    """What takes no turn: what others may wait for, and what itself waits for something."""
+    return method.urgent or costs.waits(method, message)
 
 
 def _unnamed_session(peer: str, principal: Principal) -> bytes:

@@ -144,7 +144,9 @@ class Server:
             scheme = "https" if http_tls else "http"
             endpoints.http = f"{scheme}://{join_host_port(host, port)}"
         if settings.grpc is not None:
-            self.grpc = GrpcListener(self.dispatcher, self.sessions, self.credentials)
+            self.grpc = GrpcListener(
+                self.dispatcher, self.sessions, self.credentials, self.frames.turns
+            )
             credentials = certificates.grpc_credentials() if certificates is not None else None
             grpc = await self.grpc.listen(*settings.grpc, credentials)
             endpoints.grpc, self.facts.grpc_port = str(grpc), grpc.port

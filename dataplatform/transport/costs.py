@@ -23,6 +23,11 @@ def is_small(frame: Frame) -> bool:
     return type(frame.data) is not memoryview and (method is None or not method.reply_bulk)
 
 
+def waits(method: Method, message: Any) -> bool:
+    """Whether it waits for something to happen: a long poll."""
+    return "wait_ms" in method.request.DESCRIPTOR.fields_by_name and bool(message.wait_ms)
+
+
 def reply_bytes_expected(method: Method, message: Any) -> int:
     """What to set aside for a reply before it is there, so that replies stay within the bounds."""
     if not method.reply_bulk:

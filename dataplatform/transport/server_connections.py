@@ -27,6 +27,7 @@ from . import costs, sockets, tls
 from .errors import to_info
 from .frames import PROTOCOL, Bulk, Frame, FrameKind, encode
 from .protocols import FrameProtocol
+from .turns import Work, weight_of
 from .watches import Watch
 
 if TYPE_CHECKING:
@@ -44,13 +45,14 @@ WAITING_BYTES_MAX = 64 * KIB
 class _Running:
     """A request whose handler waits for something, or that is gathered with others: no task."""
 
-    __slots__ = ("cost_bytes", "is_unwanted", "method", "task")
+    __slots__ = ("cost_bytes", "is_unwanted", "method", "task", "work")
 
     def __init__(self, task: asyncio.Task[None] | None, method: Method, cost_bytes: int) -> None:
         self.task = task
         self.method = method
         self.cost_bytes = cost_bytes
         self.is_unwanted = False
+        self.work: Work | None = None  # under way in its group, if there is contention
 
 
 class ServerConnection(FrameProtocol):
@@ -208,9 +210,11 @@ class ServerConnection(FrameProtocol):
         ):
             return False
         turns = self.server.turns
-        if turns.is_contended and not turns.may_begin(self.server.group_of(self)):
-            turns.wait(self)
-            return False
+        if turns.is_contended:
+            group = self.server.group_of(self)
+            if not turns.may_begin(group):
+                turns.wait(self, group)
+                return False
         if type(frame.data) is memoryview:
             # A large frame was admitted before it was read. If it had to wait for the budget now,
             # frames that wait like this could fill the budget and wait for each other.
@@ -401,7 +405,12 @@ class ServerConnection(FrameProtocol):
         if task is not None:
             cost_bytes = costs.frame_bytes(frame) + costs.reply_bytes_expected(method, message)
             self._charge(cost_bytes)
-            self._running[frame.call] = _Running(task, method, cost_bytes)
+            running = self._running[frame.call] = _Running(task, method, cost_bytes)
+            if self.server.turns.is_contended and not costs.waits(method, message):
+                running.work = self._work_begun(cost_bytes)
+
+    def _work_begun(self, cost_bytes: int) -> Work:
+        return self.server.turns.begun(self.server.group_of(self), weight_of(cost_bytes))
 
     def _gather(self, frame: Frame, method: Method, message: Any) -> bool:
         """Have the request carried out together with others, if it is of that kind."""
@@ -418,6 +427,8 @@ class ServerConnection(FrameProtocol):
         running = _Running(None, method, costs.frame_bytes(frame))
         self._charge(running.cost_bytes)
         self._running[frame.call] = running
+        if self.server.turns.is_contended:
+            running.work = self._work_begun(running.cost_bytes)
 
         def done(result: asyncio.Future[Any]) -> None:
             del self._running[frame.call]
@@ -470,6 +481,8 @@ class ServerConnection(FrameProtocol):
 
     def _end_running(self, running: _Running) -> None:
         self._release(running.cost_bytes)
+        if running.work is not None:
+            running.work.end()
         if self._waiting or self._is_large_waiting:
             self.loop.call_soon(self._work)  # not from within the request's task
         if self.server.is_stopping:

@@ -118,7 +118,7 @@ class FrameServer:
         self.budget = Budget(total_bytes_max, self.loop, reserve_bytes=total_bytes_max // 2)
         self.arriving = Budget(total_bytes_max // 2, self.loop)
         self.steps = Steps(self.loop)
-        self.turns = Turns(self.loop.call_soon)
+        self.turns = Turns(self.loop.call_soon, self.loop.call_later)
         self.connections: set[ServerConnection] = set()
         self.is_stopping = False
         self._listeners: list[asyncio.Server | TlsListener] = []

@@ -1,18 +1,23 @@
 """Token buckets with a clock that stands still, and that limits hold through the server."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS
 from dataplatform.base.clock import ManualClock
 from dataplatform.base.errors import Unavailable
+from dataplatform.transport.turns import WEIGHT_MAX
+from dataplatform_server.grpc_listener import SESSION_METADATA
 from dataplatform_server.limits import Bucket, Limiter, Limits
 
-from .servers import connect, running
+from .servers import admin_token, connect, running
 
 WRITE_FILE, READ, STAT, LOCATE = (
     METHODS[n] for n in ("Files.WriteFile", "Files.Read", "Namespace.Stat", "Files.Locate")
@@ -189,3 +194,68 @@ async def test_a_server_that_stops_tells_those_who_wait(tmp_path: Path) -> None:
         await server.stop()
         with pytest.raises(Unavailable):
             await waits
+
+
+# ------------------------------------------------------------- over gRPC
+
+
+@contextlib.asynccontextmanager
+async def grpc_calls(server: Any) -> AsyncIterator[Callable[[Any, Any], Awaitable[Any]]]:
+    """By an administrator."""
+    token = await admin_token(server)
+    metadata = (("authorization", f"Bearer {token}"), (SESSION_METADATA, b"s" * 16))
+    target = server.endpoints.grpc.removeprefix("grpc://")
+    async with grpc.aio.insecure_channel(target) as channel:
+
+        async def call(method: Any, message: Any) -> Any:
+            return await channel.unary_unary(
+                method.grpc_path,
+                request_serializer=method.request.SerializeToString,
+                response_deserializer=method.reply.FromString,
+            )(message, metadata=metadata)
+
+        yield call
+
+
+async def test_limits_hold_over_grpc(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with (
+        running(tmp_path, clock, grpc=("127.0.0.1", 0)) as server,
+        grpc_calls(server) as call,
+    ):
+        v = pb.Target(path="/v")
+        settings = pb.VolumeSettings(iops=2, bandwidth=1 << 20)
+        await call(CREATE, pb.VolumeRequest(target=v, settings=settings))
+        write = pb.WriteFileRequest(target=pb.Target(path="/v/a"), data=bytes(1 << 20))
+        await call(WRITE_FILE, write)  # all the bytes of a second, and one of two operations
+        (limiter,) = server.dispatcher.limits.limiters.values()
+        read = asyncio.ensure_future(call(READ, pb.ReadRequest(target=write.target, length=4)))
+        await until(lambda: limiter.waiting == 1)
+        await call(STAT, pb.StatRequest(target=pb.Target(path="/")))  # another volume
+        assert not read.done()
+        clock.advance(1.1)
+        limiter.run_once()
+        assert (await read).data == bytes(4)
+
+
+async def test_grpc_takes_turns_with_frames(tmp_path: Path) -> None:
+    async with running(tmp_path, grpc=("127.0.0.1", 0)) as server, grpc_calls(server) as call:
+        await call(CREATE, pb.VolumeRequest(target=pb.Target(path="/v")))
+        stat = pb.StatRequest(target=pb.Target(path="/v"), follow=True)
+        volume = (await call(STAT, stat)).volume
+        await call(STAT, pb.StatRequest(target=pb.Target(path="/")))
+        await call(STAT, stat)
+        turns = server.frames.turns
+        assert turns.is_contended  # that was two volumes, in turn
+        works = [turns.begun(volume) for _ in range(WEIGHT_MAX)]
+        waits = asyncio.ensure_future(call(STAT, stat))
+        await until(lambda: turns.waiting == 1)
+        assert not waits.done()
+        works.pop().end()
+        await waits
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
