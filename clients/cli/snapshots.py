@@ -1,4 +1,4 @@
-"""Snapshots: `dp snapshot create | ls | info | remove | schedule`."""
+"""Snapshots: `dp snapshot create | ls | info | remove | clone | restore | promote | schedule`."""
 
 from __future__ import annotations
 
@@ -91,6 +91,51 @@ def remove(path: RemotePath, name: Name) -> None:
     """Remove a snapshot for good; what no other snapshot needs is given back."""
     with connect() as client:
         client.remove_snapshot(path, name)
+
+
+@command(snapshot, "clone", "dp snapshot clone /projects monday /experiments/monday")
+def clone(
+    path: RemotePath,
+    name: Name,
+    new: Annotated[str, typer.Argument(metavar="NEWPATH", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Make a volume that can be written of a snapshot, whatever its size in about a second.
+
+    It shares with its source what neither has changed since, and goes its own way.
+    """
+    with connect() as client:
+        made = client.clone_snapshot(path, name, new)
+        if json:
+            outputs.json_line(made)
+
+
+@command(
+    snapshot,
+    "restore",
+    "dp snapshot restore /projects monday",
+    "dp snapshot restore /projects/cars/report.csv monday",
+)
+def restore(path: RemotePath, name: Name) -> None:
+    """Put what a snapshot has at PATH in place of what is there now.
+
+    With the root of a volume, all of it: nobody should be using it meanwhile. With any other
+    path just that, in one commit: a file, a directory with all below it, a table, a stream.
+    Everything else stays as it is, the other snapshots too.
+    """
+    with connect() as client:
+        client.restore_snapshot(path, name)
+
+
+@command(snapshot, "promote", "dp snapshot promote /experiments/monday/cars")
+def promote(path: RemotePath) -> None:
+    """Put what a clone has at PATH into its source, at the same place there, in one commit.
+
+    If something there has changed in the source since the snapshot, nothing is promoted, and
+    you are told what.
+    """
+    with connect() as client:
+        print(client.promote_clone(path))
 
 
 @command(

@@ -9,12 +9,16 @@ from ..api.methods import METHODS
 from .base import Operations
 from .messages import build
 from .paths import Path, target
-from .values import SnapshotInfo, SnapshotSchedule
+from .values import SnapshotInfo, SnapshotSchedule, VolumeInfo
+from .volumes import volume_of
 
 CREATE = METHODS["Snapshots.Create"]
 LIST = METHODS["Snapshots.List"]
 INFO = METHODS["Snapshots.Info"]
 REMOVE = METHODS["Snapshots.Remove"]
+CLONE = METHODS["Snapshots.Clone"]
+RESTORE = METHODS["Snapshots.Restore"]
+PROMOTE = METHODS["Snapshots.Promote"]
 SET_SCHEDULE = METHODS["Snapshots.SetSchedule"]
 REMOVE_SCHEDULE = METHODS["Snapshots.RemoveSchedule"]
 SCHEDULES = METHODS["Snapshots.Schedules"]
@@ -62,6 +66,18 @@ class SnapshotOperations(Operations):
     async def remove_snapshot(self, path: Path, name: str) -> None:
         request = build(pb.SnapshotRequest, target=target(path), name=name)
         await self._channel.call(REMOVE, request)
+
+    async def clone_snapshot(self, path: Path, name: str, new: Path) -> VolumeInfo:
+        request = build(pb.CloneRequest, target=target(path), name=name, new=target(new))
+        return volume_of((await self._channel.call(CLONE, request))[0])
+
+    async def restore_snapshot(self, path: Path, name: str) -> str:
+        request = build(pb.SnapshotRequest, target=target(path), name=name)
+        return str((await self._channel.call(RESTORE, request))[0].path)
+
+    async def promote_clone(self, path: Path) -> str:
+        request = build(pb.PromoteRequest, target=target(path))
+        return str((await self._channel.call(PROMOTE, request))[0].path)
 
     async def set_snapshot_schedule(
         self, path: Path, *, every: timedelta, keep: int, name: str | None = None

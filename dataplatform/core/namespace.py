@@ -592,7 +592,9 @@ async def swap(
 ) -> Inode:
     """What has the first name gets the second, and what has that one, if anything, the first;
     whatever they are, whoever asks, and without an event. The inode that moved."""
-    moved = await entry(unit, old_directory, old_name)
+    moved = await find_entry(unit, old_directory, old_name)
+    if moved is None:
+        raise NotFound("no such file or directory", path=await _path(unit, directory, name))
     there = await find_entry(unit, directory, name)
     if unit.volume.quotas.directories:
         places = (old_directory, directory)
@@ -611,7 +613,9 @@ async def swap(
 
 async def drop(unit: Unit, directory: int, name: bytes) -> None:
     """Take a name away, whatever it is of, for whom may do it as was found before; no event."""
-    await _drop_name(unit, directory, name, await entry(unit, directory, name))
+    found = await find_entry(unit, directory, name)
+    if found is not None:
+        await _drop_name(unit, directory, name, found)
 
 
 async def _rename_link(

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-async def restore(platform: Platform, request: Request, volume_id: int, name: str) -> int:
-    """Make a volume what it was at a snapshot; its id. Whoever calls has let go of it.
+async def restore(platform: Platform, request: Request, volume_id: int, name: str) -> list[int]:
+    """Make a volume what it was at a snapshot; its id, alone. Whoever calls has let go of it.
 
     NOT_FOUND; INVALID for the root volume, for what is read only, and if a volume that was mounted
     inside since would lose its place; DENIED to whoever has no `admin` of the volume.
@@ -57,7 +57,7 @@ async def restore(platform: Platform, request: Request, volume_id: int, name: st
         try:
             known, result = await root.lane.find_reply(request)
             if known:
-                return int(result)
+                return list(result)
             snapshot = await _check(platform, request, volume_id, name)
             number = await _announce(platform, root, request, volume_id)
             try:
@@ -66,8 +66,7 @@ async def restore(platform: Platform, request: Request, volume_id: int, name: st
                 if volume_id not in platform.unplaced:
                     await _take_back(platform, root, volume_id)
                 raise
-            await finish(root, request, volume_id)
-            return volume_id
+            return await finish(root, request, volume_id)
         finally:
             platform.release(root)
 
@@ -146,18 +145,18 @@ async def _restore(
         platform.unplaced.discard(volume.id)
 
 
-async def finish(root: Volume, request: Request, volume_id: int) -> None:
+async def finish(root: Volume, request: Request, volume_id: int) -> list[int]:
     """The copy has taken the volume's place, or is gone."""
 
-    async def work(unit: Unit) -> int:
+    async def work(unit: Unit) -> list[int]:
         value = await unit.get(keys.volume(volume_id))
         if value is not None:
             record = VolumeRecord.unpack(value)
             record.copy, record.is_placing, record.request = 0, False, []
             unit.put(keys.volume(volume_id), record.pack())
-        return volume_id
+        return [volume_id]
 
-    await root.run(request, work, durable=True)
+    return await root.run(request, work, durable=True)
 
 
 async def _take_back(platform: Platform, root: Volume, volume_id: int) -> None:

@@ -156,9 +156,11 @@ async def _find(volume: Volume, path: str) -> int:
 # ---------------------------------------------------------------- from a clone
 
 
-async def promote(platform: Platform, request: Request, clone: Volume, number: int) -> int:
+async def promote(
+    platform: Platform, request: Request, clone: Volume, number: int
+) -> tuple[int, int]:
     """Put a part of a clone into the volume that the clone was made of, at the same path there, in
-    one commit; its inode there.
+    one commit; that volume, and the inode there.
 
     CONFLICT, with the path, if something at or below the path has changed in the source since the
     snapshot, or if that cannot be known any more; INVALID for what is no clone, or its root;
@@ -178,10 +180,11 @@ async def promote(platform: Platform, request: Request, clone: Volume, number: i
             raise source.refusal()
         known, result = await source.lane.find_reply(request)
         if known:
-            return int(result)
+            return source_id, int(result)
         path = await clone.path_of(number)
         sharing = Sharing(clone.storage.segments, segments_end)
-        return await _promote(platform, request, clone, source, number, path, fork, sharing)
+        made = await _promote(platform, request, clone, source, number, path, fork, sharing)
+        return source_id, made
     finally:
         platform.release(source)
 

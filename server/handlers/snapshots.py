@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.core import snapshot_schedules
+from dataplatform.base.errors import NotFound
+from dataplatform.core import clones, restore, restore_paths, snapshot_schedules
 from dataplatform.core.snapshot_names import SNAPSHOT_NAME
 from dataplatform.core.snapshot_schedules import Schedule
 from dataplatform.core.snapshots import Snapshot
 from dataplatform.core.volumes import Volume
+from dataplatform.keyspace.records import ROOT_INODE
 
 from ..dispatch import Call, rpc
+from ..packing import volume_message
 from .namespace import done
 
 
@@ -34,6 +37,14 @@ async def snapshot_message(
         clones=[await catalog.path_for_people(clone) for clone in record.users],
         frees_bytes=frees_bytes,
     )
+
+
+async def _cloned(call: Call, message: Any, volume: Volume, stored: int) -> pb.VolumeInfo:
+    """The new volume as it is now; its number if it has gone meanwhile."""
+    try:
+        return volume_message(await call.platform.catalog.describe(stored))
+    except NotFound:
+        return pb.VolumeInfo(volume=stored, state="removed")
 
 
 async def _volume(call: Call, target: pb.Target) -> tuple[Volume, Snapshot | None]:
@@ -83,6 +94,65 @@ async def remove(call: Call, message: pb.SnapshotRequest, data: Any) -> pb.Empty
     volume = (await call.node(message.target)).volume
     await call.platform.snapshots.remove(call.request(message), volume, message.name)
     return pb.Empty()
+
+
+@rpc("Snapshots.Clone", answer=_cloned)
+async def clone(call: Call, message: pb.CloneRequest, data: Any) -> pb.VolumeInfo:
+    node = await call.node(message.target)
+    at = await call.new_name(message.new, parents=True, look=True)
+    request = call.request(message)
+    stored = await clones.clone(call.platform, request, node.volume, message.name, at)
+    return await _cloned(call, message, at.volume, stored)
+
+
+async def _restored_volume(call: Call, message: pb.SnapshotRequest) -> Volume | None:
+    """The volume whose root the target is, if it is one."""
+    try:
+        node = await call.node(message.target, follow=False)
+    except NotFound:
+        return None  # it is to be there again
+    if node.inode.volume:
+        node = await call.node(pb.Target(volume=node.inode.volume, inode=ROOT_INODE))
+    return node.volume if node.inode.number == ROOT_INODE else None
+
+
+async def _restored(
+    call: Call, message: Any, volume: Volume, stored: int | list[int]
+) -> pb.Restored:
+    """A list: a whole volume was."""
+    if isinstance(stored, list):
+        path = await call.platform.catalog.path_for_people(stored[0])
+        return pb.Restored(path=path, volume=stored[0], inode=ROOT_INODE)
+    path = await call.platform.path_of(volume, stored)
+    return pb.Restored(path=path, volume=volume.id, inode=stored)
+
+
+@rpc("Snapshots.Restore", answer=_restored)
+async def restore_(call: Call, message: pb.SnapshotRequest, data: Any) -> pb.Restored:
+    whole = await _restored_volume(call, message)
+    request = call.request(message)
+    if whole is not None:
+        number = whole.id
+        call.release(whole)  # it cannot be replaced while this call uses it
+        stored = await restore.restore(call.platform, request, number, message.name)
+        return await _restored(call, message, whole, stored)
+    at = await call.new_name(message.target, parents=True, look=True)
+    made = await restore_paths.restore(call.platform, request, at, message.name)
+    return await _restored(call, message, at.volume, made)
+
+
+@rpc("Snapshots.Promote", answer=_restored)
+async def promote(call: Call, message: pb.PromoteRequest, data: Any) -> pb.Restored:
+    node = await call.node(message.target, follow=False)
+    request = call.request(message)
+    source, made = await restore_paths.promote(
+        call.platform, request, node.volume, node.inode.number
+    )
+    volume = await call.platform.acquire(source)
+    try:
+        return await _restored(call, message, volume, made)
+    finally:
+        call.platform.release(volume)
 
 
 def schedule_message(schedule: Schedule) -> pb.SnapshotSchedule:

@@ -243,6 +243,9 @@ OPERATIONS: dict[str, Operation] = {
     "Client.snapshots": reach(lambda c, p: c.snapshots(f"{p}/v", sizes=True)),
     "Client.snapshot_info": reach(lambda c, p: c.snapshot_info(f"{p}/v", "old")),
     "Client.remove_snapshot": changes(lambda c, p: c.remove_snapshot(f"{p}/v", "old")),
+    "Client.clone_snapshot": changes(lambda c, p: c.clone_snapshot(f"{p}/v", "old", f"{p}/d/new")),
+    "Client.restore_snapshot": changes(lambda c, p: c.restore_snapshot(f"{p}/v", "old")),
+    "Client.promote_clone": changes(lambda c, p: c.promote_clone(f"{p}/c/x")),
     "Client.set_snapshot_schedule": changes(
         lambda c, p: c.set_snapshot_schedule(f"{p}/v", every=timedelta(days=1), keep=7)
     ),

@@ -197,6 +197,14 @@ REQUESTS: dict[str, Request] = {
     "Snapshots.Remove": Request(
         "things", lambda p: pb.SnapshotRequest(target=at(f"{p}/v"), name="old")
     ),
+    "Snapshots.Clone": Request(
+        "things",
+        lambda p: pb.CloneRequest(target=at(f"{p}/v"), name="old", new=at(f"{p}/d/clone")),
+    ),
+    "Snapshots.Restore": Request(
+        "things", lambda p: pb.SnapshotRequest(target=at(f"{p}/v"), name="old")
+    ),
+    "Snapshots.Promote": Request("things", lambda p: pb.PromoteRequest(target=at(f"{p}/c/x"))),
     "Snapshots.SetSchedule": Request(
         "things",
         lambda p: pb.SnapshotScheduleRequest(

@@ -649,10 +649,11 @@ class Driver:
         return await self._write(call)
 
     async def restore(self, volume_id: int, name: str) -> int:
-        async def call(request: Request) -> int:
+        async def call(request: Request) -> list[int]:
             return await restore.restore(self.platform, request, volume_id, name)
 
-        return await self._write(call)
+        (number,) = await self._write(call)
+        return number
 
     async def restore_path(self, path: str, name: str) -> int:
         async def call(request: Request) -> int:
@@ -665,7 +666,8 @@ class Driver:
         async def call(request: Request) -> int:
             async with self.node(path, follow=False) as node:
                 clone, number = node.volume, node.inode.number
-                return await restore_paths.promote(self.platform, request, clone, number)
+                _, made = await restore_paths.promote(self.platform, request, clone, number)
+                return made
 
         return await self._write(call)
 

@@ -106,7 +106,7 @@ async def test_restoring(tmp_path: Path, seed: int) -> None:
             assert names == ("f", "later")
             assert await driver.read("/a/f") == b"after!"
         await assert_clean(driver.platform)
-        number = await driver.send_again()
+        (number,) = await driver.send_again()
         assert await driver.names("/a") == ["f", "large"]
         await driver.restore(number, "two")
         assert await driver.read("/a/later") == b"y" * PART

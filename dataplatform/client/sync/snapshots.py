@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from ..paths import Path
 from ..runtime import run
-from ..values import SnapshotInfo, SnapshotSchedule
+from ..values import SnapshotInfo, SnapshotSchedule, VolumeInfo
 from .base import Operations
 
 
@@ -35,6 +35,34 @@ class SnapshotOperations(Operations):
     def remove_snapshot(self, path: Path, name: str) -> None:
         """Remove a snapshot for good. Raises NotFound; Invalid while a clone needs it; Denied."""
         run(self._aio.remove_snapshot(path, name))
+
+    def clone_snapshot(self, path: Path, name: str, new: Path) -> VolumeInfo:
+        """Make a volume at `new`, which can be written, of a snapshot of the volume that holds
+        `path`. It takes no longer for a large one: what is in it is shared.
+
+        Needs `admin` of the volume, and the right to make volumes at `new`. Raises NotFound,
+        Exists, Invalid, Denied.
+        """
+        return run(self._aio.clone_snapshot(path, name, new))
+
+    def restore_snapshot(self, path: Path, name: str) -> str:
+        """Put what a snapshot has at `path` in place of what is there now, at once: a file, a
+        directory with all below it, a table, a stream; or a whole volume, if `path` is its root.
+        The path.
+
+        A whole volume is not to be used meanwhile: what is open in it is not any more, and readers
+        of its changes get Stale. Needs `admin` of the volume. Raises NotFound, Invalid, Denied.
+        """
+        return run(self._aio.restore_snapshot(path, name))
+
+    def promote_clone(self, path: Path) -> str:
+        """Put what a clone has at `path` into the volume that the clone was made of, at the same
+        place there, at once; its path there.
+
+        Needs `admin` of both. Raises Conflict, with the path, if something there has changed since
+        the snapshot; Invalid, NotFound, Denied.
+        """
+        return run(self._aio.promote_clone(path))
 
     def set_snapshot_schedule(
         self, path: Path, *, every: timedelta, keep: int, name: str | None = None
