@@ -55,6 +55,7 @@ def node_message(node: Node, *, name: str = "") -> pb.Node:
         used_bytes=inode.used_bytes,
         volume_root=bool(inode.volume) or (inode.parent == 0 and inode.is_directory),
         buffered=inode.buffered,
+        snapshot=node.volume.is_snapshot,
     )
 
 

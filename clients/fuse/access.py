@@ -37,7 +37,7 @@ class Access:
 
     def read(self, node: Node) -> None:
         """Somebody reads the file."""
-        if self._is_off or not node.known:
+        if self._is_off or not node.known or node.is_snapshot:
             return
         now_ns, atime_ns = time.time_ns(), node.atime_ns
         is_recent = atime_ns > node.mtime_ns and atime_ns > node.ctime_ns

@@ -13,6 +13,7 @@ words of 8 bytes, native order (both ends run on the same machine):
     64   journal      SLOTS × (sequence, unique)
     ...  dirty        DIRTY_MAX × (inode, volume); volume 0: free
     ...  unanswered   UNANSWERED_MAX × unique; 0: free
+    ...  volumes      FAR_VOLUMES_MAX × volume; 0: free. Older keepers have none
 
 *Journal.* A slot tells under which request id (this slot, that sequence) the kernel's request
 `unique` went to the server, so that a request which the kernel sends again is known there as a
@@ -23,6 +24,9 @@ half-written slot is either the old unique, which the kernel will not repeat, or
 *Dirty.* An inode is in the set while the worker holds bytes of it that the server has not answered.
 What is in it when a successor comes has lost bytes: it says EIO once, at the next fsync or close.
 
+*Volumes.* Those with large numbers, in the order in which the mount met them: the kernel knows what
+is in them by their place here.
+
 *Unanswered.* For kernels before 6.9 only, which cannot send again what a dead worker had read:
 whoever waits for those requests would wait for ever (not even SIGKILL ends that), so the successor
 answers them with an error.
@@ -30,6 +34,7 @@ answers them with an error.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from typing import Final
@@ -40,6 +45,7 @@ MAGIC: Final = int.from_bytes(b"DPMOUNT1", "little")
 SLOTS: Final = 1024
 DIRTY_MAX: Final = 4096
 UNANSWERED_MAX: Final = 1024
+FAR_VOLUMES_MAX: Final = 1 << 15
 SESSION_BYTES: Final = 16
 GREETING_BYTES_MAX: Final = 256
 
@@ -52,6 +58,8 @@ _JOURNAL = 64
 _DIRTY = _JOURNAL + 2 * SLOTS
 _UNANSWERED = _DIRTY + 2 * DIRTY_MAX
 _WORDS = _UNANSWERED + UNANSWERED_MAX
+_VOLUMES = _WORDS
+_ALL_WORDS = _VOLUMES + FAR_VOLUMES_MAX
 _WORD_BYTES = 8
 
 Key = tuple[int, int]
@@ -68,9 +76,10 @@ class Handover:
         """Takes the descriptor over. ValueError if it is not of this layout."""
         self.link = Link() if link is None else link
         self.descriptor = descriptor
-        if os.fstat(descriptor).st_size != _WORDS * _WORD_BYTES:
+        size = os.fstat(descriptor).st_size
+        if size not in (_WORDS * _WORD_BYTES, _ALL_WORDS * _WORD_BYTES):
             raise ValueError("the handover has another size: it is of another version")
-        self._map = mmap.mmap(descriptor, _WORDS * _WORD_BYTES)
+        self._map = mmap.mmap(descriptor, size)
         self._bytes = memoryview(self._map)
         self._words = self._bytes.cast("Q")
         if self._words[0] != MAGIC:
@@ -94,7 +103,7 @@ class Handover:
     def create(cls, session: bytes | None = None) -> Handover:
         """For the first worker of a mount."""
         descriptor = os.memfd_create("dp-mount-handover")
-        os.ftruncate(descriptor, _WORDS * _WORD_BYTES)
+        os.ftruncate(descriptor, _ALL_WORDS * _WORD_BYTES)
         head = MAGIC.to_bytes(_WORD_BYTES, "little") + bytes(_WORD_BYTES)
         session = session or os.urandom(SESSION_BYTES)
         assert len(session) == SESSION_BYTES
@@ -111,6 +120,25 @@ class Handover:
         """The next worker comes. Called by the keeper, while no worker looks."""
         self.generation += 1
         self._words[_GENERATION] = self.generation
+
+    # -------------------------------------------------------------------------------- volumes
+
+    def far_volumes(self) -> list[int]:
+        """As they were met, in that order."""
+        found: list[int] = []
+        for volume in self._words[_VOLUMES:]:
+            if not volume:
+                break
+            found.append(volume)
+        return found
+
+    def far_volume_set(self, place: int, volume: int) -> None:
+        """OSError (EOVERFLOW) if there is no room for more. An old keeper's memory has none: then a
+        successor has to look things up again."""
+        if place >= FAR_VOLUMES_MAX:
+            raise OSError(errno.EOVERFLOW, "too many volumes and snapshots: mount again")
+        if _VOLUMES + place < len(self._words):
+            self._words[_VOLUMES + place] = volume
 
     # ------------------------------------------------------------------------------- greeting
 

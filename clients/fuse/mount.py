@@ -23,7 +23,7 @@ from .calls import CLOSE, OPEN, STAT, Calls
 from .handles import Handles
 from .handover import Handover
 from .near import Near
-from .nodes import VIEW_BIT, Content, Node, Nodes
+from .nodes import VIEW_BIT, Content, FarVolumes, Node, Nodes
 from .operations.views import ViewTree
 from .options import MountOptions
 from .rights import Rights
@@ -69,7 +69,8 @@ class Mount:
         self.calls = calls
         self.stats = calls.stats
         self.client = Client(calls.channel)
-        self.nodes = Nodes((root.volume, root.inode))
+        far = FarVolumes(handover.far_volumes(), handover.far_volume_set)
+        self.nodes = Nodes((root.volume, root.inode), far)
         self.nodes.let_go = self.let_go
         self.is_successor = handover.generation > 0
         self.handles = Handles()
@@ -103,6 +104,8 @@ class Mount:
 
     async def refresh(self, node: Node) -> None:
         """Ask the server for the attributes: again when a write of ours overtook the answer."""
+        if not node.volume:
+            raise OSError(errno.ESTALE, "looked up again, please")
         request = pb.StatRequest(target=pb.Target(volume=node.volume, inode=node.inode))
         for _ in range(REFRESHES_MAX):
             mark = self.calls.mark()

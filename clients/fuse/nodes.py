@@ -12,7 +12,6 @@ that a name which is not in there does not exist.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -29,19 +28,27 @@ ROOT_VOLUME = 1
 INODE_BITS = 44
 INODE_MASK = (1 << INODE_BITS) - 1
 VIEW_BIT = 1 << 62
-CLUSTER_BIT = 1 << 61
-"""Of something in another cluster: its slot, volume and inode have fewer bits there."""
 """Numbers stay below 2^63: some programs take them for signed."""
-
-CLUSTER_INODE_BITS, CLUSTER_VOLUME_BITS, CLUSTER_SLOT_BITS = 40, 13, 8
-SLOT_SHIFT = 48
-"""Of a volume's number, as the server gives it: docs/decisions/0012."""
 
 NODES_MAX = 40_000
 """Nodes in memory, some 600 bytes each; those in use are kept whatever their number."""
 
 NAMES_MAX = 100_000
 """Names in the directories' maps, all together: some 120 bytes each."""
+
+ALL_VERBS = 1023
+"""As bits: those of `core/access/verbs.py`."""
+
+SNAPSHOT_NAME = b".snapshot"
+
+_SNAPSHOTS_BIT = 1 << 43
+"""On the wire: of the inode that stands for `.snapshot` in a directory."""
+
+NEAR_VOLUMES = 1 << 16
+"""Volumes from this number on have another one within this mount."""
+
+FAR_BIT = 1 << 60
+"""Of the number of something in such a volume."""
 
 Key = tuple[int, int]
 """(volume, inode)."""
@@ -71,22 +78,6 @@ def type_bits(kind: int) -> int:
     return _TYPES.get(kind, stat.S_IFREG)
 
 
-def _number_elsewhere(volume: int, inode: int) -> int:
-    """EOVERFLOW if there is no number for it."""
-    slot, volume = volume >> SLOT_SHIFT, volume & (1 << SLOT_SHIFT) - 1
-    if slot >> CLUSTER_SLOT_BITS or volume >> CLUSTER_VOLUME_BITS or inode >> CLUSTER_INODE_BITS:
-        raise OSError(errno.EOVERFLOW, "too many clusters, volumes or inodes for a mount")
-    upper = slot << CLUSTER_VOLUME_BITS | volume
-    return CLUSTER_BIT | upper << CLUSTER_INODE_BITS | inode
-
-
-def _key_elsewhere(number: int) -> Key:
-    number &= CLUSTER_BIT - 1
-    upper, inode = number >> CLUSTER_INODE_BITS, number & (1 << CLUSTER_INODE_BITS) - 1
-    slot, volume = upper >> CLUSTER_VOLUME_BITS, upper & (1 << CLUSTER_VOLUME_BITS) - 1
-    return slot << SLOT_SHIFT | volume, inode
-
-
 class Content(NamedTuple):
     """A name for the bytes of a file that no other bytes of it ever have: the commit that left them
     so, the time of their last change, and how many they are."""
@@ -114,6 +105,7 @@ class Node:
         "inode",
         "invalidating",
         "is_ours",
+        "is_snapshot",
         "key",
         "kind",
         "known",
@@ -176,6 +168,7 @@ class Node:
         self.names_turn = 0  # moves whenever names come or go through this mount
         self.opens = 0  # open handles here
         self.held = False  # opened for our session at the server: its last name may go
+        self.is_snapshot = False  # it is in a snapshot: nothing of it ever changes
         self.is_ours = False  # created by this process: who has it open is known here
         self.invalidating = 0  # the kernel's pages of it are being dropped
         self.pages_kept = False  # what the kernel has of its pages came under this promise
@@ -185,6 +178,12 @@ class Node:
     @property
     def is_used(self) -> bool:
         return bool(self.opens or self.held or (self.writing and self.writing.is_busy))
+
+    @property
+    def asked(self) -> int:
+        """Verbs that the server is asked about: in a snapshot all, for it depends on what holds
+        today, which the kernel knows nothing of."""
+        return ALL_VERBS if self.is_snapshot else self.governed
 
     @property
     def is_directory(self) -> bool:
@@ -222,6 +221,7 @@ class Node:
         self.ctime_ns = message.ctime_ns
         self.symlink = message.symlink
         self.version = message.version
+        self.is_snapshot = message.snapshot
         self.packed = None
         self.known = True
 
@@ -245,11 +245,39 @@ class Node:
         self.packed = None
 
 
+class FarVolumes:
+    """Numbers for volumes whose own are too large: late ones, snapshots (which are numbered like
+    volumes), and those of other clusters. They are given in the order in which the volumes are met;
+    `known` and `remember` are the memory that a successor shares."""
+
+    def __init__(
+        self, known: Iterable[int] = (), remember: Callable[[int, int], None] | None = None
+    ) -> None:
+        self._volumes = list(known)
+        self._places = {volume: place for place, volume in enumerate(self._volumes)}
+        self._remember = remember
+
+    def place_of(self, volume: int) -> int:
+        place = self._places.get(volume)
+        if place is None:
+            place = len(self._volumes)
+            if self._remember is not None:
+                self._remember(place, volume)
+            self._places[volume] = place
+            self._volumes.append(volume)
+        return place
+
+    def at(self, place: int) -> int:
+        """0, which is no volume, for one that nobody knows."""
+        return self._volumes[place] if place < len(self._volumes) else 0
+
+
 class Nodes:
     """The nodes in memory, by number; the least recently made go first when there are too many."""
 
-    def __init__(self, root: Key) -> None:
+    def __init__(self, root: Key, far: FarVolumes | None = None) -> None:
         self.root = root
+        self._far = far if far is not None else FarVolumes()
         self._nodes: dict[int, Node] = {}
         self._names = 0
         self._view_numbers = 0
@@ -266,8 +294,8 @@ class Nodes:
         volume, inode = key
         if key == self.root:
             return ROOT_NUMBER
-        if volume >> SLOT_SHIFT:
-            return _number_elsewhere(volume, inode)
+        if volume >= NEAR_VOLUMES:
+            return FAR_BIT | self._far.place_of(volume) << INODE_BITS | inode
         number = (volume - ROOT_VOLUME) << INODE_BITS | inode
         # What has the root's number here is the platform's own root; below another one it is
         # never met.
@@ -278,8 +306,9 @@ class Nodes:
             return self.root
         if number == VIEW_BIT - 1:
             number = ROOT_NUMBER
-        elif number & CLUSTER_BIT:
-            return _key_elsewhere(number)
+        if number & FAR_BIT:
+            place = (number ^ FAR_BIT) >> INODE_BITS
+            return self._far.at(place), number & INODE_MASK
         return (number >> INODE_BITS) + ROOT_VOLUME, number & INODE_MASK
 
     def find(self, number: int) -> Node | None:
@@ -295,6 +324,10 @@ class Nodes:
     def of(self, message: pb.Node) -> Node:
         """The node that a message is about; what the message says is not taken yet."""
         return self.get(self.number_of((message.volume, message.inode)))
+
+    def snapshots_of(self, directory: Node) -> Node:
+        """`.snapshot` in a directory."""
+        return self.get(self.number_of((directory.volume, directory.inode | _SNAPSHOTS_BIT)))
 
     def add_view(self, view: ViewNode, volume: int) -> Node:
         """A number for something below a table or stream."""

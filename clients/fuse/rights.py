@@ -123,7 +123,7 @@ class Rights:
     async def ask(self, node: Node, verbs: int, caller: Caller) -> None:
         """EACCES unless the caller may do what an expression decides among these verbs; about all
         others the kernel was asked."""
-        asked = node.governed & verbs
+        asked = node.asked & verbs
         if asked:
             await self.check(node, asked, caller)
 
@@ -141,6 +141,8 @@ class Rights:
                 target=pb.Target(volume=node.volume, inode=node.inode), verbs=verb
             )
             self.name(request.target, caller, ALL)
+            if node.is_snapshot and request.target.HasField("caller"):
+                request.target.caller.modes_checked = False  # not those of today
             reply = await self._calls.call(ACCESS, request)
             known = reply.allowed == verb, now_s + VERDICT_S
             if not self._calls.told_since(node.key, mark):

@@ -523,7 +523,7 @@ class Platform:
                 if not place.inode:
                     raise NotFound("no such file or directory", path=path)
                 if keeper is not None:
-                    await keeper.keep(held, place.inode)
+                    await self._promise(keeper, held, place.inode)
                 found = await held.find(place.inode)
                 if found is not None:
                     return Node(held, found)
@@ -572,7 +572,7 @@ class Platform:
                     return None
                 inode = entry.inode
             if keeper is not None:
-                await keeper.keep(held, inode)
+                await self._promise(keeper, held, inode)
             found = await held.find(inode)
         except BaseException as error:
             self.release(held)
@@ -583,6 +583,12 @@ class Platform:
             return Node(held, found)
         self.release(held)
         return None
+
+    async def _promise(self, keeper: Keeper, volume: Volume, inode: int) -> None:
+        if directory_of_snapshots(inode):
+            self.promises.keep_directory(keeper, volume, inode)
+        else:
+            await keeper.keep(volume, inode)
 
     async def locate_name(
         self,

@@ -84,7 +84,9 @@ class Files:
             await mount.refresh(node)
         elif not flags & os.O_TRUNC:
             mount.stats.cache_hits += 1
-        if node.governed:
+        if node.is_snapshot and (flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC):
+            raise OSError(errno.EROFS, "nothing in a snapshot can be changed")
+        if node.asked:
             await self._rights.ask(node, _verbs(flags), caller)
         if flags & os.O_TRUNC:
             if kill_set_id:
@@ -109,6 +111,8 @@ class Files:
         if node.view is None:
             raise OSError(errno.ESTALE, "looked up again, please")
         access = flags & os.O_ACCMODE
+        if node.is_snapshot and access != os.O_RDONLY:
+            raise OSError(errno.EROFS, "nothing in a snapshot can be changed")
         work = node.view.open(
             reading=access in (os.O_RDONLY, os.O_RDWR),
             writing=access in (os.O_WRONLY, os.O_RDWR),
@@ -163,7 +167,7 @@ class Files:
         node = handle.node
         if node.governed_turn != self._rights.turn:
             await self._mount.node(node.number)
-        if node.governed:
+        if node.asked:
             if handle.caller is None:
                 handle.caller = asker.caller
             await self._rights.ask(node, verb, handle.caller)

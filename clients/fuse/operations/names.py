@@ -16,7 +16,7 @@ from dataplatform.base.errors import NotFound
 from dataplatform.base.limits import NAME_BYTES_MAX
 
 from ..calls import CREATE, LINK, REMOVE, RENAME, SET_ATTRIBUTES, STAT
-from ..nodes import VIEW_BIT
+from ..nodes import SNAPSHOT_NAME, VIEW_BIT
 from ..rights import EXECUTE
 from .callers import Caller, name_text
 
@@ -67,6 +67,8 @@ class Names:
     async def _known(self, directory: Node, name: bytes) -> Named:
         if len(name) > NAME_BYTES_MAX:
             raise OSError(errno.ENAMETOOLONG, "names have at most 255 bytes")
+        if name == SNAPSHOT_NAME:
+            return await self._snapshots(directory)
         entries = directory.entries
         if entries is not None:
             child = entries.get(name)
@@ -89,8 +91,6 @@ class Names:
             text = name.decode()
         except UnicodeDecodeError:
             return Named(None, False)  # nothing can have such a name
-        if text == ".snapshot":
-            return Named(None, False)
         mark, turn = self._calls.mark(), directory.names_turn
         try:
             message = await self._calls.call(STAT, pb.StatRequest(target=_at(directory, text)))
@@ -103,6 +103,17 @@ class Names:
             message = await self._calls.call(STAT, request)
         node = self._mount.take(message, mark)
         return Named(node, self._keep(directory, name, node.number, mark, turn))
+
+    async def _snapshots(self, directory: Node) -> Named:
+        """`.snapshot`: in every directory, but not among its names. In a snapshot there is none."""
+        if not directory.known:
+            await self._mount.refresh(directory)
+        if directory.is_snapshot:
+            return Named(None, directory.promised)
+        node = self._nodes.snapshots_of(directory)
+        if not (node.known and node.promised):
+            await self._mount.refresh(node)
+        return Named(node, node.promised)
 
     def _keep(self, directory: Node, name: bytes, number: int, mark: int, turn: int) -> bool:
         """Remember what the server said of a name, if no names changed meanwhile: neither was that

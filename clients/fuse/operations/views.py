@@ -96,6 +96,7 @@ class ViewTree:
         else:
             node.view = view
         node.governed = directory.governed  # what it is made of decides
+        node.is_snapshot = directory.is_snapshot
         await self.refresh(node)
         return node
 
