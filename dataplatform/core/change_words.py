@@ -72,7 +72,9 @@ OF_VOLUMES = frozenset(
 
 OF_FEEDS = frozenset(("changes published", "changes unpublished"))
 
-OF_SNAPSHOTS = frozenset(("snapshots scheduled", "snapshots not scheduled"))
+OF_SNAPSHOTS = frozenset(
+    ("snapshot created", "snapshot removed", "snapshots scheduled", "snapshots not scheduled")
+)
 
 OF_CLUSTERS = frozenset(("cluster added", "cluster changed", "cluster removed"))
 

@@ -661,10 +661,8 @@ def pieces_of(offset: int, written: list[Extent]) -> list[Piece]:
 
 
 async def _tell_written(unit: Unit, inode: Inode, pieces: list[Piece]) -> None:
-    unit.event(
-        "written",
-        await unit.path_of(inode.number),
-        inode.kind,
-        offset=pieces[0].offset,
-        length=sum(piece.length for piece in pieces),
-    )
+    """The range that holds all that was written: who reads the feed knows the file's size by it."""
+    start = min(piece.offset for piece in pieces)
+    end = max(piece.offset + piece.length for piece in pieces)
+    path = await unit.path_of(inode.number)
+    unit.event("written", path, inode.kind, offset=start, length=end - start)
