@@ -132,8 +132,10 @@ def settings_of(source: Volume) -> VolumeSettings:
 
 
 def own_keys(settings: VolumeSettings) -> dict[str, object]:
-    """Wrapped keys for a copy: its segments are its own, so what is known of them is not."""
-    return {name: value for name, value in settings.encryption.items() if name != "below"}
+    """Wrapped keys for a copy: what is known of the segments, and of what older keys are still
+    needed for, is not known of the copy."""
+    known = ("below", "needed")
+    return {name: value for name, value in settings.encryption.items() if name not in known}
 
 
 async def delete_all(unit: Unit, letter: bytes) -> None:

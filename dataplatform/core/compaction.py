@@ -1,9 +1,10 @@
 """Segment compaction: give back the space of bytes that nothing refers to any more (D3).
 
 A dead segment is deleted; one that snapshots need is noted as dead, and deleted with the last of
-them. A segment of which little is alive is rewritten: what refers to it is found by its reference
-rows, the bytes still wanted are appended anew, and each referring value is changed in a unit that
-makes sure it still is what was read. Then the segment is dead.
+them. A segment of which little is alive, in the snapshots that need it, too, is rewritten: what
+refers to it is found by its reference rows, the bytes still wanted are appended anew, and each
+referring value is changed in a unit that makes sure it still is what was read. Then the segment is
+dead.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ async def run_once(volume: Volume) -> int:
     damage = Contained()
     for number, segment in await _sealed(volume, damage):
         if 0 < segment.live_bytes < segment.total_bytes * LIVE_SHARE_MIN:
-            if segment.live_bytes > budget:
+            if segment.live_bytes > budget or await _is_full_of_snapshots(volume, number, segment):
                 continue
             budget -= segment.live_bytes
             with damage:
@@ -47,6 +48,24 @@ async def run_once(volume: Volume) -> int:
     gone = await delete_dead(volume)
     damage.raise_first()
     return gone
+
+
+async def _is_full_of_snapshots(volume: Volume, number: int, segment: Segment) -> bool:
+    """Whether a snapshot needs so much of a segment that rewriting it would free nothing for a long
+    time. The oldest one tells: what a sealed segment holds only gets less."""
+    pin = volume.snapshot_pins.oldest_with(number)
+    if pin is None or not pin.checkpoint:
+        return pin is not None
+    known = volume.snapshot_pins.live_bytes
+    place = pin.number, number
+    if place not in known:
+        view = await volume.storage.engine.open_checkpoint(pin.checkpoint)
+        try:
+            value = await view.get(keys.segment(number))
+        finally:
+            view.close()
+        known[place] = Segment.unpack(value).live_bytes if value is not None else 0
+    return known[place] >= segment.total_bytes * LIVE_SHARE_MIN
 
 
 async def _sealed(volume: Volume, damage: Contained) -> list[tuple[int, Segment]]:

@@ -6,11 +6,13 @@ A volume's keys stand wrapped in its settings, the one value that can be read wi
     current   number of the key that encrypts what is written from now on
     keys      number -> [name of the master, the wrapped key]
     below     segments below this number hold bytes of older keys; absent: not known yet
+    needed    number -> commit, of older keys that nothing in the volume needs since that commit:
+              snapshots from before do
 
 Rotating a volume's key adds one. From then on everything is written with it, and `run_once` does
 that to what is stored: values where they are, extents by moving them, as compaction does. When
-nothing is left the older keys are forgotten. All of it begins again where it stopped: which key a
-value was encrypted with stands in the value.
+nothing is left the older keys are forgotten, as soon as no snapshot from before needs them. All of
+it begins again where it stopped: which key a value was encrypted with stands in the value.
 """
 
 from __future__ import annotations
@@ -136,9 +138,16 @@ def state_of(settings: VolumeSettings, rotation: Rotation | None = None) -> Stat
     except Corrupt:
         return State(CIPHER)
     rotating = ""
-    if len(wrapped) > 1:
+    if _old_keys(settings.encryption):
         rotating = _told(rotation) if rotation is not None else "begins when the volume is opened"
     return State(CIPHER, current, str(wrapped[current][0]), rotating)
+
+
+def _old_keys(encryption: Mapping[str, Any]) -> list[int]:
+    """Keys by which something in the volume itself may be encrypted, the current one apart."""
+    needed = encryption.get("needed", {})
+    found = encryption.get("keys", {})
+    return [number for number in found if number != encryption["current"] and number not in needed]
 
 
 def _told(rotation: Rotation) -> str:
@@ -170,13 +179,15 @@ async def rotate_key(platform: Platform, request: Request, volume: Volume) -> No
 
     async def work(unit: Unit) -> None:
         encryption = volume.settings.encryption
-        if len(encryption["keys"]) > 1 or number in encryption["keys"]:
+        if _old_keys(encryption) or number in encryption["keys"]:
             raise Conflict(
                 "the last rotation is not done yet: dp volume info shows how far it is",
                 rotating=state_of(volume.settings, volume.rotation).rotating,
             )
         changed = {"id": identity, "current": number}
         changed["keys"] = {**encryption["keys"], number: new}
+        if "needed" in encryption:
+            changed["needed"] = encryption["needed"]
         _store(unit, changed, plain | {number: key})
         unit.event("volume key rotated", "/", "volume", key=number)
 
@@ -200,7 +211,11 @@ def _store(unit: Unit, encryption: dict[str, Any], plain: dict[int, bytes] | Non
 
 async def run_once(volume: Volume) -> bool:
     """Encrypt some of what older keys encrypted anew; whether there is more to do."""
-    if len(volume.settings.encryption.get("keys", ())) < 2:
+    encryption = volume.settings.encryption
+    if len(encryption.get("keys", ())) < 2:
+        return False
+    if not _old_keys(encryption):
+        await _forget_unneeded(volume)
         return False
     rotation = volume.rotation
     if rotation.next is None and rotation.damaged:
@@ -277,13 +292,43 @@ async def _forget_old_keys(volume: Volume) -> None:
 
     async def work(unit: Unit) -> None:
         identity, current, wrapped = _parse(volume.settings)
-        encryption = {"id": identity, "current": current, "keys": {current: wrapped[current]}}
-        _store(unit, encryption)
+        needed = dict(volume.settings.encryption.get("needed", {}))
+        needed |= dict.fromkeys(_old_keys(volume.settings.encryption), unit.commit)
+        _store(unit, {"id": identity, "current": current, "keys": wrapped, "needed": needed})
         unit.event("volume key rotation done", "/", "volume", key=current)
 
     await volume.run_own(work, durable=True)
-    volume.keyring.keep_current()
-    log.info("volume %d: nothing is left of its old keys", volume.id)
+    await _forget_unneeded(volume)
+
+
+async def _forget_unneeded(volume: Volume) -> None:
+    """Forget older keys that no snapshot needs. While one is being made nobody knows."""
+    if not volume.settings.encryption.get("needed") or volume.holds.held_from() == 0:
+        return
+
+    done: list[bool] = []
+
+    async def work(unit: Unit) -> None:
+        encryption = volume.settings.encryption
+        oldest = volume.snapshot_pins.oldest_commit
+        needed = {
+            number: commit
+            for number, commit in encryption["needed"].items()
+            if oldest is not None and oldest < commit
+        }
+        gone = encryption["needed"].keys() - needed.keys()
+        if not gone or volume.holds.held_from() == 0:
+            return
+        left = {n: key for n, key in encryption["keys"].items() if n not in gone}
+        changed = {name: value for name, value in encryption.items() if name != "needed"}
+        _store(unit, changed | {"keys": left} | ({"needed": needed} if needed else {}))
+        done.append(True)
+
+    await volume.run_own(work, durable=True)
+    if done:
+        assert volume.keyring is not None
+        volume.keyring.keep(volume.settings.encryption["keys"].keys())
+        log.info("volume %d: nothing is left of its old keys", volume.id)
 
 
 # ---------------------------------------------------------------- rotating the master key

@@ -84,6 +84,8 @@ class Pins:
 
     def __init__(self) -> None:
         self._taken: dict[int, Pin] = {}  # by the snapshot's number
+        self.live_bytes: dict[tuple[int, int], int] = {}
+        """Of a segment, as a snapshot counted them: by (snapshot, segment), for compaction."""
 
     def __bool__(self) -> bool:
         return bool(self._taken)
@@ -98,6 +100,14 @@ class Pins:
 
     def discard(self, number: int) -> None:
         self._taken.pop(number, None)
+        for place in [place for place in self.live_bytes if place[0] == number]:
+            del self.live_bytes[place]
+
+    def oldest_with(self, segment: int) -> Pin | None:
+        """The first snapshot that may refer to it; rather one in which it was sealed."""
+        found = [pin for pin in self._taken.values() if segment < pin.segments_end]
+        sealed = [pin for pin in found if segment < pin.segments_end - 1]
+        return min(sealed or found, key=lambda pin: pin.commit, default=None)
 
     def needed_by(self, segment: int, died: int | None) -> list[int]:
         """The snapshots that need a segment which died at this commit (None: it lives)."""

@@ -16,7 +16,7 @@ The only module that knows the cipher; threads may use it at once.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from struct import Struct
 
 from cryptography.exceptions import InvalidTag
@@ -128,9 +128,9 @@ class Keyring:
         self.extents = Cipher(b"dataplatform extents", run)
         self.use(keys, current)
 
-    def keep_current(self) -> None:
-        """Forget all keys but the current one."""
-        self.use({self.current: self._keys[self.current]}, self.current)
+    def keep(self, numbers: Collection[int]) -> None:
+        """Forget all other keys."""
+        self.use({number: self._keys[number] for number in numbers}, self.current)
 
     def use(self, keys: Mapping[int, bytes], current: int) -> None:
         """Other keys from now on."""

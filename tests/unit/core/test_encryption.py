@@ -412,3 +412,47 @@ def test_master_keys_as_text() -> None:
         with pytest.raises(Invalid) as caught:
             parse_keys(bad, "file")
         assert encoded[:20] not in str(caught.value)
+
+
+async def test_a_snapshot_keeps_the_keys_that_it_needs(world: World) -> None:
+    platform = await world.start()
+    number = await world.create("/v")
+    volume = await platform.acquire(number)
+    inode = await write(volume, "f", LARGE)
+    for name, key in (("first", 2), ("second", 3)):
+        await platform.snapshots.create(SYSTEM, volume, name)
+        await encryption.rotate_key(platform, SYSTEM, volume)
+        platform.release(volume)
+        assert await rotate(world, number)
+        platform = await world.restart()
+        volume = await platform.acquire(number)
+        assert volume.settings.encryption["current"] == key
+        assert encryption.state_of(volume.settings, volume.rotation).rotating == ""
+    assert list(volume.settings.encryption["keys"]) == [1, 2, 3]
+    for name, left in (("first", [2, 3]), ("second", [3])):
+        then = await platform.acquire(platform.snapshots.get(number, name).number)
+        assert await read(then, inode, len(LARGE)) == LARGE
+        platform.release(then)
+        await platform.snapshots.remove(SYSTEM, volume, name)
+        await encryption.run_once(volume)
+        assert list(volume.settings.encryption["keys"]) == left
+    assert await read(volume, inode, len(LARGE)) == LARGE
+    platform.release(volume)
+    await world.end()
+
+
+async def test_a_snapshot_outlives_the_master_key_of_its_time(world: World) -> None:
+    platform = await world.start()
+    number = await world.create("/v")
+    volume = await platform.acquire(number)
+    inode = await write(volume, "f", LARGE)
+    taken = await platform.snapshots.create(SYSTEM, volume, "first")
+    platform.release(volume)
+    world.keys = [NEW, OLD]
+    await encryption.rotate_master(platform, SYSTEM)
+    world.keys = [NEW]
+    platform = await world.restart()
+    then = await platform.acquire(taken.number)
+    assert await read(then, inode, len(LARGE)) == LARGE
+    platform.release(then)
+    await world.end()
