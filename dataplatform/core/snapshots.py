@@ -105,6 +105,10 @@ class Snapshots:
         found = self._by_volume.get(volume_id, {})
         return sorted(found.values(), key=lambda s: (s.record.commit, s.number))
 
+    def volumes(self) -> set[int]:
+        """Those that have snapshots."""
+        return {snapshot.volume for snapshot in self._by_number.values()}
+
     def pins(self, volume_id: int) -> Pins:
         """What the snapshots of a volume need; this object goes on being exact."""
         return self._pins[volume_id]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dataplatform.base.errors import PlatformError
+from dataplatform.core import compaction
 from dataplatform.core.check import check_volume
 from dataplatform.core.quota_directories import Limits, set_quota
 from dataplatform.core.units import SYSTEM
@@ -48,6 +49,14 @@ async def _furnish(world: World, kind: str) -> None:
     elif kind == "PUBLICATION":
         await make_stream(Driver(platform, b"p" * 16), "/published")
         await publish(platform, "/docs", "/published")
+    elif kind in ("SNAPSHOT", "DEAD_SEGMENT"):
+        driver = Driver(platform, b"t" * 16)
+        await volume.storage.segments.seal()
+        await driver.write_file("/victim", bytes(1 << 18))
+        await platform.snapshots.create(SYSTEM, volume, "first")
+        await driver.unlink("/victim")
+        await volume.storage.segments.seal()
+        await compaction.run_once(volume)
     elif kind == "AUDIT_CURSOR":
         settings = replace(volume.settings, audit="changes")
         await platform.catalog.set(SYSTEM, volume, settings)

@@ -223,7 +223,7 @@ def check_counters(check: Check, highest_volume: int) -> None:
     if state is None:
         return
     highest = max([*check.inodes.numbers[-1:], *check.inodes.damaged], default=0)
-    if check.volume.id == ROOT_VOLUME:
+    if check.volume.home.id == ROOT_VOLUME:
         highest = max(highest, highest_volume)
     if state.next_inode <= highest:
         check.add(

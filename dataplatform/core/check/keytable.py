@@ -148,7 +148,7 @@ async def check_volume_records(check: Check) -> int:
             number = keys.number_of(key)
             highest = max(highest, number)
             check.counts["volumes"] += 1
-            if check.volume.id != ROOT_VOLUME:
+            if check.volume.home.id != ROOT_VOLUME:
                 check.add("/", f"a record of volume {number} stands outside of the root volume")
                 continue
             try:
@@ -169,7 +169,7 @@ async def check_clusters(check: Check) -> None:
     async for page in check.pages(keys.CLUSTER, "clusters"):
         for key, value in page:
             name = key[len(keys.CLUSTER) :].decode("utf-8", "replace")
-            if check.volume.id != ROOT_VOLUME:
+            if check.volume.home.id != ROOT_VOLUME:
                 check.add("/", f"the cluster {name} stands outside of the root volume")
                 continue
             try:
@@ -190,7 +190,7 @@ async def check_audit_cursors(check: Check) -> None:
     async for page in check.pages(keys.AUDIT_CURSOR, "audit"):
         for key, value in page:
             number = keys.number_of(key)
-            if check.volume.id != ROOT_VOLUME:
+            if check.volume.home.id != ROOT_VOLUME:
                 check.add(
                     "/", f"an audit cursor of volume {number} stands outside of the root volume"
                 )

@@ -10,6 +10,7 @@ from ...keyspace.records import ROOT_VOLUME, VolumePhase, VolumeRecord
 from .context import Progress
 from .findings import Finding, Report
 from .picture import read_record
+from .snapshots import check_snapshots
 from .volumes import check_one
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ async def check_platform(
     if volume_id is not None:
         report = Report()
         await _check_one(platform, volume_id, report, repair=repair, progress=progress)
+        await check_snapshots(platform, volume_id, report)
         return report
     report = Report()
     records = await _ready(platform, report)
@@ -52,6 +54,8 @@ async def check_platform(
             report.findings.append(Finding(path, f"the volume cannot be checked: {error}", False))
         else:
             mounted |= {(id_, inode): volume for inode, volume in found.items()}
+            await check_snapshots(platform, id_, report)
+    _check_owners(platform, {ROOT_VOLUME, *records}, report)
     for record in records.values():
         await _check_junction(platform, record, report)
     await _check_mounted(platform, mounted, report)
@@ -94,6 +98,14 @@ async def _mount_path(platform: Platform, volume_id: int) -> str:
     except PlatformError:
         path = ""
     return path if path.startswith("/") else f"(volume {volume_id})"
+
+
+def _check_owners(platform: Platform, volumes: set[int], report: Report) -> None:
+    """A snapshot is of a volume that is there."""
+    for volume_id in platform.snapshots.volumes() - volumes:
+        for snapshot in platform.snapshots.of(volume_id):
+            problem = f"snapshot {snapshot.name} is of volume {volume_id}, which is missing"
+            report.findings.append(Finding(f"(volume {volume_id})", problem, False))
 
 
 # ---------------------------------------------------------------- the list of volumes

@@ -27,6 +27,7 @@ from dataplatform.core import (
 )
 from dataplatform.core.check import Finding, check_platform, check_volume
 from dataplatform.core.check.picture import Picture
+from dataplatform.core.snapshots import Snapshot
 from dataplatform.core.units import SYSTEM, Unit
 from dataplatform.engine.base import Pair, View, scan_all
 from dataplatform.keyspace import keys
@@ -51,7 +52,7 @@ from dataplatform.keyspace.records import (
     pack_row,
 )
 from tests.checking import assert_clean
-from tests.model.platform_driver import Place
+from tests.model.platform_driver import Driver, Place
 from tests.streaming import build_batch
 
 from .check_world import LARGE, SESSION, World, noise
@@ -183,6 +184,63 @@ unreadable("state", lambda w: keys.STATE_KEY, kept("/", "the volume's counters c
 DAMAGES[-1] = replace(DAMAGES[-1], reopen=False)
 unreadable("settings", lambda w: keys.SETTINGS_KEY, kept("/", "the volume's settings cannot"))
 DAMAGES[-1] = replace(DAMAGES[-1], reopen=False)
+
+
+# ---------------------------------------------------------------- snapshots
+
+
+async def take_snapshot(world: World) -> Snapshot:
+    return await world.platform.snapshots.create(SYSTEM, world.volume, "first")
+
+
+@damage(kept("/", "the record of snapshot first of volume 1 cannot be read"))
+async def unreadable_snapshot(world: World) -> None:
+    await take_snapshot(world)
+    await world.plant({keys.snapshot(ROOT_VOLUME, "first"): BAD})
+
+
+@damage(kept("/.snapshot/first", "and its record says 7"))
+async def snapshot_of_another_commit(world: World) -> None:
+    taken = await take_snapshot(world)
+    changed = replace(taken.record, commit=7)
+    await world.plant({keys.snapshot(ROOT_VOLUME, "first"): changed.pack()})
+
+
+@damage(kept("/.snapshot/first", "checkpoint is gone"))
+async def snapshot_without_checkpoint(world: World) -> None:
+    taken = await take_snapshot(world)
+    await world.volume.storage.engine.delete_checkpoint(taken.record.checkpoint)
+
+
+@damage(kept("/.snapshot/first", "is missing, and the snapshot refers to it"))
+async def snapshot_without_a_segment(world: World) -> None:
+    segments, driver = world.volume.storage.segments, Driver(world.platform, b"t" * 16)
+    await segments.seal()
+    await driver.write_file("/victim", b"x" * LARGE)
+    await take_snapshot(world)
+    await driver.unlink("/victim")
+    await segments.seal()
+    await compaction.run_once(world.volume)
+    number = (await compaction.kept_dead(world.volume))[0][0]
+    await segments.delete(number)
+    await world.plant({keys.dead_segment(number): None})
+
+
+@damage(kept("(volume 999)", "which is missing"))
+async def snapshot_of_no_volume(world: World) -> None:
+    taken = await take_snapshot(world)
+    gone = replace(taken.record, number=3)
+    await world.plant({keys.snapshot(NOWHERE, "first"): gone.pack()})
+
+
+@damage(
+    fixed("/", "it cannot be read when segment 77 died"),
+    fixed("/", "is marked as dead, and has an account"),
+)
+async def bad_marks_of_dead_segments(world: World) -> None:
+    (key, _), *_ = await world.rows(keys.SEGMENT)
+    alive = keys.dead_segment(keys.number_of(key))
+    await world.plant({keys.dead_segment(77): BAD, alive: (5).to_bytes(8, "big")})
 
 
 @damage(fixed("/", "the next inode number would be 5"))
@@ -1162,7 +1220,7 @@ def assert_found(world: World, expected: Sequence[Expected], findings: Sequence[
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.name.replace(" ", "_"))
-@pytest.mark.allow_warnings("cannot be repaired", "cluster cannot be read", "publication in")
+@pytest.mark.allow_warnings("cannot be repaired", "cluster cannot be read", "publication in", "snapshot.s record")
 async def test_damage(damage: Damage, engine: str, tmp_path: Path) -> None:
     async with a_world(engine, tmp_path) as world:
         await damage.plant(world)
