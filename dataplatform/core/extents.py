@@ -50,6 +50,27 @@ async def append_many(
     ]
 
 
+async def append_each(
+    segments: SegmentStore, parts: Sequence[bytes | memoryview], *, compression: str = "none"
+) -> list[Extent]:
+    """Write extents of any lengths, each of its own: in one append, where that can be."""
+    if compression != "none" or segments.overhead_bytes or len(parts) < 2:
+        appending = [append(segments, part, compression=compression) for part in parts]
+        return list(await asyncio.gather(*appending))
+    checksums: list[int] = []
+
+    def encode(segment: int, offset: int) -> bytes:
+        checksums.extend(map(crc32c, parts))
+        return b"".join(parts)
+
+    segment, offset, _ = await segments.append_encoded(sum(map(len, parts)), encode)
+    found = []
+    for part, checksum in zip(parts, checksums, strict=True):
+        found.append(Extent(segment, offset, len(part), len(part), checksum, 0))
+        offset += len(part)
+    return found
+
+
 async def read(segments: SegmentStore, extent: Extent) -> bytes | memoryview:
     """The extent's uncompressed bytes. CORRUPT if they are not what was written."""
     stored = await segments.read(Location(extent.segment, extent.offset, extent.stored_length))

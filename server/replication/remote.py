@@ -47,10 +47,10 @@ AGAIN_FIRST_S, AGAIN_LAST_S = 0.1, 2.0
 
 UNPIN_S = 2.0
 
-PART_BYTES = 4 << 20
+PART_BYTES = 1 << 20
 """Extents that one call asks for."""
 
-AT_ONCE = 6
+AT_ONCE = 12
 """Calls for extents under way."""
 
 AHEAD_MAX = 8

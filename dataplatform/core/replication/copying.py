@@ -170,6 +170,8 @@ class Copy:
         cursor: CopyCursor,
         written: Callable[[bytes], None],
     ) -> None:
+        await self._volume.storage.segments.sync()
+
         async def work(unit: Unit) -> None:
             await incoming.write(unit, rows, coming)
             cursor.rows += len(rows)

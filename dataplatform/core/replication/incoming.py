@@ -22,10 +22,10 @@ from ..units import Unit
 from ..volumes import Volume
 from .seam import REFERRING, Described, Pin
 
-FETCH_BYTES = 8 * MIB
+FETCH_BYTES = 2 * MIB
 """Bytes of extents that one request asks for."""
 
-FETCHES = 4
+FETCHES = 6
 """Requests under way: while one is on its way, others are written."""
 
 Rows = Mapping[bytes, bytes | None]
@@ -102,7 +102,8 @@ class Incoming:
         self.counts = counts
 
     async def localize(self, pin: Pin, rows: Rows) -> dict[bytes, bytes | None]:
-        """The rows with extents of this store: synced, so that a commit may name them. CORRUPT."""
+        """The rows with extents of this store: no commit may name them before its segments are
+        synced. CORRUPT."""
         self.counts.rows += len(rows)
         for key, value in rows.items():
             self.counts.value_bytes += len(key) + (len(value) if value is not None else 0)
@@ -171,16 +172,17 @@ class Incoming:
                 await self._fetch_part(pin, part)
 
         await _together([asyncio.ensure_future(fetch(part)) for part in _parts(missing)])
-        await self._volume.storage.segments.sync()
 
     async def _fetch_part(self, pin: Pin, part: list[Extent]) -> None:
         volume = self._volume
-        for source, data in zip(part, await pin.extents(part), strict=True):
+        found = await pin.extents(part)
+        for source, data in zip(part, found, strict=True):
             if len(data) != source.length:
                 raise Corrupt("the source sent other bytes than it names", **source._asdict())
-            extent = await extents.append(
-                volume.storage.segments, data, compression=volume.settings.compression
-            )
+        appended = await extents.append_each(
+            volume.storage.segments, found, compression=volume.settings.compression
+        )
+        for source, data, extent in zip(part, found, appended, strict=True):
             self._fresh.add((extent.segment, extent.offset))
             self._remember(source, Local(extent))
             self.counts.extents += 1
