@@ -9,7 +9,7 @@ from ..api.methods import METHODS
 from ..base.errors import Invalid, NotFound
 from .base import Operations
 from .messages import build
-from .paths import Path, target, text
+from .paths import Path, target
 from .values import Change, Publication
 
 READ = METHODS["Changes.Read"]
@@ -120,7 +120,7 @@ class ChangeOperations(Operations):
             pb.UnpublishRequest,
             stream=target(stream),
             topic=topic,
-            path=text(path) if path is not None else "",
+            target=target(path) if path is not None else None,
         )
         await self._channel.call(UNPUBLISH, request)
 

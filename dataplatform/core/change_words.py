@@ -123,7 +123,7 @@ def wanted(kinds: Iterable[str], events: Iterable[str]) -> Wanted:
         unknown = sorted(given - known)
         if unknown:
             near = difflib.get_close_matches(unknown[0], sorted(known), 3, 0.5)
-            hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+            hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
             raise Invalid(
                 f"the change feed knows no such {what}{hint}",
                 **{what: unknown[0], f"{what}s": ", ".join(sorted(known))},

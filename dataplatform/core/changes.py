@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..base.errors import Corrupt, NotFound, Stale
+from ..base.errors import Corrupt, Invalid, NotFound, Stale
 from ..base.limits import PAGE_ENTRIES_MAX
 from ..engine.base import Pair
 from ..keyspace.records import ChangeRow, Event
@@ -75,7 +75,10 @@ async def read_of(
     wanted: Wanted = ALL,
 ) -> Page:
     """As `read`, of an inode, wherever it stood. NOT_FOUND if it has no name any more, unless what
-    was read before ended at `since`: then the page tells the rest."""
+    was read before ended at `since`: then the page tells the rest. INVALID for a commit to come."""
+    if since > volume.state.commit:
+        last = volume.state.commit
+        raise Invalid("there is no such commit yet: is it another volume?", since=since, last=last)
     place = await volume.places.find(number, since)
     if place is None:
         raise NotFound("no such file or directory any more", volume=volume.id, inode=number)

@@ -21,7 +21,7 @@ from dataplatform.core.clusters import SLOT_SHIFT
 
 VOLUME = "volume"
 PATHS = frozenset(("path", "paths", "stream"))
-PATH_FACTS = ("path", "from", "to", "missing_path", "table", "stream")
+PATH_FACTS = ("path", "from", "to", "existing", "of", "missing_path", "table", "stream")
 """Facts of errors and of changes that are paths from the platform's root."""
 
 _NUMBER_MASK = (1 << SLOT_SHIFT) - 1

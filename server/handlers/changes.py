@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.base.errors import NotFound
+from dataplatform.base.errors import Denied, NotFound
 from dataplatform.core import change_texts, change_words, changes
 from dataplatform.core.publications.publishing import Listed
 from dataplatform.core.volumes import Volume
@@ -83,10 +83,18 @@ async def publish(call: Call, message: pb.PublishRequest, data: Any) -> pb.Publi
 @rpc("Changes.Unpublish", answer=done)
 async def unpublish(call: Call, message: pb.UnpublishRequest, data: Any) -> pb.Empty:
     stream = await stream_node(call, message.stream)
-    await call.platform.publications.unpublish(
-        call.request(message), stream, message.topic, message.path
-    )
+    path = await _path(call, message.target) if message.HasField("target") else ""
+    await call.platform.publications.unpublish(call.request(message), stream, message.topic, path)
     return pb.Empty()
+
+
+async def _path(call: Call, target: pb.Target) -> str:
+    """Of what the target names; as it is written, of what is gone."""
+    try:
+        node = await call.node(target)
+    except (NotFound, Denied):
+        return str(target.path)
+    return await call.platform.path_of(node.volume, node.inode.number)
 
 
 @rpc("Changes.Publications")

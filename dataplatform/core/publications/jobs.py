@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -31,6 +32,9 @@ ORIGIN = "publication"
 LAG_ROWS = 10_000
 """Commits with nothing to tell, behind which the stored cursor may stay: they are read again after
 a restart. (Writing it each time would never end where the stream is in the same volume.)"""
+
+SLICE_ROWS = 50
+"""So many are looked at, or spelled, at once: others have their turn within some milliseconds."""
 
 STEPS = 4
 """Steps in a run, before other publications have their turn."""
@@ -114,8 +118,11 @@ class Step:
         job = self._job
         wanted = Wanted(frozenset(job.record.kinds), frozenset(job.record.events))
         reading = Reading(source, job.at, job.place, Sight(source, request), wanted, ORIGIN)
+        rows = await change_log.page(source, job.at, last)
         try:
-            await reading.take(await change_log.page(source, job.at, last))
+            for start in range(0, len(rows), SLICE_ROWS):
+                await reading.take(rows[start : start + SLICE_ROWS])
+                await asyncio.sleep(0)
         except Corrupt:
             if reading.at == job.at:
                 raise
@@ -123,11 +130,12 @@ class Step:
 
     async def _lines(self, source: Volume, reading: Reading) -> list[KeyedLine]:
         above = await self._platform.catalog.mount_path(source.id)
-        lines = [
-            records.line(change, above)
-            for change in reading.found
-            if change.event.verb != "records expired" or not await self._is_own(source, change)
-        ]
+        lines: list[KeyedLine] = []
+        for number, change in enumerate(reading.found):
+            if change.event.verb != "records expired" or not await self._is_own(source, change):
+                lines.append(records.line(change, above))
+            if number % SLICE_ROWS == SLICE_ROWS - 1:
+                await asyncio.sleep(0)
         if self._job.record.lost:
             path = change_texts.path_of(self._job.place, above.rstrip("/"))
             first, last = self._job.record.lost

@@ -219,6 +219,7 @@ class Publications:
         await volume.allow(stand_in, source.inode, REACH, origin=request.origin)
         await home.allow(stand_in, stream.inode.number, Verb.PRODUCE, origin=request.origin)
         of = await self._platform.path_of(volume, source.inode.number)
+        to = label(await self._platform.path_of(home, stream.inode.number), topic)
         place, commit = await _begin(volume, source.inode.number, since)
         name = f"{stream.inode.number}:{topic}:{volume.id}:{source.inode.number}"
         known = self._jobs.get((home.id, name))
@@ -232,7 +233,6 @@ class Publications:
             old = Publication.unpack(stored) if stored is not None else None
             if old is not None and old.home != self._home(home.id):
                 old = None
-            path = label(await unit.path_of(inode.number), topic)
             begin = place, commit
             if since is None and volume is home:  # behind what the unit itself says
                 begin = await unit.path_of(source.inode.number), unit.commit
@@ -249,7 +249,7 @@ class Publications:
             if old is None:
                 await _check_room(unit)
             elif not restart:
-                raise Exists("that is published there already", path=of, topic=path)
+                raise Exists("that is published there already", path=of, topic=to)
             else:
                 record.created_ns, record.records = old.created_ns, old.records
                 if since is None:

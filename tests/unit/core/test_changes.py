@@ -394,6 +394,13 @@ def created_or_removed() -> Wanted:
     return wanted((), ("created", "removed"))
 
 
+async def test_a_commit_to_come_is_a_mistake(tmp_path: Path) -> None:
+    async with at_work(Place("memory", tmp_path)) as (driver, volume):
+        await driver.create("/f", durable=True)
+        with pytest.raises(Invalid):
+            await changes.read_of(volume, ROOT_INODE, 2, 0, 1000)
+
+
 async def test_filters(tmp_path: Path) -> None:
     async with at_work(Place("memory", tmp_path)) as (driver, volume):
         await driver.mkdir("/d")
