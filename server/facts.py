@@ -8,6 +8,7 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from dataplatform.core.gathering.gathers import Flow
 from dataplatform.core.volumes import Volume
 
 
@@ -20,6 +21,10 @@ def version() -> str:
 
 def _no_connections() -> int:
     return 0
+
+
+def _no_flows(name: str) -> list[Flow]:
+    return []
 
 
 def _nothing(volume: Volume) -> None:
@@ -43,6 +48,8 @@ class ServerFacts:
     pid: int = field(default_factory=os.getpid)
     grpc_port: int = 0
     """0: no gRPC."""
+    flows: Callable[[str], list[Flow]] = _no_flows
+    """Of a gathering, by its name."""
     connections: Callable[[], int] = _no_connections
     """How many connections of frames there are."""
     counters: Callable[[], dict[str, int]] = _no_counters

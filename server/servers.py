@@ -27,6 +27,7 @@ from .certificates import Certificates
 from .dispatch import Dispatcher
 from .facts import ServerFacts
 from .frames_listener import FramesListener
+from .gathering.collecting import Collector
 from .grpc_listener import GrpcListener
 from .http_listener import HttpListener
 from .identity import Credentials
@@ -94,6 +95,8 @@ class Server:
         self.is_stopping = False
         self.facts.connections = lambda: self.frames.connections
         self.facts.counters = self._counters
+        self.collector = Collector(platform, self.dispatcher.routes.own_link)
+        self.facts.flows = self.collector.flows
         self.facts.limits_changed = self._limits_changed
 
     @classmethod
@@ -136,6 +139,7 @@ class Server:
         tls = certificates.context if certificates is not None else None
         self.tasks.start()
         self.mirroring.start()
+        self.collector.start()
         if settings.http is not None:
             self.http = HttpListener(self._metrics, self._not_ready)
             # Probes of this machine (systemd, a sidecar) need no certificates.
@@ -184,6 +188,7 @@ class Server:
         ]
         for step in (
             self.mirroring.stop,
+            self.collector.stop,
             self.dispatcher.routes.close,
             self.tasks.stop,
             self.platform.close,

@@ -14,6 +14,7 @@ from .clusters import ClusterOperations
 from .connection import FIRST_PATIENCE_S, Channel
 from .entering import Entering
 from .files import FileOperations
+from .gathers import GatherOperations
 from .identities import IdentityOperations
 from .mirrors import MirrorOperations
 from .quotas import QuotaOperations
@@ -39,6 +40,7 @@ class Client(
     IdentityOperations,
     ClusterOperations,
     MirrorOperations,
+    GatherOperations,
     SystemOperations,
     AccessOperations,
 ):

@@ -379,6 +379,31 @@ class ClusterInfo:
         return utc(self.added_ns)
 
 
+@dataclass(frozen=True, slots=True)
+class GatherSource:
+    """A topic of another cluster that is gathered here, as far as it has come."""
+
+    source: str  # /cluster/path:topic
+    state: str  # following, waiting, stopped
+    reason: str  # why it waits or was stopped; or empty
+    records: int  # gathered so far
+    behind: int  # records there that were not yet
+    lost: int  # that were trimmed there before they were gathered
+    time_ns: int  # when something came last; 0: never
+    offsets: tuple[int, ...]  # there, of the next record, by partition
+
+
+@dataclass(frozen=True, slots=True)
+class GatherInfo:
+    """A topic into which topics of other clusters flow, each record once."""
+
+    path: str  # /path:topic
+    by: str
+    created_ns: int
+    paused: bool
+    sources: tuple[GatherSource, ...]
+
+
 # --------------------------------------------------------------------------- volumes and system
 
 

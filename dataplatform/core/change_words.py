@@ -76,7 +76,16 @@ OF_SNAPSHOTS = frozenset(
     ("snapshot created", "snapshot removed", "snapshots scheduled", "snapshots not scheduled")
 )
 
-OF_CLUSTERS = frozenset(("cluster added", "cluster changed", "cluster removed"))
+OF_CLUSTERS = frozenset(
+    (
+        "cluster added",
+        "cluster changed",
+        "cluster removed",
+        "gathering began",
+        "gathering changed",
+        "gathering ended",
+    )
+)
 
 EVENTS = frozenset().union(
     OF_FEEDS,

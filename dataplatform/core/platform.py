@@ -31,6 +31,7 @@ from .access.verbs import REACH
 from .audit.trail import Audit
 from .catalog import Catalog
 from .clusters import Clusters
+from .gathering.gathers import Gathers
 from .histories import HISTORY_BYTES
 from .identities import Identities
 from .keys import Masters
@@ -113,6 +114,7 @@ class Platform:
         self.schedules = Schedules(self)
         self.identities = Identities(self)
         self.clusters = Clusters(self)
+        self.gathers = Gathers(self)
         self.opens = Opens(self)
         self.promises = Promises(clock)
         self.guard = Guard(self)
@@ -157,6 +159,7 @@ class Platform:
         platform.identity = identity_of(root.settings)
         await platform.identities.load(root)
         await platform.clusters.load(root)
+        await platform.gathers.load(root)
         platform.release(root)
         await platform.publications.load()
         return platform

@@ -39,6 +39,8 @@ ended by NUL where something follows it (names cannot contain NUL).
     c                                         ClusterRecord    the highest slot of one so far
     p name                                    Publication      change feed copied to a stream
     w name                                    GatherRecord     stream here that others flow into
+                                                               (in the root volume)
+    w name NUL source                         GatherCursor     how far one of these was gathered
 """
 
 from __future__ import annotations
@@ -277,6 +279,14 @@ def publication(name: str) -> bytes:
 
 def gather(name: str) -> bytes:
     return GATHER + name.encode()
+
+
+def gather_cursor(name: str, source: str) -> bytes:
+    return GATHER + name.encode() + b"\x00" + source.encode()
+
+
+def gather_cursors(name: str) -> bytes:
+    return GATHER + name.encode() + b"\x00"
 
 
 def number_of(key: bytes) -> int:

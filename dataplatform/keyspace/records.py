@@ -649,3 +649,19 @@ class GatherRecord(Record):
     by: str = ""
     created_ns: int = 0
     is_paused: bool = False
+    volume: int = 0  # the stream's
+
+
+@dataclass(slots=True)
+class GatherCursor(Record):
+    """How far one source of a gathering has come; written with the records that it stands for, in
+    the volume of the stream that they flow into."""
+
+    volume: int = 0  # of the source's stream, at its cluster; 0: not looked at yet
+    inode: int = 0
+    topic: int = 0  # its id there
+    offsets: list[int] = field(default_factory=list)  # the next one, by partition
+    records: int = 0  # gathered so far
+    lost: int = 0  # that were trimmed there before they were gathered
+    stopped: str = ""  # why it is not followed any more; empty: it is
+    time_ns: int = 0  # when something came last

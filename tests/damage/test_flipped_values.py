@@ -16,6 +16,7 @@ import pytest
 from dataplatform.base.errors import PlatformError
 from dataplatform.core import compaction
 from dataplatform.core.check import check_volume
+from dataplatform.core.gathering.gathers import Source
 from dataplatform.core.quota_directories import Limits, set_quota
 from dataplatform.core.units import SYSTEM
 from dataplatform.engine.base import scan_all
@@ -41,6 +42,11 @@ async def _furnish(world: World, kind: str) -> None:
         await identities.create_group(SYSTEM, "eng")
         await identities.create_user(SYSTEM, "ana", groups=["eng"])
         await identities.create_token(SYSTEM, "ana", ttl_s=60)
+    elif kind == "GATHER":
+        await _furnish(world, "CLUSTER")
+        node = await platform.locate("/stream")
+        await platform.gathers.begin(SYSTEM, node, "all", [Source("east", "/s", "t")])
+        platform.release(node.volume)
     elif kind == "CLUSTER":
         await platform.clusters.add(SYSTEM, "east", "dp://east.example.org:7222", token="x.y.z")
     elif kind == "QUOTA":

@@ -235,6 +235,17 @@ REQUESTS: dict[str, Request] = {
     "Identities.Tokens": Request("own", lambda p: pb.TokensRequest()),
     "Identities.RevokeTokens": Request("admins", lambda p: pb.RevokeTokensRequest(user="bob")),
     "Identities.WhoAmI": Request("anybody", lambda p: pb.Empty()),
+    "Gathers.Begin": Request(
+        "admins",
+        lambda p: pb.GatherRequest(
+            stream=at(f"{p}/s"),
+            topic="a",
+            sources=[pb.GatherRequest.Source(cluster="east", path="/s", topic="a")],
+        ),
+    ),
+    "Gathers.List": Request("admins", lambda p: pb.Empty()),
+    "Gathers.Pause": Request("admins", lambda p: pb.GatherRequest(stream=at(f"{p}/s"), topic="a")),
+    "Gathers.End": Request("admins", lambda p: pb.GatherRequest(stream=at(f"{p}/s"), topic="a")),
     "Clusters.Add": Request(
         "admins", lambda p: pb.AddClusterRequest(name="east", address="dp://127.0.0.1:1")
     ),

@@ -15,6 +15,7 @@ from .access import AccessOperations
 from .changes import ChangeOperations
 from .clusters import ClusterOperations
 from .files import FileOperations
+from .gathers import GatherOperations
 from .identities import IdentityOperations
 from .mirrors import MirrorOperations
 from .namespace import NamespaceOperations
@@ -40,6 +41,7 @@ class Client(
     IdentityOperations,
     ClusterOperations,
     MirrorOperations,
+    GatherOperations,
     SystemOperations,
     AccessOperations,
 ):

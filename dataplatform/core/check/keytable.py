@@ -10,6 +10,8 @@ from ...keyspace.records import (
     ROOT_VOLUME,
     AuditCursor,
     ClusterRecord,
+    GatherCursor,
+    GatherRecord,
     VolumePhase,
     VolumeRecord,
     VolumeSettings,
@@ -49,6 +51,7 @@ _LENGTHS: dict[bytes, tuple[int, int]] = {
     keys.QUOTA: (9, 9),
     keys.PUBLICATION: (2, _ANY),
     keys.CLUSTER: (1, _ANY),
+    keys.GATHER: (2, _ANY),
     keys.SNAPSHOT: (10, _ANY),
     keys.DEAD_SEGMENT: (9, 9),
     keys.MIRROR: (2, _ANY),
@@ -83,6 +86,7 @@ NOUNS: dict[bytes, tuple[str, bool]] = {
     keys.QUOTA: ("quotas of directories", False),
     keys.PUBLICATION: ("publications of the change feed", False),
     keys.CLUSTER: ("records of clusters", False),
+    keys.GATHER: ("records of gatherings", False),
     keys.SNAPSHOT: ("records of snapshots", False),
     keys.DEAD_SEGMENT: ("marks of dead segments", False),
     keys.MIRROR: ("positions of the mirror", False),
@@ -183,6 +187,21 @@ async def check_clusters(check: Check) -> None:
                 check.add("/", f"the cluster {name} has a slot that is not its own")
             else:
                 slots[slot] = name
+
+
+async def check_gathers(check: Check) -> None:
+    """What flows together: in the root volume only, and readable; so are its cursors."""
+    async for page in check.pages(keys.GATHER, "gatherings"):
+        for key, value in page:
+            name, _, source = key[1:].decode("utf-8", "replace").partition("\0")
+            what = f"the cursor of {source} in the gathering" if source else "the gathering"
+            if check.volume.id != ROOT_VOLUME and not source:
+                check.add("/", f"the gathering {name} stands outside of the root volume")
+                continue
+            try:
+                read_record(GatherCursor if source else GatherRecord, value)
+            except Corrupt:
+                check.add("/", f"{what} {name} cannot be read")
 
 
 async def check_audit_cursors(check: Check) -> None:

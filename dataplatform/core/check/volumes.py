@@ -93,6 +93,7 @@ async def _check(check: Check) -> None:
     highest_snapshot = await snapshots.check_snapshot_records(check)
     await keytable.check_audit_cursors(check)
     await keytable.check_clusters(check)
+    await keytable.check_gathers(check)
     await quotas.read_quotas(check)
     await inodes.read_inodes(check)
     await names.check_names(check)

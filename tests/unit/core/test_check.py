@@ -37,6 +37,7 @@ from dataplatform.keyspace.records import (
     ChangeRow,
     ClusterRecord,
     Entry,
+    GatherRecord,
     GroupOffset,
     Kind,
     Partition,
@@ -142,6 +143,20 @@ async def publications_that_cannot_be(world: World) -> None:
             keys.publication("broken"): BAD,
             keys.publication("early"): early.pack(),
             keys.publication("asleep"): asleep.pack(),
+        }
+    )
+
+
+@damage(
+    kept("/", "the gathering broken cannot be read"),
+    kept("/", "the cursor of /east/s:t in the gathering ok cannot be read"),
+)
+async def gatherings_that_cannot_be(world: World) -> None:
+    await world.plant(
+        {
+            keys.gather("broken"): BAD,
+            keys.gather("ok"): GatherRecord(5, "t", [["east", "/s", "t"]]).pack(),
+            keys.gather_cursor("ok", "/east/s:t"): BAD,
         }
     )
 

@@ -1,0 +1,1 @@
+"""Fetching for gatherings: see `dataplatform/core/gathering`."""
