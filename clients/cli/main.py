@@ -26,6 +26,7 @@ MODULES = {  # what each brings, in the order of `dp --help`
     "identities": ("user", "group", "token", "whoami"),
     "clusters": ("cluster",),
     "mirrors": ("mirror",),
+    "gathers": ("mirror",),
     "audit": ("audit",),
     "quotas": ("quota",),
     "acl": ("acl",),

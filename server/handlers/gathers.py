@@ -16,21 +16,23 @@ from .streams import stream_node
 
 
 async def _message(call: Call, name: str, record: GatherRecord) -> pb.Gather:
-    flows = call.server.flows(name)
+    flows = {flow.source: flow for flow in call.server.flows(name)}
+    sources = [Source(*source) for source in record.sources]
     return pb.Gather(
         path=await call.platform.gathers.path_of(record),
         by=record.by,
         created_ns=record.created_ns,
         paused=record.is_paused,
-        sources=[_source(flow) for flow in flows]
-        or [pb.GatherSource(source=str(Source(*source))) for source in record.sources],
+        sources=[_source(source, flows.get(source)) for source in sources],
     )
 
 
-def _source(flow: Flow) -> pb.GatherSource:
+def _source(source: Source, flow: Flow | None) -> pb.GatherSource:
+    if flow is None:
+        return pb.GatherSource(source=str(source), state="waiting", reason="it begins")
     cursor = flow.cursor
     return pb.GatherSource(
-        source=str(flow.source),
+        source=str(source),
         state=flow.state,
         reason=cursor.stopped or flow.waiting,
         records=cursor.records,

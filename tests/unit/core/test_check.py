@@ -1235,7 +1235,12 @@ def assert_found(world: World, expected: Sequence[Expected], findings: Sequence[
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.name.replace(" ", "_"))
-@pytest.mark.allow_warnings("cannot be repaired", "cluster cannot be read", "publication in", "snapshot.s record")
+@pytest.mark.allow_warnings(
+    "cannot be repaired",
+    "(cluster|gathering) cannot be read",
+    "publication in",
+    "snapshot.s record",
+)
 async def test_damage(damage: Damage, engine: str, tmp_path: Path) -> None:
     async with a_world(engine, tmp_path) as world:
         await damage.plant(world)
