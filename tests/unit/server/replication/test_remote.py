@@ -86,7 +86,7 @@ async def test_a_link_that_is_silently_gone_is_noticed(
     monkeypatch.setattr(wires, "PING_EVERY_S", 0.5)
     monkeypatch.setattr(wires, "PING_ANSWER_S", 0.5)
     monkeypatch.setattr(remote, "AGAIN_S", 0.1)
-    # By pings over frames; those of gRPC are at least ten seconds apart, and its deadline is sooner.
+    # By pings over frames; those of gRPC are ten seconds apart, and its deadline is sooner.
     monkeypatch.setattr(remote, "CALL_S", 2.0 if kind == "grpc" else 60.0)
     monkeypatch.setattr(remote, "SLOWEST_BYTES_PER_S", 1 << 30)
     monkeypatch.setattr(remote, "UNPIN_S", 0.5)
