@@ -24,7 +24,7 @@ A `SegmentStore` keeps bulk bytes in append-only segments which are immutable on
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from .checksums import sums
@@ -160,8 +160,16 @@ class Location(NamedTuple):
 
 Stored = bytes | memoryview
 
-Encode = Callable[[int, int], Stored]
-"""Makes the bytes that are stored, knowing the segment and the offset."""
+Encode = Callable[[int, int], Iterable[Stored]]
+"""Makes the bytes that are stored, knowing the segment and the offset: in pieces, of which each is
+good until the next is asked for."""
+
+
+def joined(pieces: Iterable[Stored]) -> Stored:
+    """What `Encode` gives, in one piece; not copied if it is one."""
+    if isinstance(pieces, tuple) and len(pieces) == 1:
+        return pieces[0]
+    return b"".join(bytes(piece) for piece in pieces)
 
 
 class SegmentStore(abc.ABC):
@@ -184,14 +192,14 @@ class SegmentStore(abc.ABC):
         durable only after `sync`.
 
         `encode` is called once, with the segment and the offset at which its bytes are going to
-        lie, by the thread that writes them: what it has in its processor's cache is written at
-        once.
+        lie, by the thread that writes them: piece after piece, so that what it has in its
+        processor's cache is written at once.
         """
 
     async def append(self, data: bytes | memoryview) -> Location:
         """As `append_encoded`. The memory may be reused when this returns; it must not be changed
         before, not even when the call is cancelled: a thread may still be writing from it."""
-        return await self.append_encoded(len(data), lambda segment, offset: data)
+        return await self.append_encoded(len(data), lambda segment, offset: (data,))
 
     async def append_parts(self, data: memoryview, part_bytes: int) -> list[tuple[Location, int]]:
         """Append consecutive parts of `part_bytes` (the last may be shorter) in one go: where each
@@ -199,9 +207,9 @@ class SegmentStore(abc.ABC):
         authenticated anyway)."""
         checksums: list[int] = []
 
-        def encode(segment: int, offset: int) -> memoryview:
+        def encode(segment: int, offset: int) -> Iterable[memoryview]:
             checksums.extend(sums(data, part_bytes))
-            return data
+            return (data,)
 
         segment, offset, length = await self.append_encoded(len(data), encode)
         return [

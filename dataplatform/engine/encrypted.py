@@ -9,7 +9,7 @@ of a segment only whole appends, or whole parts of one, can be read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ from .base import (
     Stored,
     Ticket,
     View,
+    joined,
 )
 from .ciphers import OVERHEAD_BYTES, Cipher, Keyring
 
@@ -184,10 +185,11 @@ class EncryptedSegments(SegmentStore):
         return self._segments.open_segment
 
     async def append_encoded(self, length: int, encode: Encode) -> Location:
-        def encrypt(segment: int, offset: int) -> memoryview:
+        def encrypt(segment: int, offset: int) -> Iterable[Stored]:
             into = BUFFERS.take(length + OVERHEAD_BYTES)
-            self._cipher.encrypt_into(encode(segment, offset), _PLACE.pack(segment, offset), into)
-            return into
+            data = joined(encode(segment, offset))
+            self._cipher.encrypt_into(data, _PLACE.pack(segment, offset), into)
+            return (into,)
 
         return await self._segments.append_encoded(length + OVERHEAD_BYTES, encrypt)
 
@@ -195,16 +197,16 @@ class EncryptedSegments(SegmentStore):
         parts = [data[start : start + part_bytes] for start in range(0, len(data), part_bytes)]
         found: list[tuple[Location, int]] = []
 
-        def encrypt(segment: int, offset: int) -> memoryview:
-            into = BUFFERS.take(length)
-            at = 0
+        def encrypt(segment: int, offset: int) -> Iterable[Stored]:
+            # Each is written before the next one: from the cache, and the same memory serves all.
+            into = BUFFERS.take(part_bytes + OVERHEAD_BYTES)
             for part in parts:
                 stored = len(part) + OVERHEAD_BYTES
-                place = _PLACE.pack(segment, offset + at)
-                self._cipher.encrypt_into(part, place, into[at : at + stored])
-                found.append((Location(segment, offset + at, stored), 0))
-                at += stored
-            return into
+                piece = into[:stored]
+                self._cipher.encrypt_into(part, _PLACE.pack(segment, offset), piece)
+                found.append((Location(segment, offset, stored), 0))
+                yield piece
+                offset += stored
 
         length = len(data) + len(parts) * OVERHEAD_BYTES
         await self._segments.append_encoded(length, encrypt)

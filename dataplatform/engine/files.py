@@ -146,9 +146,12 @@ class LocalSegments(SegmentStore):
         self._group.check()
 
         def write() -> None:
-            data = memoryview(encode(number, offset)).cast("B")
-            assert len(data) == length, (len(data), length)
-            _write(file, data, offset)
+            end = offset
+            for piece in encode(number, offset):
+                data = memoryview(piece).cast("B")
+                _write(file, data, end)
+                end += len(data)
+            assert end - offset == length, (end - offset, length)
 
         self._space.check(length)
         number, file = self._segment(length)

@@ -381,7 +381,8 @@ class MemorySegments(SegmentStore):
         self._group.check()
         number, segment = self._segment()
         offset = len(segment.data)
-        segment.data += encode(number, offset)
+        for piece in encode(number, offset):
+            segment.data += piece
         assert len(segment.data) == offset + length, (len(segment.data), offset, length)
         self._group.add(length)
         if segment not in self._unsynced:

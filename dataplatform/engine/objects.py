@@ -33,7 +33,7 @@ from obstore.store import MemoryStore, ObjectStore, from_url
 
 from ..base.errors import Corrupt, Denied, Exhausted, Invalid, PlatformError, Unavailable
 from ..base.limits import MIB
-from .base import Encode, Location, SegmentStore, Stored
+from .base import Encode, Location, SegmentStore, Stored, joined
 from .groups import Group, awaiting
 from .places import Place, Places
 from .space import Space
@@ -259,7 +259,7 @@ class ObjectSegments(SegmentStore):
             self._next += 1
             self._open = _Buffer(self._next)
         buffer = self._open
-        piece = bytes(encode(buffer.number, buffer.size))  # no copy if it is bytes
+        piece = bytes(joined(encode(buffer.number, buffer.size)))
         assert len(piece) == length, (len(piece), length)
         offset = buffer.append(piece)
         self._sizes[buffer.number] = buffer.size
