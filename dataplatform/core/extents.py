@@ -59,9 +59,9 @@ async def append_each(
         return list(await asyncio.gather(*appending))
     checksums: list[int] = []
 
-    def encode(segment: int, offset: int) -> bytes:
+    def encode(segment: int, offset: int) -> tuple[bytes]:
         checksums.extend(map(crc32c, parts))
-        return b"".join(parts)
+        return (b"".join(parts),)
 
     segment, offset, _ = await segments.append_encoded(sum(map(len, parts)), encode)
     found = []
