@@ -403,7 +403,10 @@ class Growing:
             start = page[-1][0] + b"\x00"
 
     async def _find_shared(self) -> dict[int, int]:
-        """Segments that need not be copied, with what the source counts in them."""
+        """Segments that need not be copied, with what the source counts in them. None while there
+        are older keys: those that only snapshots need go with the snapshots."""
+        if len(self._volume.settings.encryption.get("keys", ())) > 1:
+            return {}
         below = self._sharing.below
         here = await self._volume.storage.segments.sizes()
         found: dict[int, int] = {}
