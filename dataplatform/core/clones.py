@@ -16,11 +16,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..base.errors import Invalid, NotFound
-from ..engine.base import scan_all
+from ..engine.base import Reader, scan_all
 from ..keyspace import keys
 from ..keyspace.records import (
     ROOT_VOLUME,
     Entry,
+    Segment,
     SnapshotRecord,
     VolumeSettings,
 )
@@ -91,6 +92,8 @@ class Making(NamedTuple):
                     await delete_all(unit, letter)
                 for number in junctions:
                     await unmount(unit, number)
+                for key in await dead_accounts(unit.engine):
+                    unit.delete(key)
                 unit.put(keys.SETTINGS_KEY, settings.pack())
                 facts = {"from": self.path, "name": self.snapshot.name, "at": record.commit}
                 unit.event("volume cloned", "/", "volume", **facts)
@@ -136,6 +139,17 @@ def own_keys(settings: VolumeSettings) -> dict[str, object]:
     needed for, is not known of the copy."""
     known = ("below", "needed")
     return {name: value for name, value in settings.encryption.items() if name not in known}
+
+
+async def dead_accounts(reader: Reader) -> list[bytes]:
+    """Keys of the accounts of segments that nothing refers to. A snapshot does not need those, so
+    they may be gone where it was taken."""
+    dead = []
+    async for key, value in scan_all(reader, *keys.prefix_range(keys.SEGMENT)):
+        start, end = keys.prefix_range(keys.references(keys.number_of(key)))
+        if not Segment.unpack(value).live_bytes and not await reader.scan(start, end, limit=1):
+            dead.append(key)
+    return dead
 
 
 async def delete_all(unit: Unit, letter: bytes) -> None:

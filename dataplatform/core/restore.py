@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Container
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from ..keyspace.records import (
     VolumeState,
 )
 from . import encryption, histories
-from .clones import own_keys
+from .clones import dead_accounts, own_keys
 from .snapshots import Snapshot, check_admin
 from .units import Request, Unit
 from .volumes import Volume, load_state
@@ -219,7 +220,9 @@ async def _fill(
                 [key async for key, _ in scan_all(old, *keys.prefix_range(letter))]
             )
         batch |= {key: value async for key, value in scan_all(now, *keys.prefix_range(keys.REPLY))}
-        batch |= await dead_segments(old, now, commit)
+        gone = await dead_accounts(old)
+        batch |= dict.fromkeys(gone)
+        batch |= await dead_segments(old, now, commit, gone)
         batch |= await _junctions(platform, old, snapshot)
         batch[keys.STATE_KEY] = state.pack()
         batch[keys.SETTINGS_KEY] = settings.pack()
@@ -230,10 +233,14 @@ async def _fill(
         await storage.engine.close()
 
 
-async def dead_segments(old: Reader, now: Reader, commit: int) -> dict[bytes, bytes | None]:
+async def dead_segments(
+    old: Reader, now: Reader, commit: int, gone: Container[bytes] = ()
+) -> dict[bytes, bytes | None]:
     """Segments that the volume has now and had not then: they died, at the latest by this commit;
-    the ones that no snapshot needs go when the volume is looked after next."""
-    alive = {key async for key, _ in scan_all(old, *keys.prefix_range(keys.SEGMENT))}
+    the ones that no snapshot needs go when the volume is looked after next. Accounts in `gone` do
+    not count."""
+    accounts = scan_all(old, *keys.prefix_range(keys.SEGMENT))
+    alive = {key async for key, _ in accounts if key not in gone}
     dead: dict[bytes, bytes | None] = {}
     async for key, value in scan_all(now, *keys.prefix_range(keys.SEGMENT)):
         if key not in alive:
