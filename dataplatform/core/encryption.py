@@ -191,7 +191,10 @@ async def rotate_key(platform: Platform, request: Request, volume: Volume) -> No
         _store(unit, changed, plain | {number: key})
         unit.event("volume key rotated", "/", "volume", key=number)
 
-    await volume.run(request, work, durable=True)
+    if volume.settings.mirror:  # its keys are its own, and no commit
+        await volume.run_own(work, durable=True)
+    else:
+        await volume.run(request, work, durable=True)
 
 
 def _store(unit: Unit, encryption: dict[str, Any], plain: dict[int, bytes] | None = None) -> None:

@@ -18,9 +18,13 @@ from dataplatform.core import compaction
 from dataplatform.core.check import check_volume
 from dataplatform.core.gathering.gathers import Source
 from dataplatform.core.quota_directories import Limits, set_quota
+from dataplatform.core.replication.mirrors import Link, Schedule
 from dataplatform.core.units import SYSTEM
+from dataplatform.core.volumes import Volume
 from dataplatform.engine.base import scan_all
 from dataplatform.keyspace import keys
+from dataplatform.keyspace.records import VolumeSettings
+from dataplatform_server.replication.connecting import connector
 from tests.model.platform_driver import Driver, Place
 from tests.unit.core.check_world import World
 from tests.unit.core.publications.world import make_stream, publish
@@ -68,30 +72,48 @@ async def _furnish(world: World, kind: str) -> None:
         await platform.catalog.set(SYSTEM, volume, settings)
 
 
+async def _subject(world: World, kind: str) -> tuple[Volume, str]:
+    """The volume to damage, and where it is mounted: it has such rows."""
+    await _furnish(world, kind)
+    if kind not in ("MIRROR", "MIRRORED"):
+        return world.volume, ""
+    platform = world.platform
+    mirrors = platform.mirrors
+    mirrors.connect = connector(platform)
+    at = await platform.locate_name("/mirror")
+    link = Link("/", cluster=platform.cluster)
+    number = await mirrors.create(SYSTEM, at, link, Schedule(every_ms=1000), VolumeSettings())
+    platform.release(at.volume)
+    await mirrors.step(number)
+    return await platform.acquire(number), "/mirror"
+
+
 @pytest.mark.parametrize("kind", PREFIXES)
 async def test_a_flipped_value(tmp_path: Path, kind: str, seed: int) -> None:
     rng = random.Random(seed)
     world = World(Place("memory", tmp_path))
     await world.open()
     await world.build()
-    await _furnish(world, kind)
+    volume, at = await _subject(world, kind)
     start, end = keys.prefix_range(PREFIXES[kind])
-    engine = world.volume.storage.engine
+    engine = volume.storage.engine
     rows = [(k, v) async for k, v in scan_all(engine, start, end) if v]
     for _ in range(6 if rows else 0):
         key, value = rng.choice(rows)
         flipped = bytearray(value)
         flipped[rng.randrange(len(value))] ^= 1 << rng.randrange(8)
-        await world.plant({key: bytes(flipped)})
+        await engine.durable(await engine.commit({key: bytes(flipped)}))
         driver = Driver(world.platform)
         for path in PATHS:
             try:
-                await driver.read(path)
+                await driver.read(at + path)
             except PlatformError:
                 continue
-        report = await check_volume(world.volume)
+        report = await check_volume(volume)
         assert all(f.path and f.problem for f in report.findings)
-        await world.plant({key: value})
+        await engine.durable(await engine.commit({key: value}))
     assert rows or kind in ("REFERENCE", "LINK", "VOLUME", "REPLY"), "no such row in the world"
-    assert not (await check_volume(world.volume)).findings
+    assert not (await check_volume(volume)).findings
+    if volume is not world.volume:
+        world.platform.release(volume)
     await world.close()

@@ -36,8 +36,10 @@ EXTENT_BYTES_MAX = GIB
 """What one batch takes; more is made in a storage aside."""
 
 CHANGES_MAX = 100_000
-CHANGE_BYTES_MAX = 16 * MIB
-"""Change rows that are shipped with a catch-up. If there are more, only the last CHANGES_KEPT."""
+CHANGE_BYTES_MIN, CHANGE_BYTES_MAX = MIB, 16 * MIB
+CHANGE_SHARE = 8
+"""Change rows that are shipped with a catch-up: no more than so many times the bytes of the values.
+If there are more, only the last CHANGES_KEPT."""
 
 CHANGES_KEPT = 1_000
 
@@ -190,36 +192,39 @@ class _Size:
 
 async def log_of(pin: Pin, since: int, counts: Counts, *, kept_only: bool = False) -> Log:
     """The change rows of (since, M], or the last of them; with `kept_only`, the last of all."""
+    budget = max(CHANGE_BYTES_MIN, min(CHANGE_BYTES_MAX, CHANGE_SHARE * counts.value_bytes))
     if kept_only:
         since = max(pin.described.oldest_change - 1, pin.commit - CHANGES_KEPT)
     elif pin.commit - since <= CHANGES_MAX:
-        rows = await _change_rows(pin, since + 1)
+        rows = await _change_rows(pin, since + 1, budget, counts)
         if rows is not None:
-            counts.changes += len(rows)
             return Log(rows)
-    for first in (max(since + 1, pin.commit - CHANGES_KEPT + 1), pin.commit):
-        rows = await _change_rows(pin, first)
-        if rows is not None:
-            break
-    else:
+    first = max(since + 1, pin.commit - CHANGES_KEPT + 1)
+    rows = await _change_rows(pin, first, CHANGE_BYTES_MIN, counts)
+    if rows is None:
         last = keys.change(pin.commit)
         rows = {last: (await pin.values([last]))[0]}
-    counts.changes += len(rows)
+        counts.changes += 1
     found = [keys.number_of(key) for key, value in rows.items() if value is not None]
     return Log(rows, min(found, default=pin.commit + 1))
 
 
-async def _change_rows(pin: Pin, first: int) -> dict[bytes, bytes | None] | None:
-    """None if they are too many bytes."""
+async def _change_rows(
+    pin: Pin, first: int, budget: int, counts: Counts
+) -> dict[bytes, bytes | None] | None:
+    """None if they are more bytes than that."""
     rows: dict[bytes, bytes | None] = {}
     size_bytes = 0
     at, end = keys.change(first), keys.change(pin.commit + 1)
-    while page := await pin.scan(at, end):
+    while page := await pin.scan(at, end, size_bytes=budget):
         rows.update(page)
-        size_bytes += sum(len(value) for _, value in page)
-        if size_bytes > CHANGE_BYTES_MAX:
+        size = sum(len(key) + len(value) for key, value in page)
+        size_bytes += size
+        counts.change_bytes += size
+        if size_bytes > budget:
             return None
         at = page[-1][0] + b"\x00"
+    counts.changes += len(rows)
     return rows
 
 

@@ -45,7 +45,7 @@ async def _note_inodes(unit: Unit, rows: Rows, changed: list[bytes]) -> None:
 def _note_change(unit: Unit, old: Inode, new: Inode | None) -> None:
     if new is None or (old.links and not new.links):
         unit.unlinked.append(old.number)
-    if new is None or new.size != old.size:
+    if old.kind == Kind.FILE and (new is None or new.size != old.size):
         unit.resized.append(old.number)
     is_elsewhere = new is None or (old.parent, old.name) != (new.parent, new.name)
     if new is None or new.access != old.access:

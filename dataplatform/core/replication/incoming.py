@@ -47,6 +47,7 @@ class Counts:
     extents: int = 0
     value_bytes: int = 0
     extent_bytes: int = 0
+    change_bytes: int = 0  # of change rows, those included that were given up as too many
 
     def add(self, other: Counts) -> None:
         self.rows += other.rows
@@ -54,10 +55,11 @@ class Counts:
         self.extents += other.extents
         self.value_bytes += other.value_bytes
         self.extent_bytes += other.extent_bytes
+        self.change_bytes += other.change_bytes
 
     @property
     def size_bytes(self) -> int:
-        return self.value_bytes + self.extent_bytes
+        return self.value_bytes + self.extent_bytes + self.change_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,6 +227,7 @@ class Mirrors:
         described = await self._ask(link)
         check_quota(settings, described)
         settings.mirror = await self._pack(link, schedule, described)
+        settings.compression = described.settings.compression
         if at.inode:
             return await self._turn(request, at, described, settings.mirror, discard=discard)
         volume_id = await platform.catalog.create(

@@ -37,13 +37,16 @@ from dataplatform.keyspace.records import (
     ChangeRow,
     ClusterRecord,
     Entry,
+    Extent,
     GatherRecord,
     GroupOffset,
     Kind,
+    MirrorCursor,
     Partition,
     Producer,
     Publication,
     Segment,
+    SourceExtent,
     Statistics,
     StoredReply,
     Topic,
@@ -1206,6 +1209,68 @@ async def record_elsewhere(world: World) -> None:
     record = VolumeRecord(3, VolumePhase.READY, 1, 1, b"v")
     await engine.durable(await engine.commit({keys.volume(3): record.pack()}))
     world.platform.release(volume)
+
+
+# ---------------------------------------------------------------- mirrors
+
+
+async def _plant_in_mirror(world: World, rows: dict[bytes, bytes | None]) -> None:
+    """In the volume at /mounted, which is said to be a mirror."""
+    volume = await world.platform.acquire(world.mounted)
+    mirror = {"path": "/v", "store": b"s", "volume": 7}
+    settings = replace(volume.settings, mirror=mirror)
+    engine = volume.storage.engine
+    cursor = MirrorCursor(settings.history, volume.state.commit)
+    batch = {keys.SETTINGS_KEY: settings.pack(), keys.MIRROR_CURSOR_KEY: cursor.pack(), **rows}
+    await engine.durable(await engine.commit(batch))
+    world.platform.release(volume)
+
+
+@damage(kept("/mounted", "it cannot be read which commit of its source the mirror is"))
+async def unreadable_cursor(world: World) -> None:
+    await _plant_in_mirror(world, {keys.MIRROR_CURSOR_KEY: BAD})
+
+
+@damage(kept("/mounted", "is said to be 1000 of its source"))
+async def a_mirror_of_another_commit(world: World) -> None:
+    volume = await world.platform.acquire(world.mounted)
+    cursor = MirrorCursor(volume.settings.history, 1000)
+    world.platform.release(volume)
+    await _plant_in_mirror(world, {keys.MIRROR_CURSOR_KEY: cursor.pack()})
+
+
+@damage(kept("/mounted", "of another line of commits"))
+async def a_mirror_of_another_line(world: World) -> None:
+    volume = await world.platform.acquire(world.mounted)
+    cursor = MirrorCursor(b"another", volume.state.commit)
+    world.platform.release(volume)
+    await _plant_in_mirror(world, {keys.MIRROR_CURSOR_KEY: cursor.pack()})
+
+
+@damage(
+    fixed("/mounted", "the volume is said to be a copy under way"),
+    fixed("/mounted", "belongs to nothing that there is"),
+    fixed("/mounted", "cannot be read"),
+    kept("/mounted", "a row of unknown meaning"),
+)
+async def what_a_mirror_should_not_have(world: World) -> None:
+    source = SourceExtent(Extent(1, 0, 10, 10, 0), b"12345678")
+    await _plant_in_mirror(
+        world,
+        {
+            keys.MIRROR_COPY_KEY: b"",
+            keys.MIRROR + b"what": b"",
+            keys.mirrored(keys.piece(NOWHERE, 0)): source.pack(),
+            keys.mirrored(keys.piece(NOWHERE, 1)): BAD,
+        },
+    )
+
+
+@damage(
+    kept("/", "the volume is said to be a mirror's commit, and is no mirror"),
+)
+async def a_cursor_of_no_mirror(world: World) -> None:
+    await world.plant({keys.MIRROR_CURSOR_KEY: MirrorCursor(b"", 1).pack()})
 
 
 # ---------------------------------------------------------------- every damage

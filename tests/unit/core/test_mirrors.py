@@ -20,13 +20,18 @@ from dataplatform.base.errors import (
     PlatformError,
     Unavailable,
 )
-from dataplatform.core import compaction, tables
-from dataplatform.core.replication import apply
+from dataplatform.core import compaction, streams, tables
+from dataplatform.core.encryption import rotate_key
+from dataplatform.core.namespace import Attributes
+from dataplatform.core.replication import apply, copying
 from dataplatform.core.replication.mirrors import Link, Schedule, Status
-from dataplatform.core.units import Unit
-from dataplatform.keyspace.records import VolumeSettings
+from dataplatform.core.restore import restore
+from dataplatform.core.units import SYSTEM, Unit
+from dataplatform.keyspace.records import Kind, VolumeSettings
+from tests.masters import masters
 from tests.mirroring import ADMIN, World
-from tests.model.platform_driver import Driver, assert_clean, engines
+from tests.model.platform_driver import Driver, Handle, assert_clean, engines
+from tests.streaming import build_batch
 
 PART = 256 << 10
 
@@ -302,6 +307,28 @@ async def test_overwrites_ship_only_the_last_value(
         assert counts.changes - changes <= 10
 
 
+@pytest.mark.system
+@pytest.mark.timeout(900)
+async def test_a_million_overwrites_ship_a_thousand_rows(tmp_path: Path) -> None:
+    async with a_world("memory", tmp_path) as world:
+        number = await a_mirror(world)
+        east = world.driver("east")
+        rows = [(b"%03d" % n, b"\x81\xa1n\x05") for n in range(1000)]
+        counts = world.platforms["west"].mirrors._of(number).counts
+        async with east.node("/v/t") as node:
+            table = node.inode.number
+            for _ in range(1000):
+                await node.volume.run(
+                    SYSTEM, lambda unit: tables.put_each(unit, table, rows), durable=False
+                )
+            await node.volume.sync()
+        before = replace(counts)
+        await world.follow("west", number)
+        await world.assert_mirrored("west", number, "east", "/v")
+        assert counts.rows - before.rows < 1010
+        assert counts.size_bytes - before.size_bytes < 4_000_000
+
+
 async def test_cut_pieces_are_not_fetched_again(tmp_path: Path) -> None:
     async with a_world("memory", tmp_path) as world:
         number = await a_mirror(world)
@@ -361,3 +388,165 @@ async def test_a_catch_up_too_large_is_made_aside(
         await world.follow("west", number)
         await world.assert_mirrored("west", number, "east", "/v")
         assert len(await world.platforms["west"].storages.volumes()) == 2
+
+
+# ---------------------------------------------------------------- restored, snapshots, cascades
+
+
+async def test_a_restored_source_is_followed_only_when_told_so(tmp_path: Path) -> None:
+    async with a_world("memory", tmp_path) as world:
+        number = await a_mirror(world)
+        east = world.driver("east")
+        source = await east.take_snapshot("/v", "before")
+        assert source
+        await east.write_file("/v/after", b"after")
+        await east.sync()
+        await world.follow("west", number)
+        async with world.volume("east", "/v") as volume:
+            home = volume.id
+        await restore(world.platforms["east"], ADMIN, home, "before")
+        await failing(world, number, "put back to an earlier commit")
+        assert "after" in await world.driver("west").names("/m")
+        async with world.volume("west", number) as volume:
+            await world.platforms["west"].mirrors.resume(ADMIN, volume, discard=True)
+        await world.follow("west", number)
+        await world.assert_mirrored("west", number, "east", "/v")
+        assert "after" not in await world.driver("west").names("/m")
+
+
+async def test_snapshots_of_a_mirror_outlive_what_it_becomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world("memory", tmp_path) as world:
+        number = await a_mirror(world)
+        east, west = world.driver("east"), world.driver("west")
+        large = await west.stat("/m/large")
+        snapshot = await west.take_snapshot("/m", "then")
+        monkeypatch.setattr(apply, "EXTENT_BYTES_MAX", 1000)  # made aside
+        await east.write("/v/large", 0, b"!" * PART)
+        await east.sync()
+        await world.follow("west", number)
+        await east.unlink("/v/large")
+        await east.sync()
+        await world.follow("west", number)
+        await world.assert_mirrored("west", number, "east", "/v")
+        async with world.volume("west", number) as volume:
+            await compaction.run_once(volume)
+        then = await west.read(Handle(snapshot, large.number))
+        assert then == bytes(range(256)) * (PART // 256)
+
+
+async def test_a_snapshot_of_what_is_discarded_stands_in_the_way(tmp_path: Path) -> None:
+    async with a_world("memory", tmp_path) as world:
+        number = await a_mirror(world)
+        east = world.driver("east")
+        await promote(world, "west", number)
+        await east.write_file("/v/lost", b"x")
+        await east.take_snapshot("/v", "lost")
+        with pytest.raises(Conflict, match="snapshot"):
+            await world.mirror("east", "/v", "west", "/m", discard=True)
+        await east.remove_snapshot("/v", "lost")
+        back = await world.mirror("east", "/v", "west", "/m", discard=True)
+        await world.follow("east", back)
+        await world.assert_mirrored("east", back, "west", "/m")
+
+
+async def test_whoever_keeps_something_of_a_mirror_hears_of_it(tmp_path: Path) -> None:
+    async with a_world("memory", tmp_path) as world:
+        number = await a_mirror(world)
+        platform, session = world.platforms["west"], b"a mount........."
+        await platform.promises.watch(session, begin=True, acknowledged=0, wait_s=0)
+        keeper = platform.promises.find(session)
+        assert keeper is not None
+        node = await platform.locate("/m/large", keeper=keeper)
+        platform.release(node.volume)
+        node = await platform.locate("/m/d", keeper=keeper)
+        platform.release(node.volume)
+        east = world.driver("east")
+        await east.write("/v/large", 7, b"new bytes")
+        await east.create("/v/d/name")
+        await east.sync()
+        await world.follow("west", number)
+        news = keeper.find_news()
+        assert news is not None
+        assert {(b.data, b.names) for b in news.broken} == {(True, ()), (False, (b"name",))}
+
+
+async def test_records_of_the_source_wake_who_waits_at_the_mirror(tmp_path: Path) -> None:
+    async with a_world("memory", tmp_path) as world:
+        east, west = world.driver("east"), world.driver("west")
+        await east.make("/v/s", Attributes(Kind.STREAM, settings={"partitions": 1}))
+        part = streams.Part("t", 0, bytes(build_batch([b"one"])))
+        await east.append_records("/v/s", [part], durable=True, extent_bytes_min=1)
+        number = await world.mirror("west", "/m", "east", "/v")
+        await world.follow("west", number)
+        stream = (await west.stat("/m/s")).number
+        async with world.volume("west", number) as volume:
+            waiter = volume.partitions.listen([(stream, 1, 0)])
+            with waiter:
+                await east.append_records("/v/s", [part], durable=True, extent_bytes_min=1)
+                await world.follow("west", number)
+                assert await waiter.wait(5.0)
+            assert volume.partitions.find_end((stream, 1, 0)) == 2
+
+
+@pytest.mark.parametrize("encrypt", [False, True])
+async def test_compression_is_the_sources_and_encryption_its_own(
+    tmp_path: Path, encrypt: bool
+) -> None:
+    async with a_world("memory", tmp_path) as world:
+        for platform in world.platforms.values():
+            platform.masters = masters(1)
+        await world.driver("east").create_volume("/z", VolumeSettings(compression="lz4"))
+        await world.driver("east").write_file("/z/f", b"zeros" * PART)
+        await world.driver("east").sync()
+        number = await world.mirror("west", "/m", "east", "/z", encrypt=encrypt)
+        await world.follow("west", number)
+        await world.assert_mirrored("west", number, "east", "/z")
+        async with world.volume("west", number) as volume:
+            assert volume.settings.compression == "lz4"
+            assert bool(volume.settings.encryption) == encrypt
+            assert sum((await volume.storage.segments.sizes()).values()) < PART
+            if encrypt:
+                await rotate_key(world.platforms["west"], ADMIN, volume)
+
+
+async def test_a_copy_goes_on_where_the_link_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "PART_BYTES", 2_000)
+    async with a_world("memory", tmp_path) as world:
+        east = world.driver("east")
+        for n in range(60):
+            await east.write_file(f"/v/f{n}", bytes([n]) * 1000)
+        await east.sync()
+        number = await world.mirror("west", "/m", "east", "/v")
+        mirrors = world.platforms["west"].mirrors
+        parts = 0
+        original = copying.Copy._write
+
+        async def write(self: Any, *args: Any) -> None:
+            nonlocal parts
+            await original(self, *args)
+            parts += 1
+            if parts % 10 == 0:
+                raise Unavailable("the link is cut")
+
+        monkeypatch.setattr(copying.Copy, "_write", write)
+        cuts = 0
+        for _ in range(40):
+            try:
+                await mirrors.step(number)
+            except Unavailable:
+                cuts += 1
+                await east.write_file(f"/v/f{cuts}", b"changed meanwhile")
+                await east.sync()
+                await world.reopen("west")
+                mirrors = world.platforms["west"].mirrors
+            else:
+                break
+        monkeypatch.setattr(copying.Copy, "_write", original)
+        await world.follow("west", number)
+        assert cuts > 3
+        assert parts < 80, "what was copied is not copied again"
+        await world.assert_mirrored("west", number, "east", "/v")
