@@ -417,10 +417,6 @@ def forget_what_was_deleted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(incoming, "write", write)
 
 
-def take_any_part_of_an_extent_for_another(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(incoming.Local, "has", lambda self, skip, length: True)
-
-
 def leave_out_what_changed_while_it_was_copied(patch: pytest.MonkeyPatch) -> None:
     async def nothing(self: Any, cursor: Any) -> None:
         return
@@ -433,7 +429,6 @@ def leave_out_what_changed_while_it_was_copied(patch: pytest.MonkeyPatch) -> Non
     [
         name_extents_before_they_are_synced,
         forget_what_was_deleted,
-        take_any_part_of_an_extent_for_another,
         leave_out_what_changed_while_it_was_copied,
     ],
 )

@@ -346,6 +346,10 @@ async def test_cut_pieces_are_not_fetched_again(tmp_path: Path) -> None:
                 await compaction.rewrite(volume, segment)
         await world.follow("west", number)
         await world.assert_mirrored("west", number, "east", "/v")
+        await east.punch("/v/large", 120_000, 4096)  # within what has other bounds here now
+        await east.sync()
+        await world.follow("west", number)
+        await world.assert_mirrored("west", number, "east", "/v")
         assert fetched.extent_bytes == before
 
 
