@@ -180,9 +180,10 @@ class Snapshots:
 
         mounted = await platform.catalog.mounted_in(volume.id)
         await engine.checkpoint(checkpoint)
-        # Whatever was mounted at the commit that it is, is in the list before or after it.
-        record.junctions = sorted({*mounted, *await platform.catalog.mounted_in(volume.id)})
         try:
+            await volume.lane.durable()  # what is in it is shown to everybody
+            # Whatever was mounted at the commit that it is, is in the list before or after it.
+            record.junctions = sorted({*mounted, *await platform.catalog.mounted_in(volume.id)})
             view = await engine.open_checkpoint(checkpoint)
             try:
                 await _describe(view, record)

@@ -622,7 +622,7 @@ class Driver:
 
         return await self._write(call)
 
-    async def take_snapshot(self, path: str, name: str) -> int:
+    async def take_snapshot(self, path: Target, name: str) -> int:
         """Of the volume that the path leads to; the snapshot's number, which is a volume's."""
 
         async def call(request: Request) -> int:
@@ -632,7 +632,7 @@ class Driver:
 
         return await self._write(call)
 
-    async def remove_snapshot(self, path: str, name: str) -> None:
+    async def remove_snapshot(self, path: Target, name: str) -> None:
         async def call(request: Request) -> None:
             async with self.node(path) as node:
                 await self.platform.snapshots.remove(request, node.volume, name)
