@@ -13,7 +13,7 @@ from zlib import crc32
 import lz4.frame
 
 from ...base.errors import Corrupt
-from ...base.limits import BATCH_BYTES_MAX
+from ...base.limits import BATCH_BYTES_MAX, MIB
 from .. import batches
 from ..encoding import BATCH_BYTES, varint
 
@@ -23,6 +23,12 @@ _NAME = varint(len(HEADER)) + HEADER.encode()
 _LZ4 = 3
 _TIMESTAMP_TYPE = 0x08
 _PLAIN_BYTES_MAX = 512
+_COUNTS = [bytes((n + 2,)) for n in range(0x7E)]
+"""One header more."""
+
+WHOLE_BYTES_MAX = 4 * MIB
+"""Of records that stay one batch."""
+
 UNPACKED_BYTES_MAX = 8 * BATCH_BYTES_MAX
 """Of a batch that is fetched: it says nothing before it is unpacked."""
 
@@ -58,7 +64,11 @@ def _remade(batch: batches.Batch, prefix: bytes, base: int, skip: int) -> Iterat
     head = batches.HEAD.unpack_from(batch.data)
     attributes, first_ms, max_ms = head[5], head[7], head[8]
     records = _unpacked(batch.data[batches.HEAD_BYTES :], attributes & batches.CODEC_MASK)
-    for packed, count in _some(_with_headers(records, batch.records, prefix, base, skip)):
+    whole = None
+    if not skip and len(records) + batch.records * (len(prefix) + 40) <= WHOLE_BYTES_MAX:
+        whole = _whole(records, batch.records, prefix, base)
+    some = _with_headers(records, batch.records, prefix, base, skip)
+    for packed, count in _some(some) if whole is None else [(whole, batch.records)]:
         kept = attributes & _TIMESTAMP_TYPE
         if len(packed) > _PLAIN_BYTES_MAX:
             kept |= _LZ4
@@ -81,6 +91,61 @@ def _unpacked(records: memoryview, codec: int) -> bytes:
     if not unpacker.eof:
         raise Corrupt("records are too large, or cut off", bytes=len(unpacked))
     return unpacked
+
+
+def _whole(records: bytes, count: int, prefix: bytes, base: int) -> bytes | None:
+    """All records of a batch, numbered as they are. None: they have to be looked at one by one.
+
+    What nearly every record looks like (numbers of one or two bytes) is read right here: calling
+    somebody for each of its six numbers takes three times as long.
+    """
+    parts: list[bytes] = []
+    at = 0
+    try:
+        for number in range(base, base + count):
+            length = records[at]
+            at += 1
+            if length >= 0x80:
+                second = records[at]
+                at += 1
+                if second >= 0x80:
+                    return None
+                length = length & 0x7F | second << 7
+            if length & 1:
+                return None
+            end = at + (length >> 1)
+            place = at + 1  # behind the attributes
+            while records[place] >= 0x80:
+                place += 1
+            place += 1  # behind the time
+            while records[place] >= 0x80:
+                place += 1
+            place += 1  # behind the number
+            for _ in (0, 1):  # key and value
+                length = records[place]
+                place += 1
+                if length >= 0x80:
+                    second = records[place]
+                    place += 1
+                    if second >= 0x80:
+                        return None
+                    length = length & 0x7F | second << 7
+                if not length & 1:
+                    place += length >> 1
+                elif length != 1:
+                    return None
+            headers = records[place]
+            if headers >= 0x7E or headers & 1:
+                return None
+            origin = b"%b%d" % (prefix, number)
+            tail = b"%b%b%b" % (_NAME, varint(len(origin)), origin)
+            size = end - at + len(tail)
+            parts += (varint(size), records[at:place], _COUNTS[headers], records[place + 1 : end])
+            parts.append(tail)
+            at = end
+    except IndexError:
+        return None
+    return b"".join(parts) if at == len(records) else None
 
 
 def _with_headers(
