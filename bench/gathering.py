@@ -73,7 +73,7 @@ def check(address: str, partitions: int, sources: int, count: int) -> None:
         assert total == sources * count, (total, sources * count)
         with stream.consumer("t", start="earliest") as consumer:
             for _, record in zip(range(total), consumer, strict=False):
-                origin = bytes(record.headers["dp-origin"])
+                origin = bytes(record.headers["dp-origin"] or b"")
                 source, _, offset = origin.rpartition(b"/")
                 expected = found.get(source, 0)
                 assert int(offset) == expected, (origin, expected)

@@ -59,6 +59,8 @@ class Call:
     """Of the volumes for which it was admitted; None as long as nothing limits it."""
     message: Any = None
     data: bytes | memoryview = b""
+    as_of_ns = 0
+    """It is answered by a mirror, which is as its source was then; 0: by what it is about."""
     cluster = ""
     """Whose server passes it on, for one of its own clients; "": it comes from a client."""
     about: tuple[Volume, int] | None = None

@@ -29,6 +29,7 @@ from dataplatform.transport.frames import Data
 
 from .callers import Callers
 from .calls import FIRST_TARGETS, Call
+from .clusters import mirrored
 from .clusters.routing import SYNC, Destination, Routes
 from .facts import ServerFacts
 from .fairness import Fairness
@@ -151,7 +152,10 @@ class Dispatcher:
             if self.routes.any:
                 away = self.routes.find(call, message)
                 if away is not None:
-                    return await self.routes.forward(away, call, method, message, data)
+                    outcome = await self.routes.forward(away, call, method, message, data)
+                    if outcome is not None:
+                        return outcome
+                    away = None  # a mirror here has it
             try:
                 outcome = await served.handler(call, message, data)
             except PlatformError as e:
@@ -176,6 +180,8 @@ class Dispatcher:
             call.end()
             self.metrics.count(method, time.perf_counter() - started_s)
         reply, bulk = outcome if type(outcome) is tuple else (outcome, b"")
+        if call.as_of_ns:
+            mirrored.mark(reply, call.as_of_ns)
         if call.limiters:
             call.charge(reply, bulk)
         return reply, bulk

@@ -149,12 +149,21 @@ def root(
             help="The same from a file, read at every connection.",
         ),
     ] = "",
+    stale_ok: Annotated[
+        bool,
+        typer.Option(
+            "--stale-ok",
+            help="Read from a mirror here what cannot be asked of its cluster; it says how old.",
+        ),
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     """What comes before every command."""
     if _is_given(context, "token_file") and not _is_given(context, "token"):
         token = ""  # the file was named here, $DP_TOKEN was not
-    connections.choose(server or None, token or None, token_file if not token else None)
+    connections.choose(
+        server or None, token or None, token_file if not token else None, stale_ok=stale_ok
+    )
     if version:
         from .status import version as show_version
 

@@ -18,13 +18,17 @@ class _Choice:
     server: str | None = None
     token: str | None = None
     token_file: str | None = None
+    stale_ok: bool = False
 
 
 _choice = _Choice()
 
 
-def choose(server: str | None, token: str | None, token_file: str | None = None) -> None:
-    """Which server the command of this process uses, and as whom."""
+def choose(
+    server: str | None, token: str | None, token_file: str | None = None, *, stale_ok: bool = False
+) -> None:
+    """Which server the command of this process uses, and as whom; whether mirrors will do."""
+    _choice.stale_ok = stale_ok
     _choice.server, _choice.token, _choice.token_file = server, token, token_file
 
 
@@ -38,9 +42,24 @@ def connect() -> Iterator[Client]:
     """A client, connected; Unavailable, with what to do, when there is no server."""
     import dataplatform
 
-    file: Any = {"token_file": _choice.token_file} if _choice.token_file else {}
-    with dataplatform.connect(_choice.server, _choice.token, **file) as client:
+    more: Any = {"token_file": _choice.token_file} if _choice.token_file else {}
+    if _choice.stale_ok:
+        more["stale_ok"] = True
+    with dataplatform.connect(_choice.server, _choice.token, **more) as client:
         yield client
+        if client.as_of_ns:
+            _say_age(client.as_of_ns)
+
+
+def _say_age(as_of_ns: int) -> None:
+    import time
+    from datetime import UTC, datetime
+
+    from . import outputs
+
+    age_s = max(0.0, (time.time_ns() - as_of_ns) / 1e9)
+    when = datetime.fromtimestamp(as_of_ns / 1e9, UTC)
+    outputs.note(f"read from a mirror, as of {when:%F %T %Z}: {age_s:.1f} s ago")
 
 
 @contextmanager

@@ -40,6 +40,7 @@ MODULES = {  # what each brings, in the order of `dp --help`
 }
 
 GLOBAL_OPTIONS = ("--server", "--token", "--token-file")
+GLOBAL_FLAGS = ("--stale-ok",)
 
 
 def main() -> NoReturn:
@@ -86,10 +87,10 @@ def hoist(arguments: Sequence[str]) -> tuple[list[str], str]:
     position = 0
     while position < len(rest) and rest[position] != "--":
         option = rest[position].partition("=")[0]
-        if option not in GLOBAL_OPTIONS:
+        if option not in (*GLOBAL_OPTIONS, *GLOBAL_FLAGS):
             position += 1
             continue
-        length = 1 if "=" in rest[position] else 2
+        length = 1 if option in GLOBAL_FLAGS or "=" in rest[position] else 2
         front += rest[position : position + length]
         del rest[position : position + length]
     return front + rest, rest[0] if rest else ""

@@ -60,6 +60,11 @@ class Client(
         """The server's address, for people."""
         return str(self._channel.address)
 
+    @property
+    def as_of_ns(self) -> int:
+        """As of when the oldest is that was read from mirrors so far; 0: nothing was."""
+        return self._channel.as_of_ns
+
     async def close(self) -> None:
         """End the connection. Open files, producers and consumers should be closed before."""
         await self._channel.close()
@@ -88,27 +93,41 @@ def connect(
     ca: str | None = None,
     cert: str | None = None,
     key: str | None = None,
+    stale_ok: bool = False,
 ) -> Entering[Client]:
     """Connect to a server, as `dataplatform.connect`: `await` it, or enter it with `async with`."""
     trust = Trust.from_environment(ca, cert, key)
     source = token_source(token, token_file)
-    return Entering(lambda: _connected(address, source, patience_s, AsyncRuntime(trust)))
+    runtime = AsyncRuntime(trust)
+    return Entering(lambda: _connected(address, source, patience_s, runtime, stale_ok=stale_ok))
 
 
 async def blocking_client(
-    address: str | None, token: TokenSource, patience_s: float | None, trust: Trust
+    address: str | None,
+    token: TokenSource,
+    patience_s: float | None,
+    trust: Trust,
+    *,
+    stale_ok: bool = False,
 ) -> Client:
     """A client whose coroutines never suspend, for the synchronous surface."""
-    return await _connected(address, token, patience_s, BlockingRuntime(trust))
+    runtime = BlockingRuntime(trust)
+    return await _connected(address, token, patience_s, runtime, stale_ok=stale_ok)
 
 
 async def _connected(
-    address: str | Address | None, token: TokenSource, patience_s: float | None, runtime: Runtime
+    address: str | Address | None,
+    token: TokenSource,
+    patience_s: float | None,
+    runtime: Runtime,
+    *,
+    stale_ok: bool = False,
 ) -> Client:
     if address is None:
         place = default_address()
     else:
         place = parse(address) if isinstance(address, str) else address
     channel = Channel(place, runtime, token=token, patience_s=patience_s)
+    channel.stale_ok = stale_ok
     await channel.connect(FIRST_PATIENCE_S if patience_s is None else patience_s)
     return Client(channel)

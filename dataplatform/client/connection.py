@@ -47,6 +47,18 @@ CLUSTER = "cluster"
 """The fact by which the server says that it is another cluster that cannot be reached: it has tried
 for as long as there is sense in it, and knows when to try again."""
 
+_FIRST_TARGETS = {
+    method.request: next(
+        (
+            field.name
+            for field in method.request.DESCRIPTOR.fields
+            if field.message_type is pb.Target.DESCRIPTOR
+        ),
+        None,
+    )
+    for method in METHODS.values()
+}
+
 OPEN = METHODS["Files.Open"]
 WRITE = METHODS["Files.Write"]
 
@@ -125,6 +137,10 @@ class Channel:
         self.runtime = runtime
         self.patience_s = PATIENCE_S if patience_s is None else patience_s
         self._token: TokenSource = token if callable(token) else lambda: token or ""
+        self.stale_ok = False
+        """What cannot be asked of its cluster may be read from a mirror."""
+        self.as_of_ns = 0
+        """As of when the oldest of what was read from mirrors is; 0: nothing was."""
         self._is_closed = False
         self._begin_session(session or os.urandom(SESSION_BYTES))
         _channels.add(self)
@@ -159,6 +175,29 @@ class Channel:
         """Send and wait for the reply, and for the server if need be. `timeout_s` is for one
         attempt, `patience_s` for all. A write that is safe to repeat by other means than a request
         id is not `is_numbered`."""
+        if self.stale_ok:
+            return await self._call_stale(method, message, data, patience_s, timeout_s, is_numbered)
+        return await self._call(method, message, data, patience_s, timeout_s, is_numbered)
+
+    async def _call_stale(self, method: Method, message: Any, *more: Any) -> Reply:
+        field = _FIRST_TARGETS[method.request]
+        if field is not None and message.HasField(field):
+            getattr(message, field).stale_ok = True
+        reply = await self._call(method, message, *more)
+        as_of_ns = getattr(getattr(reply[0], "node", reply[0]), "as_of_ns", 0)
+        if as_of_ns:
+            self.as_of_ns = min(self.as_of_ns or as_of_ns, as_of_ns)
+        return reply
+
+    async def _call(
+        self,
+        method: Method,
+        message: Any,
+        data: Data,
+        patience_s: float | None,
+        timeout_s: float | None,
+        is_numbered: bool,
+    ) -> Reply:
         if method.read_only or not is_numbered:
             return await self._persist(method, message, data, patience_s, timeout_s)
         request = await self._slots.take()
@@ -192,6 +231,9 @@ class Channel:
         repetition; send when the reply is awaited.
         """
         is_numbered = is_numbered and not method.read_only
+        field = _FIRST_TARGETS[method.request] if self.stale_ok else None
+        if field is not None and message.HasField(field):
+            getattr(message, field).stale_ok = True
         if is_numbered:
             message.request.CopyFrom(await self._slots.take())
         awaitable: Awaitable[Reply] | None = None

@@ -35,6 +35,7 @@ def stat_of(node: pb.Node) -> Stat:
         symlink=node.symlink,
         used_bytes=node.used_bytes,
         volume_root=node.volume_root,
+        as_of_ns=node.as_of_ns,
     )
 
 
@@ -57,6 +58,7 @@ def entry_of(node: pb.Node, directory: str) -> Entry:
         symlink=node.symlink,
         used_bytes=node.used_bytes,
         volume_root=node.volume_root,
+        as_of_ns=node.as_of_ns,
         name=node.name,
         path=join(directory, node.name),
     )

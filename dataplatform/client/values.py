@@ -52,6 +52,7 @@ class Stat:
     symlink: str = ""  # where a symbolic link points
     used_bytes: int = 0
     volume_root: bool = False
+    as_of_ns: int = 0  # not 0: read from a mirror, which is as its source was then
 
     @property
     def atime(self) -> float:

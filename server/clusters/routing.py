@@ -30,7 +30,7 @@ from ..areas import area_of
 from ..calls import FIRST_TARGETS, TARGETS, Call
 from ..identity import ANONYMOUS
 from ..packing import shared_bytes, write_parts
-from . import mapping
+from . import mapping, mirrored
 from .links import Link
 from .remotes import CLUSTER, Remote, away
 
@@ -96,9 +96,13 @@ class Routes:
         method: Method,
         message: Any,
         data: bytes | memoryview,
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Any, Any] | None:
         """The other cluster's answer as it is to be understood here. DENIED to whoever may not use
-        it; UNAVAILABLE (EHOSTDOWN), soon, while it cannot be reached; or whatever it says."""
+        it; UNAVAILABLE (EHOSTDOWN), soon, while it cannot be reached; or whatever it says.
+
+        None: the request is about a mirror here now, since the cluster cannot be reached and the
+        caller allows it.
+        """
         cluster, slot = destination
         principal = call.principal
         if not self._clusters.may_use(cluster, principal):
@@ -122,6 +126,8 @@ class Routes:
             reply, bulk = await link.ask(call.keeper, method, message, data)
         except PlatformError as error:
             if isinstance(error, Unavailable):
+                if await self._turn(cluster, call, method, message):
+                    return None
                 if CLUSTER in error.facts:
                     raise
                 raise away(cluster, error) from error
@@ -134,6 +140,19 @@ class Routes:
         if type(reply) in (pb.WriteReply, pb.SyncReply):
             reply.verifier = call.server.instance  # it is durable already
         return reply, bulk
+
+    async def _turn(self, cluster: str, call: Call, method: Method, message: Any) -> bool:
+        """Have a request that only reads go to a mirror here, if that is allowed."""
+        names = TARGETS[type(message)]
+        target = getattr(message, names[0])
+        if len(names) > 1 or not target.stale_ok or not mirrored.may_be_read(method, message):
+            return False
+        identity = self._clusters.get(cluster).identity
+        as_of_ns = await mirrored.turn(self._platform, identity, target)
+        if as_of_ns is None:
+            return False
+        call.as_of_ns = as_of_ns
+        return True
 
     def _speak(self, remote: Remote, call: Call, message: Any) -> None:
         """Say for whom the request is."""

@@ -316,6 +316,48 @@ def test_another_store_behind_the_address(tmp_path: Path) -> None:
                 impostor.process.stop()
 
 
+def test_from_the_mirror_where_that_is_allowed(tmp_path: Path) -> None:
+    with clusters(tmp_path, "home", "east") as (home, east):
+        with east.connect() as there:
+            there.create_volume("/p")
+            there.write_file("/p/d/f", b"mirrored", parents=True)
+            there.create_table("/p/t").put("k", {"n": 1})
+        with home.connect() as dp:
+            dp.add_cluster("east", east.address, token=east.token())
+        home.dp("mirror", "create", "/copy", "--source", "/east/p", "--continuous")
+        with home.connect() as dp:
+            deadline_s = time.monotonic() + 30
+            while not dp.exists("/copy/t") and time.monotonic() < deadline_s:
+                time.sleep(0.05)
+        with dataplatform.connect(home.process.address, stale_ok=True) as dp:
+            assert dp.stat("/east/p/d/f").as_of_ns == 0
+            node = dp.stat("/east/p/d")
+            with dp.open("/east/p/d/f", "rb") as file:
+                assert file.read(3) == b"mir"
+                east.process.kill()
+                before_ns = time.time_ns()
+                found = dp.stat("/east/p/d/f")
+                assert 0 < found.as_of_ns < before_ns
+                assert found.inode == dp.stat("/copy/d/f").inode
+                assert file.read(5) == b"rored", "open files go on, too"
+            assert dp.as_of_ns == found.as_of_ns
+            assert dp.read_file("/east/p/d/f") == b"mirrored"
+            assert [e.as_of_ns > 0 for e in dp.scandir("/east/p")] == [True, True]
+            assert dp.table("/east/p/t").get("k").columns == {"n": 1}
+            assert dp.stat("/east/p/d").inode == node.inode
+            for change in (
+                lambda: dp.write_file("/east/p/d/g", b""),
+                lambda: dp.remove("/east/p/d/f"),
+                lambda: dp.stat("/east/elsewhere"),
+            ):
+                with pytest.raises(Unavailable, match="cannot be reached"):
+                    change()
+        with home.connect() as dp, pytest.raises(Unavailable):
+            dp.stat("/east/p/d/f")
+        assert home.dp("--stale-ok", "cat", "/east/p/d/f") == "mirrored"
+        home.dp("cat", "/east/p/d/f", code=8)
+
+
 async def test_a_long_poll_and_its_end(three: list[Cluster]) -> None:
     home, east, _ = three
     with home.connect() as dp:

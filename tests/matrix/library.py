@@ -301,6 +301,7 @@ OPERATIONS: dict[str, Operation] = {
 LOCAL = {
     "Client.acl": "its methods are in the matrix",
     "Client.address": "known here",
+    "Client.as_of_ns": "known here",
     "Client.channel": "what the methods go through",
     "Client.close": "ends the connection",
     "Client.transaction": "nothing is asked before the end: its methods are in the matrix",

@@ -56,6 +56,11 @@ class Client(
         """The server's address, for people."""
         return self._aio.address
 
+    @property
+    def as_of_ns(self) -> int:
+        """As of when the oldest is that was read from mirrors so far; 0: nothing was."""
+        return self._aio.as_of_ns
+
     def close(self) -> None:
         """End every connection. Open files, producers and consumers should be closed before."""
         run(self._aio.close())
@@ -84,6 +89,7 @@ def connect(
     ca: str | None = None,
     cert: str | None = None,
     key: str | None = None,
+    stale_ok: bool = False,
 ) -> Client:
     """Connect to a server.
 
@@ -101,6 +107,9 @@ def connect(
     from (`$DP_CA` otherwise, else the system's authorities); `cert` and `key` are the client's own
     (`$DP_CERT`, `$DP_KEY`). The server's host name is always verified.
 
+    `stale_ok`: what belongs to another cluster that cannot be reached may be read from a mirror of
+    it here. `.as_of_ns` of a Stat, and of the client, says how old that is.
+
     Raises Unavailable (no server there), Denied (the token, the server's certificate), Invalid (the
     address, a file).
 
@@ -108,4 +117,6 @@ def connect(
             dp.write_file("/hello.txt", b"Hello")
     """
     trust = Trust.from_environment(ca, cert, key)
-    return Client(run(blocking_client(address, token_source(token, token_file), patience_s, trust)))
+    source = token_source(token, token_file)
+    made = blocking_client(address, source, patience_s, trust, stale_ok=stale_ok)
+    return Client(run(made))
