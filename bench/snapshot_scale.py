@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgpack
@@ -89,9 +90,11 @@ class Writer:
         while True:
             key = b"w%d" % (self.count % 1000)
             start = time.perf_counter()
-            await self._volume.run(
-                SYSTEM, lambda unit, key=key: tables.put(unit, self._table, key, row), durable=True
-            )
+
+            async def put(unit: Unit, key: bytes = key) -> object:
+                return await tables.put(unit, self._table, key, row)
+
+            await self._volume.run(SYSTEM, put, durable=True)
             self.slowest_s = max(self.slowest_s, time.perf_counter() - start)
             self.count += 1
 
@@ -135,7 +138,7 @@ async def main(directory: Path, files: int, rows: int) -> None:
         for name in ("first", "second", "third"):
             await writer.around(
                 "snapshot",
-                lambda name=name: platform.snapshots.create(SYSTEM, volume, name),
+                partial(platform.snapshots.create, SYSTEM, volume, name),
             )
             snapshot = platform.snapshots.get(number, name)
             frees = await platform.snapshots.freed_bytes(volume, snapshot)
