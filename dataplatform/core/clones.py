@@ -95,7 +95,7 @@ class Making(NamedTuple):
                 for key in await dead_accounts(unit.engine):
                     unit.delete(key)
                 unit.put(keys.SETTINGS_KEY, settings.pack())
-                facts = {"from": self.path, "name": self.snapshot.name, "at": record.commit}
+                facts = {"source": self.path, "name": self.snapshot.name, "at": record.commit}
                 unit.event("volume cloned", "/", "volume", **facts)
 
             await volume.run(SYSTEM, begin, durable=True)

@@ -422,10 +422,10 @@ class Platform:
                     await volume.close()
             finally:
                 self.audit.closed(volume)
+                self.guard.changed()
+                self.promises.replaced(volume_id)
                 del self._opening[volume_id]
                 busy.set_result(None)
-                self.guard.changed()
-                self.promises.forget_volume(volume_id)
 
     async def _emptied(self, volume: Volume) -> None:
         """Wait until nobody is in the volume, or in a snapshot of it."""

@@ -543,6 +543,17 @@ class Promises:
         key = _key(volume, inode)
         return any(key in k.unlinked for k in self.keepers.values())
 
+    def replaced(self, volume: int) -> None:
+        """Something else stands in the volume from now on, under the same numbers: everything is
+        over for those who keep anything of it. `outstanding` tells whom to wait for."""
+        now_s = self._clock.monotonic()
+        for keeper in list(self.keepers.values()):
+            if any(key >> 64 == volume for key in keeper.kept):
+                if keeper.is_late(now_s):
+                    self._expire(keeper)
+                else:
+                    keeper.end_everything()
+
     def forget_volume(self, volume: int) -> None:
         """The volume was removed with all it held: tell its keepers; nobody waits."""
         for keeper in self.keepers.values():

@@ -67,7 +67,9 @@ async def restore(platform: Platform, request: Request, volume_id: int, name: st
                 if volume_id not in platform.unplaced:
                     await _take_back(platform, root, volume_id)
                 raise
-            return await finish(root, request, volume_id)
+            result = await finish(root, request, volume_id)
+            await platform.promises.acknowledged(platform.promises.outstanding(request.caller))
+            return result
         finally:
             platform.release(root)
 

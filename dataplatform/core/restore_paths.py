@@ -183,7 +183,12 @@ async def promote(
             return source_id, int(result)
         path = await clone.path_of(number)
         sharing = Sharing(clone.storage.segments, segments_end)
-        made = await _promote(platform, request, clone, source, number, path, fork, sharing)
+        try:
+            made = await _promote(platform, request, clone, source, number, path, fork, sharing)
+        except Conflict as error:
+            above = await platform.catalog.mount_path(source_id)
+            error.facts["path"] = above.rstrip("/") + str(error.facts.get("path", path))
+            raise
         return source_id, made
     finally:
         platform.release(source)
@@ -222,7 +227,7 @@ async def _promote(
                     inode = await grafts.put_in_place(
                         unit, growing, directory, name, expected=unchanged.number
                     )
-                    unit.event("promoted", path, inode.kind, **{"from": origin})
+                    unit.event("promoted", path, inode.kind, clone=origin)
                     return inode.number
 
                 made = await _place(platform, request, source, unchanged.number, work)
