@@ -107,6 +107,10 @@ class Call:
         while self._held:
             self.platform.release(self._held.pop())
 
+    def note_change(self) -> None:
+        """It changed something in the volumes that it led to."""
+        self.session.changed.update([volume.id for volume in self._held])
+
     def _must_wait(self, volume: Volume) -> bool:
         """It led to the volume: whether it has to be `_admitted`."""
         volume = volume.home

@@ -162,6 +162,8 @@ class Dispatcher:
                 outcome = await self._answer_of_before(call, method, message, e)
             if self.routes.any and method is SYNC and not message.HasField("target"):
                 await self.routes.sync(call)
+            if not (method.read_only or call.principal.is_free):
+                call.note_change()
             about = call.about
             if about is not None and about[0].home.settings.audit == ALL and method.number in READS:
                 await observe(call, *READS[method.number], message)
@@ -215,6 +217,8 @@ class Dispatcher:
         result, make_reply = begun
 
         def finish(result: asyncio.Future[Any]) -> Any:
+            if not call.principal.is_free:
+                call.note_change()
             call.end()
             reply = make_reply(result.result())
             self.metrics.count(method, time.perf_counter() - started_s)

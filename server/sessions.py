@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dataplatform.base.clock import Clock, Entropy
 from dataplatform.base.errors import Denied, Exhausted, Invalid
@@ -39,6 +39,8 @@ class Session:
     """Memory that it shares; while there are connections."""
     volume: int = 0
     """The one that its last request led to."""
+    changed: set[int] = field(default_factory=set)
+    """Volumes that requests of whoever is no unlimited administrator changed."""
     connections: int = 0
     left_s: float = 0.0
     """When the last connection left, or the last request without one came (monotonic)."""

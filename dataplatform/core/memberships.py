@@ -19,11 +19,12 @@ member, not a second one.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..base.errors import Invalid, Stale
+from ..base.errors import Denied, Invalid, Stale
 from ..base.limits import GROUP_NAME_BYTES_MAX
 from .assignments import TopicPartition, assign
 from .topics import check_consume, check_topic_name, find_topics
@@ -139,6 +140,12 @@ class Coordinator:
         consume.
         """
         await check_consume(self._volume, stream, request)
+        if request.principal.is_read_only:
+            raise Denied(
+                "the token allows no change, and a member keeps others from working",
+                user=request.principal.name,
+                errno=errno.EACCES,
+            )
         if self._volume.read_only:
             raise self._volume.refusal()  # no member could commit how far it has come
         check_group_name(group_name)

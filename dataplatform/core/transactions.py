@@ -5,10 +5,11 @@ Paths are resolved inside the unit, so an operation sees what the earlier ones d
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Awaitable, Callable, Sequence
 
-from ..base.errors import Invalid, NotFound
+from ..base.errors import Denied, Invalid, NotFound
 from ..base.limits import SYMLINK_FOLLOW_MAX
 from ..keyspace import keys
 from ..keyspace.records import ROOT_INODE, ROOT_VOLUME, Inode
@@ -40,6 +41,28 @@ async def run(
         return unit.commit if unit.writes else unit.commit - 1
 
     return await volume.run(request, work, durable=durable)
+
+
+class _Rehearsed(Exception):
+    """Everything went well, and nothing of it is to be kept."""
+
+
+async def rehearse(volume: Volume, request: Request, operations: Sequence[Operation]) -> None:
+    """Run the operations and forget what they did: raises what the transaction would, before any
+    bulk bytes of it are stored. What has been committed before is not run again."""
+    if len(operations) > OPERATIONS_MAX:
+        raise Invalid("too many operations in one transaction", operations_max=OPERATIONS_MAX)
+    principal = request.principal
+    if principal.is_read_only:
+        raise Denied("the token allows no change", user=principal.name, errno=errno.EACCES)
+
+    async def work(unit: Unit) -> None:
+        for operation in operations:
+            await operation(unit)
+        raise _Rehearsed
+
+    with contextlib.suppress(_Rehearsed):
+        await volume.run(request, work, durable=False)
 
 
 async def resolve(unit: Unit, base: int, path: str, *, follow: bool = True) -> Inode:

@@ -8,7 +8,9 @@ from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid, NotFound
+from dataplatform.base.limits import EXTENT_BYTES_MIN
 from dataplatform.core import files, group_offsets, namespace, streams, tables, transactions
+from dataplatform.core.access.verbs import Verb
 from dataplatform.core.group_offsets import Commit
 from dataplatform.core.transactions import Operation, resolve, resolve_name
 from dataplatform.core.units import Unit
@@ -30,11 +32,35 @@ async def commit(call: Call, message: pb.TransactionRequest, data: Any) -> pb.Tr
     node = await call.node(message.base)
     volume, base = node.volume, node.inode.number
     with volume.holds.append():
+        if not call.principal.is_free and _stores_bulk(message):
+            rehearsed = [_rehearsed(base, operation) for operation in message.operations]
+            await transactions.rehearse(volume, call.request(message), rehearsed)
         operations = [await _operation(volume, base, o) for o in message.operations]
         number = await transactions.run(
             volume, call.request(message), operations, durable=call.durable(message, customary=True)
         )
     return pb.TransactionReply(commit=number)
+
+
+def _stores_bulk(message: pb.TransactionRequest) -> bool:
+    return any(
+        len(getattr(operation, which).data) >= EXTENT_BYTES_MIN
+        for operation in message.operations
+        if (which := operation.WhichOneof("operation")) in ("write_file", "append")
+    )
+
+
+def _rehearsed(base: int, message: pb.TransactionRequest.Operation) -> Operation:
+    """The operation, as far as it needs no bulk bytes."""
+    which = message.WhichOneof("operation")
+    if which is None:
+        raise Invalid("an operation of the transaction is empty or unknown to this server")
+    inner = getattr(message, which)
+    if which == "write_file":
+        return _put_file(base, inner, [])
+    if which == "append":
+        return _may_append(base, inner)
+    return _OPERATIONS[which](base, inner)
 
 
 async def _operation(
@@ -168,7 +194,10 @@ def _set_attributes(base: int, message: pb.SetAttributesRequest) -> Operation:
 
 
 async def _write_file(volume: Volume, base: int, message: pb.WriteFileRequest) -> Operation:
-    content = await files.prepare(volume, message.data)
+    return _put_file(base, message, await files.prepare(volume, message.data))
+
+
+def _put_file(base: int, message: pb.WriteFileRequest, content: files.Content) -> Operation:
     new = attributes_of(message)
 
     async def run(unit: Unit) -> None:
@@ -234,6 +263,13 @@ async def _append(volume: Volume, base: int, message: pb.AppendRequest) -> Opera
     async def run(unit: Unit) -> None:
         stream = await _node(unit, base, message.stream, Kind.STREAM)
         await streams.append(unit, stream.number, prepared)
+
+    return run
+
+
+def _may_append(base: int, message: pb.AppendRequest) -> Operation:
+    async def run(unit: Unit) -> None:
+        await unit.allow(await _node(unit, base, message.stream, Kind.STREAM), Verb.PRODUCE)
 
     return run
 

@@ -20,6 +20,7 @@ from .requests import REQUESTS
 
 READ_ONLY = {
     "Files.Open": True,  # to read
+    "Groups.Join": False,  # a member takes part of the work
 }
 """Whether a token that may only read is good for it, where that is not what the method table says
 of repeating it."""

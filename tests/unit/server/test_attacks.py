@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,15 @@ import pytest
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS
 from dataplatform.base.clock import ManualClock, SystemEntropy
-from dataplatform.base.errors import Denied, Exhausted, Invalid, NotFound, PlatformError
+from dataplatform.base.errors import (
+    Conflict,
+    Denied,
+    Exhausted,
+    Invalid,
+    NotFound,
+    PlatformError,
+    Stale,
+)
 from dataplatform_server.areas import open_area
 from dataplatform_server.sessions import Sessions
 from tests.rights import ANA, ANYBODY, EVE, ROOT, Core
@@ -34,6 +43,13 @@ def in_core(test: Callable[[Core], Awaitable[None]]) -> Callable[[], Awaitable[N
 
 def itself(node: pb.Node, name: str = "") -> pb.Target:
     return pb.Target(volume=node.volume, inode=node.inode, path=name)
+
+
+async def stat_of(core: Core, path: str) -> pb.Node:
+    node: pb.Node = await core.call(
+        ROOT, "Namespace.Stat", pb.StatRequest(target=pb.Target(path=path))
+    )
+    return node
 
 
 class Spy:
@@ -265,3 +281,128 @@ def test_no_request_names_stored_bytes() -> None:
             assert not any(word in field.name for word in ("segment", "extent", "skip"))
             if field.message_type is not None:
                 todo.append(field.message_type)
+
+
+def written(path: str, data: bytes) -> pb.TransactionRequest.Operation:
+    step = pb.TransactionRequest.Operation()
+    step.write_file.target.path = path
+    step.write_file.data = data
+    return step
+
+
+@in_core
+async def test_a_transaction_that_is_refused_stores_nothing_before(core: Core) -> None:
+    await core.make_directory("/closed", 0o755)
+    await core.make_directory("/open", 0o777)
+    stream = await core.make("/s", 0o744, kind=pb.STREAM)
+    (volume,) = core.platform.volumes
+    large = bytes(1 << 20)
+
+    async def commit(who: Any, *steps: pb.TransactionRequest.Operation) -> Any:
+        request = pb.TransactionRequest(base=pb.Target(path="/"), operations=steps)
+        return await core.call(who, "Transactions.Commit", request)
+
+    appended = pb.TransactionRequest.Operation()
+    appended.append.stream.CopyFrom(itself(stream))
+    appended.append.data = large
+    fails = pb.TransactionRequest.Operation()
+    fails.expect.target.path = "/open"
+    fails.expect.version = 12345
+    fine = written("/open/f", large)
+    for refused, *steps in (
+        (Denied, written("/closed/f", large)),
+        (Denied, fine, written("/closed/f", large)),
+        (Denied, appended),
+        (Conflict, fails, written("/open/g", large)),
+    ):
+        with pytest.raises(refused):
+            await commit(EVE, *steps)
+    read_only = replace(EVE, is_read_only=True)
+    with pytest.raises(Denied):
+        await commit(read_only, fine)
+    assert sum((await volume.storage.segments.sizes()).values()) == 0
+    assert await volume.find_entry((await stat_of(core, "/open")).inode, b"f") is None
+    await commit(EVE, fine)
+    assert (await stat_of(core, "/open/f")).size == len(large)
+
+
+@in_core
+async def test_everything_is_synced_to_who_changed_it_alone(core: Core) -> None:
+    await core.call(ROOT, "Volumes.Create", pb.VolumeRequest(target=pb.Target(path="/v")))
+    await core.make_directory("/v/open", 0o777)
+    await core.make_directory("/v/shut", 0o755)
+    synced: list[int] = []
+    for volume in core.platform.volumes:
+
+        async def sync(number: int = volume.id) -> None:
+            synced.append(number)
+
+        volume.sync = sync  # type: ignore[method-assign]
+    everything = [volume.id for volume in core.platform.volumes]
+
+    async def sync_all(who: Any) -> list[int]:
+        synced.clear()
+        await core.call(who, "Files.Sync", pb.SyncRequest())
+        return synced
+
+    async def put(who: Any, path: str) -> None:
+        message = pb.WriteFileRequest(target=pb.Target(path=path))
+        await core.call(who, "Files.WriteFile", message, b"x")
+
+    assert await sync_all(EVE) == []
+    with pytest.raises(Denied):
+        await put(EVE, "/v/shut/f")
+    await core.call(EVE, "Namespace.Stat", pb.StatRequest(target=pb.Target(path="/v/open")))
+    assert await sync_all(EVE) == []
+    await put(EVE, "/v/open/f")
+    assert await sync_all(EVE) == [v for v in everything if v != 1]
+    assert await sync_all(ANA) == []
+    assert await sync_all(ROOT) == everything
+
+
+@in_core
+async def test_a_token_that_may_only_read_joins_no_group(core: Core) -> None:
+    stream = await core.make("/s", 0o777, kind=pb.STREAM)
+    topic = pb.TopicRequest(stream=itself(stream), topic="t", partitions=1)
+    await core.call(ROOT, "Streams.CreateTopic", topic)
+    joining = pb.JoinGroupRequest(stream=itself(stream), group="g", member="m", topics=["t"])
+    with pytest.raises(Denied, match="no change"):
+        await core.call(replace(EVE, is_read_only=True), "Groups.Join", joining)
+    group = pb.GroupRequest(stream=itself(stream), group="g")
+    with pytest.raises(NotFound, match="no such group"):
+        await core.call(ROOT, "Groups.Describe", group)
+    await core.call(EVE, "Groups.Join", joining)
+
+
+@in_core
+async def test_a_request_that_is_replayed_changes_nothing(core: Core) -> None:
+    """Whoever recorded it sends it again, at once or later, as himself or over his own session."""
+    directory = await core.make_directory("/d", 0o777)
+    session = core.attachment(ANA).session.id
+
+    def create(name: str, sequence: int) -> pb.CreateRequest:
+        at = pb.RequestId(session=session, slot=0, sequence=sequence)
+        return pb.CreateRequest(target=itself(directory, name), kind=pb.FILE, request=at)
+
+    made = await core.call(ANA, "Namespace.Create", create("a", 1))
+    (volume,) = core.platform.volumes
+    commit = volume.state.commit
+    again = await core.call(ANA, "Namespace.Create", create("a", 1))
+    assert again.inode == made.inode
+    for who in (EVE, ANYBODY):
+        with pytest.raises(Denied, match="somebody else"):
+            await core.call(who, "Namespace.Create", create("a", 1))
+    remove = pb.RemoveRequest(target=itself(directory, "a"), request=create("", 1).request)
+    with pytest.raises(Invalid, match="another request"):  # its id, for something else
+        await core.call(ANA, "Namespace.Remove", remove)
+    assert volume.state.commit == commit
+    await core.call(ANA, "Namespace.Create", create("b", 2))
+    await core.call(
+        ANA,
+        "Namespace.Remove",
+        pb.RemoveRequest(target=itself(directory, "a"), request=create("", 3).request),
+    )
+    with pytest.raises(Stale):  # what was removed does not come back
+        await core.call(ANA, "Namespace.Create", create("a", 1))
+    with pytest.raises(NotFound):
+        await stat_of(core, "/d/a")
