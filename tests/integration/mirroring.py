@@ -248,6 +248,47 @@ class World:
 
         return asyncio.run(pinned(cluster, path, commit))
 
+    def is_empty(self) -> bool:
+        """Whether nothing was copied to the mirror yet."""
+        with self.west.client() as dp:
+            return not dp.mirror_info(MIRROR).commit
+
+    # ---- what people do
+
+    def begin_again(self) -> None:
+        """With a mirror to which nothing was copied yet."""
+        with self.west.client() as dp:
+            dp.remove_mirror(MIRROR)
+            dp.create_mirror(MIRROR, f"/east{PATH}")
+
+    def promote_and_fail_back(self) -> None:
+        """Everybody goes west, writes there, and comes back."""
+        with self.west.client() as dp:
+            dp.promote_mirror(MIRROR)
+        away = Writer(self.west, self.random.getrandbits(32), MIRROR)
+        for _ in range(10):
+            away.write()
+        away.close()
+        self.fail_back()
+
+    def fail_back(self) -> None:
+        """The east follows the west, takes over, and is followed by it again."""
+        with self.east.client() as there, self.west.client() as here:
+            there.create_mirror(PATH, f"/west{MIRROR}", discard=True)
+            here.sync()
+            until(
+                lambda: (
+                    self._commit(self.east, PATH) >= self._commit(self.west, MIRROR)
+                    and there.mirror_info(PATH).state == "current"
+                ),
+                "the east follows",
+            )
+            self.assert_equal((self.east, PATH), (self.west, MIRROR))
+            there.promote_mirror(PATH)
+            here.create_mirror(MIRROR, f"/east{PATH}")
+        self.recorder = Recorder(self.east)
+        self.recorder.note()
+
     # ---- what breaks
 
     def break_something(self, pause_s: float) -> str:

@@ -391,21 +391,10 @@ async def test_mirrors_are_commits_of_their_sources(seed: int) -> None:
 
 
 def name_extents_before_they_are_synced(patch: pytest.MonkeyPatch) -> None:
-    original = incoming.Incoming._fetch
+    async def nothing(self: Any) -> None:
+        return
 
-    async def fetch(self: Any, pin: Any, wanted: Any) -> None:
-        segments = self._volume.storage.segments
-        sync, segments.sync = segments.sync, _nothing
-        try:
-            await original(self, pin, wanted)
-        finally:
-            segments.sync = sync
-
-    patch.setattr(incoming.Incoming, "_fetch", fetch)
-
-
-async def _nothing() -> None:
-    return
+    patch.setattr(incoming.Incoming, "sync", nothing)
 
 
 def forget_what_was_deleted(patch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ async def catch_up(volume: Volume, pin: Pin, base: Base, counts: Counts | None =
         rows = await _changed(pin, base)
         coming = Incoming(volume, source_of(pin.described), counts)
         local = await coming.localize(pin, rows)
-        await volume.storage.segments.sync()
+        await coming.sync()
         changes = await log_of(pin, base.since, counts)
         if changes.oldest is not None and not base.is_turn:
             await trim(volume, base.since + 1)

@@ -170,7 +170,7 @@ class Copy:
         cursor: CopyCursor,
         written: Callable[[bytes], None],
     ) -> None:
-        await self._volume.storage.segments.sync()
+        await coming.sync()
 
         async def work(unit: Unit) -> None:
             await incoming.write(unit, rows, coming)

@@ -104,8 +104,7 @@ class Incoming:
         self.counts = counts
 
     async def localize(self, pin: Pin, rows: Rows) -> dict[bytes, bytes | None]:
-        """The rows with extents of this store: no commit may name them before its segments are
-        synced. CORRUPT."""
+        """The rows with extents of this store: no commit may name them before `sync`. CORRUPT."""
         self.counts.rows += len(rows)
         for key, value in rows.items():
             self.counts.value_bytes += len(key) + (len(value) if value is not None else 0)
@@ -128,6 +127,10 @@ class Incoming:
             made[key] = naming(key, value, local.extent, skip - local.start)
             self.sources[key] = SourceExtent(source, self._source, local.start)
         return made
+
+    async def sync(self) -> None:
+        """From now on a commit may name what was made local."""
+        await self._volume.storage.segments.sync()
 
     def is_fresh(self, extent: Extent) -> bool:
         """Whether it was never committed before; once asked, it counts as that."""
