@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ...base.errors import Corrupt
 from ...keyspace import keys
 from ...keyspace.records import MirrorCursor, SourceExtent
+from ..replication.incoming import source_id
 from ..units import Unit
 from .findings import Repair, Step
 from .picture import read_record
@@ -55,8 +56,12 @@ def _check_cursor(check: Check, value: bytes) -> None:
 
 async def check_sources(check: Check) -> None:
     """Each names an extent of the source for a value that has an extent here. Once a mirror was
-    promoted they mean nothing any more, and are swept."""
+    promoted they mean nothing any more, and are swept; so do those of an earlier source."""
     is_mirror = await check.picture.find(keys.MIRROR_CURSOR_KEY) is not None
+    mirror = check.volume.settings.mirror
+    source = b""
+    if is_mirror and mirror:
+        source = source_id(mirror["store"], mirror["volume"], check.volume.settings.history)
     async for page in check.pages(keys.MIRRORED, "extents of the source"):
         check.counts["extents of the source"] += len(page)
         if not is_mirror:
@@ -65,7 +70,10 @@ async def check_sources(check: Check) -> None:
         for (key, value), name, there in zip(
             page, named, await check.picture.find_many(named), strict=True
         ):
-            problem = "" if _is_source(value) else "cannot be read"
+            found = _source_of(value)
+            if found not in (None, source):
+                continue
+            problem = "" if found is not None else "cannot be read"
             if not problem and there is None and not check.picture.is_unreadable(name):
                 problem = "belongs to nothing that there is"
             elif not problem and there is not None and not _has_extent(name, there):
@@ -74,12 +82,12 @@ async def check_sources(check: Check) -> None:
                 check.add("/", f"which extent of the source {name!r} has {problem}", _delete(key))
 
 
-def _is_source(value: bytes) -> bool:
+def _source_of(value: bytes) -> bytes | None:
+    """Of whose extents it tells; None if it cannot be read."""
     try:
-        SourceExtent.unpack(value)
+        return SourceExtent.unpack(value).source
     except Corrupt:
-        return False
-    return True
+        return None
 
 
 def _has_extent(key: bytes, value: bytes) -> bool:

@@ -34,7 +34,11 @@ Rows = Mapping[bytes, bytes | None]
 def source_of(described: Described) -> bytes:
     """Whose extents those of a source are: 8 bytes. They may mean something else once it is another
     volume, or its line of commits was cut; its segments have numbers that are never used again."""
-    parts = described.store, described.volume.to_bytes(8, "big"), described.history
+    return source_id(described.store, described.volume, described.history)
+
+
+def source_id(store: bytes, volume: int, history: bytes) -> bytes:
+    parts = store, volume.to_bytes(8, "big"), history
     return blake2b(b"/".join(parts), digest_size=8).digest()
 
 

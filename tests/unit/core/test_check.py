@@ -27,6 +27,7 @@ from dataplatform.core import (
 )
 from dataplatform.core.check import Finding, check_platform, check_volume
 from dataplatform.core.check.picture import Picture
+from dataplatform.core.replication.incoming import source_id
 from dataplatform.core.snapshots import Snapshot
 from dataplatform.core.units import SYSTEM, Unit
 from dataplatform.engine.base import Pair, View, scan_all
@@ -1254,7 +1255,10 @@ async def a_mirror_of_another_line(world: World) -> None:
     kept("/mounted", "a row of unknown meaning"),
 )
 async def what_a_mirror_should_not_have(world: World) -> None:
-    source = SourceExtent(Extent(1, 0, 10, 10, 0), b"12345678")
+    volume = await world.platform.acquire(world.mounted)
+    whose = source_id(b"s", 7, volume.settings.history)
+    world.platform.release(volume)
+    source = SourceExtent(Extent(1, 0, 10, 10, 0), whose)
     await _plant_in_mirror(
         world,
         {
