@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
@@ -56,19 +57,18 @@ async def _followed(call: Call, message: pb.ChangesRequest) -> tuple[Volume, int
     return node.volume, node.inode.number
 
 
-async def _published(
-    call: Call, message: pb.PublishRequest, volume: Volume, stored: str
+def _published(
+    call: Call, message: pb.PublishRequest, volume: Volume, stored: Sequence[Any]
 ) -> pb.Publication:
-    """The publication as it is now; empty if it has gone meanwhile."""
-    found = await call.platform.publications.describe(volume.id, stored)
-    return _publication(found) if found is not None else pb.Publication(topic=message.topic)
+    """The publication as it began."""
+    return _publication(Listed(*stored))
 
 
 @rpc("Changes.Publish", answer=_published)
 async def publish(call: Call, message: pb.PublishRequest, data: Any) -> pb.Publication:
     source = await call.node(message.target)
     stream = await stream_node(call, message.stream)
-    name = await call.platform.publications.publish(
+    begun = await call.platform.publications.publish(
         call.request(message),
         source,
         stream,
@@ -77,7 +77,7 @@ async def publish(call: Call, message: pb.PublishRequest, data: Any) -> pb.Publi
         message.since if message.HasField("since") else None,
         restart=message.restart,
     )
-    return await _published(call, message, stream.volume, name)
+    return _publication(begun)
 
 
 @rpc("Changes.Unpublish", answer=done)

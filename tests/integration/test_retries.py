@@ -59,6 +59,10 @@ def _quota(dp: dataplatform.Client, wire: Wire, base: str) -> None:
     dp.set_quota(base, quota_bytes=1 << 30)
 
 
+def _published(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    dp.publish_changes(f"{base}/f", f"{base}/s", "feed")
+
+
 def _volume(dp: dataplatform.Client, wire: Wire, base: str) -> None:
     dp.create_volume(f"{base}/v")
 
@@ -148,6 +152,12 @@ CASES: dict[str, Case] = {
         lambda b: pb.DeleteGroupRequest(stream=at(f"{b}/s"), group="g"), before=_group
     ),
     "Transactions.Commit": Case(_transaction),
+    "Changes.Publish": Case(
+        lambda b: pb.PublishRequest(target=at(f"{b}/f"), stream=at(f"{b}/s"), topic="feed")
+    ),
+    "Changes.Unpublish": Case(
+        lambda b: pb.UnpublishRequest(stream=at(f"{b}/s"), topic="feed"), before=_published
+    ),
     "Quotas.Set": Case(
         lambda b: pb.QuotaRequest(target=at(b), limits=pb.QuotaLimits(quota_bytes=1 << 30))
     ),

@@ -204,9 +204,9 @@ class Publications:
         since: int | None = None,
         *,
         restart: bool = False,
-    ) -> str:
+    ) -> Listed:
         """Copy what is committed after `since` (None: from now on) at or below `source` to a topic,
-        which is made if it is not there; the publication's name.
+        which is made if it is not there; the publication as it begins.
 
         EXISTS if it is there already; with `restart` it goes on, by the right of who asks now,
         where it stopped, or behind what was trimmed meanwhile. STALE for a `since` that is.
@@ -219,14 +219,14 @@ class Publications:
         await volume.allow(stand_in, source.inode, REACH, origin=request.origin)
         await home.allow(stand_in, stream.inode.number, Verb.PRODUCE, origin=request.origin)
         of = await self._platform.path_of(volume, source.inode.number)
-        to = label(await self._platform.path_of(home, stream.inode.number), topic)
+        to = await self._platform.path_of(home, stream.inode.number)
         place, commit = await _begin(volume, source.inode.number, since)
         name = f"{stream.inode.number}:{topic}:{volume.id}:{source.inode.number}"
         known = self._jobs.get((home.id, name))
         at = await _resumed(volume, known.record) if known is not None and since is None else None
         await self._mark(home.id)
 
-        async def work(unit: Unit) -> str:
+        async def work(unit: Unit) -> Listed:
             inode = await writable_stream_of(unit, stream.inode.number)
             await unit.allow(inode, Verb.PRODUCE)
             stored = await unit.get(keys.publication(name))
@@ -249,7 +249,7 @@ class Publications:
             if old is None:
                 await _check_room(unit)
             elif not restart:
-                raise Exists("that is published there already", path=of, topic=to)
+                raise Exists("that is published there already", path=of, topic=label(to, topic))
             else:
                 record.created_ns, record.records = old.created_ns, old.records
                 if since is None:
@@ -264,9 +264,12 @@ class Publications:
             stream_path = await unit.path_of(inode.number)
             unit.event("changes published", stream_path, Kind.STREAM, topic=topic, of=of)
             unit.on_commit(lambda _: self._put((home.id, name), record))
-            return name
+            return Listed(
+                *(of, to, topic, record.commit, 0, record.by, record.created_ns, "running", ""),
+                *(record.kinds, record.events, record.records),
+            )
 
-        return await home.run(request, work, durable=True)
+        return Listed(*await home.run(request, work, durable=True))
 
     async def _mark(self, volume_id: int) -> None:
         """The volume may hold publications: it is opened at the start."""
@@ -296,6 +299,9 @@ class Publications:
         there is none, INVALID if there are several and no path.
         """
         home, number = stream.volume, stream.inode.number
+        known, _ = await home.lane.find_reply(request)
+        if known:
+            return  # it was done
         found = [
             job
             for job in self._jobs.values()
@@ -333,10 +339,6 @@ class Publications:
             ):
                 found.append(listed)
         return sorted(found)
-
-    async def describe(self, home: int, name: str) -> Listed | None:
-        job = self._jobs.get((home, name))
-        return await self._listed(SYSTEM, job) if job is not None else None
 
     async def _listed(self, request: Request, job: Job) -> Listed | None:
         record, principal = job.record, request.principal
