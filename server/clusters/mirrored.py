@@ -21,8 +21,8 @@ _OPEN = METHODS["Files.Open"]
 _WRITE_VERB = 2
 
 
-def may_be_read(method: Method, message: Any) -> bool:
-    """Whether the request only reads, as any mirror can answer it."""
+def only_reads(method: Method, message: Any) -> bool:
+    """Whether the request changes nothing, so that any mirror can answer it."""
     if method is _OPEN:
         return not message.truncate and not message.access & _WRITE_VERB
     return method.read_only

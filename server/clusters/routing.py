@@ -107,10 +107,10 @@ class Routes:
         principal = call.principal
         if not self._clusters.may_use(cluster, principal):
             raise Denied("you may not use this cluster", cluster=cluster, user=principal.name)
-        if principal.is_read_only and not method.read_only:
+        if principal.is_read_only and not mirrored.only_reads(method, message):
             raise Denied("the token allows no change", user=principal.name)
         if method.number == _LOCATE:
-            return pb.LocateReply(elsewhere=True), b""
+            message.length = 0  # its files are not on this machine: only whether one may is asked
         mapping.make_local(message, TARGETS[type(message)], self._place, cluster, slot)
         if type(message) is pb.WriteRequest:
             # The client sends again what its own server lost, and hears of no other one's restart.
@@ -137,6 +137,8 @@ class Routes:
         mapping.make_global(reply, cluster, slot)
         if call.speaks:
             _govern(reply)
+        if method.number == _LOCATE:
+            return pb.LocateReply(elsewhere=True), b""
         if type(reply) in (pb.WriteReply, pb.SyncReply):
             reply.verifier = call.server.instance  # it is durable already
         return reply, bulk
@@ -145,7 +147,7 @@ class Routes:
         """Have a request that only reads go to a mirror here, if that is allowed."""
         names = TARGETS[type(message)]
         target = getattr(message, names[0])
-        if len(names) > 1 or not target.stale_ok or not mirrored.may_be_read(method, message):
+        if len(names) > 1 or not target.stale_ok or not mirrored.only_reads(method, message):
             return False
         identity = self._clusters.get(cluster).identity
         as_of_ns = await mirrored.turn(self._platform, identity, target)

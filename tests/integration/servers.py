@@ -85,6 +85,11 @@ class ServerProcess:
         """SIGTERM; its exit code."""
         return self._end(signal.SIGTERM)
 
+    def signal(self, sign: signal.Signals) -> None:
+        """Without waiting for anything."""
+        assert self._process is not None
+        self._process.send_signal(sign)
+
     def _end(self, sign: signal.Signals) -> int:
         process, self._process = self._process, None
         if process is None:

@@ -16,6 +16,7 @@ from dataplatform.api.methods import METHODS
 
 from .cells import CELLS, World, expected, is_as_expected, with_world
 from .doors import Core, Door, Frames, Grpc
+from .relay import is_passed_on, relay_of
 from .requests import REQUESTS
 
 READ_ONLY = {
@@ -58,6 +59,30 @@ async def test_every_door_gives_the_same_verdict(service: str, tmp_path: Path) -
                 got = await door.call(world.tokens[cell.token], method, message, data)
                 if not is_as_expected(got, wanted, is_sure=request.is_sure):
                     wrong.append(f"{method}, {cell.name}, {door.name}: {got}, not {wanted}")
+
+    await with_world(tmp_path, test)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("service", sorted({name.partition(".")[0] for name in METHODS}))
+async def test_another_cluster_gives_the_same_verdict(service: str, tmp_path: Path) -> None:
+    """Users are the same by name, with the rights that they have there."""
+    wrong: list[str] = []
+    requests = {name: r for name, r in REQUESTS.items() if name.startswith(f"{service}.")}
+
+    async def test(world: World) -> None:
+        async with relay_of(world, tmp_path / "home") as door:
+            for (method, request), cell in itertools.product(requests.items(), CELLS):
+                changes = not READ_ONLY.get(method, METHODS[method].read_only)
+                wanted = expected(cell, request.about, changes=changes)
+                base = await world.directory(cell, wanted, changes=changes)
+                built = request.build(base)
+                message, data = built if isinstance(built, tuple) else (built, b"")
+                if not is_passed_on(message):
+                    continue
+                got = await door.call(world.tokens[cell.token], method, message, data)
+                if not is_as_expected(got, wanted, is_sure=request.is_sure):
+                    wrong.append(f"{method}, {cell.name}: {got}, not {wanted}")
 
     await with_world(tmp_path, test)
     assert not wrong, "\n".join(wrong)

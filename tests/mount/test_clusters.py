@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dataplatform.base.errors import Unavailable
 from tests.integration.test_clusters import Cluster, clusters
 from tests.mount.mounts import Mount, ground
 
@@ -115,6 +117,36 @@ def test_a_cluster_that_is_away(two: tuple[Cluster, Cluster]) -> None:
         file.close()
         with east.connect() as dp:
             assert dp.read_file("/f") == b"abd"
+
+
+def test_a_cluster_that_is_silent(two: tuple[Cluster, Cluster]) -> None:
+    """As behind a cable that is cut: nobody says that it is away."""
+    home, east = two
+    with Mount(home.process.address, ground() / "mnt") as mount, home.connect() as dp:
+        top = mount.mountpoint
+        (top / "east" / "f").write_bytes(b"abc")
+        east.process.signal(signal.SIGSTOP)
+        try:
+            began_s = time.monotonic()
+            with pytest.raises(OSError) as caught:
+                (top / "east" / "g").write_bytes(b"")
+            assert caught.value.errno == errno.EHOSTDOWN
+            assert time.monotonic() - began_s < 12
+            began_s = time.monotonic()
+            for n in range(10):
+                (top / "here" / f"x{n}").write_bytes(b"y")
+                assert sorted(os.listdir(top)) == ["east", "here"]
+                with pytest.raises(OSError):
+                    os.stat(top / "east" / "f")
+                with pytest.raises(Unavailable):
+                    dp.read_file("/east/f")
+            assert time.monotonic() - began_s < 3, "the rest goes on"
+        finally:
+            east.process.signal(signal.SIGCONT)
+        wait_for(lambda: is_there(top / "east" / "f"), "it is there again")
+        with east.connect() as there:
+            there.write_file("/f", b"abd")
+        assert (top / "east" / "f").read_bytes() == b"abd"
 
 
 def test_a_cluster_that_comes_and_goes(tmp_path: Path) -> None:
