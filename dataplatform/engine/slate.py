@@ -273,6 +273,9 @@ class _Checkpoints:
                 if opened is not None:
                     opened.hold = await self._create(named.admin, named.id, None, HOLD_MS)
                 await self._place.stored(named.admin.delete_checkpoint(named.id), named.path)
+                if named.path != self._path:  # nobody else tidies up there
+                    with contextlib.suppress(slatedb.Error):
+                        await named.admin.run_gc_once(None)
 
     async def names(self) -> list[str]:
         with _errors(self._path):

@@ -30,6 +30,11 @@ def check_before(dp: dataplatform.Client, path: str) -> None:
     assert sum(offset.offset for offset in group.offsets) == 4
 
 
+ROUNDS = 6
+ROUNDS_SYSTEM = 100
+"""At most twice as many kills."""
+
+
 @pytest.mark.parametrize("engine", ["rocks", "slate"])
 def test_a_clone_goes_its_own_way(engine: str, tmp_path: Path) -> None:
     with serving(tmp_path, engine) as process, dataplatform.connect(process.address) as dp:
@@ -133,6 +138,18 @@ def test_a_mount_like_client_sees_the_restored_volume(tmp_path: Path) -> None:
 @pytest.mark.allow_warnings
 @pytest.mark.parametrize("engine", ["rocks", "slate"])
 def test_killed_while_cloning_and_restoring(engine: str, tmp_path: Path, seed: int) -> None:
+    campaign(engine, tmp_path, seed, ROUNDS)
+
+
+@pytest.mark.system
+@pytest.mark.timeout(3600)
+@pytest.mark.allow_warnings
+@pytest.mark.parametrize("engine", ["rocks", "slate"])
+def test_killed_often(engine: str, tmp_path: Path, seed: int) -> None:
+    campaign(engine, tmp_path, seed, ROUNDS_SYSTEM)
+
+
+def campaign(engine: str, tmp_path: Path, seed: int, rounds: int) -> None:
     """Each is repeated by its client until it is answered; a snapshot is what it was all along."""
     rng = random.Random(seed)
     with serving(tmp_path, engine) as process:
@@ -148,7 +165,7 @@ def test_killed_while_cloning_and_restoring(engine: str, tmp_path: Path, seed: i
         def work() -> None:
             try:
                 with dataplatform.connect(process.address) as dp:
-                    for number in range(ROUNDS):
+                    for number in range(rounds):
                         dp.restore_snapshot("/v", "monday")
                         check_before(dp, "/v/p")
                         done.append("restored")
@@ -167,12 +184,12 @@ def test_killed_while_cloning_and_restoring(engine: str, tmp_path: Path, seed: i
         kills = 0
         while worker.is_alive():
             worker.join(rng.uniform(0.05, 1.0))
-            if worker.is_alive() and kills < KILLS:
+            if worker.is_alive() and kills < 2 * rounds:
                 process.kill()
                 process.start()
                 kills += 1
         assert not failed, failed
-        assert len(done) == 2 * ROUNDS
+        assert len(done) == 2 * rounds
         print(f"{engine}: {kills} kills")  # noqa: T201  with -rA
         with dataplatform.connect(process.address) as dp:
             check_before(dp, "/v/p")
@@ -181,10 +198,6 @@ def test_killed_while_cloning_and_restoring(engine: str, tmp_path: Path, seed: i
             assert [volume.path for volume in dp.volumes()] == ["/", "/v"]
     left = sorted(p.name for p in (tmp_path / "data" / "volumes").glob("*"))
     assert engine == "slate" or len(left) == 2, left
-
-
-ROUNDS = 8
-KILLS = 20
 
 
 def test_who_may(tmp_path: Path) -> None:

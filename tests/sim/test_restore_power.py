@@ -11,6 +11,8 @@ from typing import TypeVar
 import pytest
 
 from dataplatform.base.errors import PlatformError
+from dataplatform.core import orphans
+from dataplatform.core.volumes import LEASE_S
 from dataplatform.engine.wrappers import Faults
 from tests.model.platform_driver import Driver, Place, assert_clean
 
@@ -66,7 +68,10 @@ async def begin(place: Place) -> tuple[Driver, int]:
 
 
 async def run(
-    tmp_path: Path, seed: int, work: Callable[[Driver, int], Awaitable[object]]
+    tmp_path: Path,
+    seed: int,
+    work: Callable[[Driver, int], Awaitable[object]],
+    prepare: Callable[[Driver], Awaitable[object]] | None = None,
 ) -> list[tuple[Driver, Place, bool]]:
     """Every state that a power cut leaves, one after the other."""
     states = []
@@ -75,6 +80,8 @@ async def run(
         place = Place("memory", tmp_path)
         place.faults = switch = Switch(place, random.Random(seed * 1000 + cut_at))
         driver, number = await begin(place)
+        if prepare is not None:
+            await prepare(driver)
         switch.cut_at = cut_at
         try:
             await work(driver, number)
@@ -130,5 +137,52 @@ async def test_cloning(tmp_path: Path, seed: int) -> None:
         assert await driver.read("/b/f") == b"before"
         await driver.remove_snapshot("/a", "one")
         await assert_clean(driver.platform)
+        await driver.platform.close()
+    assert len(seen) == 2
+
+
+async def swept(driver: Driver, place: Place) -> list[str]:
+    """What is in /a once all has gone that goes by itself."""
+    place.clock.advance(LEASE_S + 1)
+    async with driver.node("/a") as node:
+        await orphans.run_once(node.volume)
+    await assert_clean(driver.platform)
+    return await driver.names("/a")
+
+
+async def test_restoring_a_path(tmp_path: Path, seed: int) -> None:
+    seen = set()
+    for driver, place, done in await run(
+        tmp_path, seed, lambda d, _: d.restore_path("/a/large", "one")
+    ):
+        names = tuple(name for name in await driver.names("/a") if not name.startswith("."))
+        seen.add(names)
+        assert names == ("f", "large", "later") or (not done and names == ("f", "later"))
+        await assert_clean(driver.platform)
+        assert await swept(driver, place) == list(names)
+        await driver.send_again()
+        assert await driver.read("/a/large") == b"x" * PART
+        assert await swept(driver, place) == ["f", "large", "later"]
+        await driver.platform.close()
+    assert len(seen) == 2
+
+
+async def test_promoting(tmp_path: Path, seed: int) -> None:
+    async def work(driver: Driver, number: int) -> None:
+        await driver.promote("/b/f")
+
+    async def prepare(driver: Driver) -> None:
+        await driver.clone("/a", "two", "/b")
+        await driver.write_file("/b/f", b"better" * 1000)
+        await driver.sync()
+
+    seen = set()
+    for driver, place, done in await run(tmp_path, seed, work, prepare):
+        data = await driver.read("/a/f")
+        seen.add(data)
+        assert data == b"better" * 1000 or (not done and data == b"after!")
+        await driver.send_again()
+        assert await driver.read("/a/f") == b"better" * 1000
+        assert await swept(driver, place) == ["f", "later"]
         await driver.platform.close()
     assert len(seen) == 2
