@@ -56,8 +56,11 @@ log = logging.getLogger(__name__)
 TOKEN_CONTEXT = b"token of a mirror"
 """What the protection of a token is bound to. Stored."""
 
-LISTEN_S = 10.0
+LISTEN_S = 2.0
 """A continuous mirror waits so long at its source for something new, then asks again."""
+
+PAUSED_S = 10.0
+"""So often a mirror that is paused is looked at."""
 
 EVERY_MS_MAX = 365 * 24 * 3600 * 1000
 
@@ -150,7 +153,7 @@ class Status:
 class _Mirror:
     """What is known in memory of one mirror; it may be lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Signal | None = None) -> None:
         self.source: Source | None = None
         self.described: Described | None = None
         self.heard_s = 0.0  # when that was
@@ -161,7 +164,7 @@ class _Mirror:
         self.error_ns = 0
         self.moved: list[tuple[float, int]] = []
         self.task: asyncio.Task[Any] | None = None
-        self.changed = Signal()  # somebody set, paused, resumed or promoted it
+        self.changed = changed or Signal()  # somebody set, paused, resumed or promoted it
         self.stopped = False
 
 
@@ -233,15 +236,21 @@ class Mirrors:
         volume_id = await platform.catalog.create(
             request, at, settings, encrypt=encrypt, is_mirror=True
         )
-        self._came(volume_id)
+        await self._came(volume_id)
         return volume_id
 
     def check_may(self, principal: Principal) -> None:
         """DENIED to whoever is no administrator: a mirror shows all that its source has."""
         self._platform.guard.require_admin(principal, "make or change a mirror")
 
-    def _came(self, volume_id: int) -> None:
-        self._mirrors.pop(volume_id, None)
+    async def _came(self, volume_id: int) -> None:
+        """It is new, or follows another source than before: nothing that is known holds any more,
+        and its turn comes at once."""
+        old = self._mirrors.pop(volume_id, None)
+        if old is not None:
+            await self._hang_up(old)
+            self._mirrors[volume_id] = _Mirror(old.changed)
+            old.changed.notify()
         self.changed.notify()
 
     async def _ask(self, link: Link) -> Described:
@@ -317,11 +326,11 @@ class Mirrors:
         discard: bool,
     ) -> int:
         node_volume = await self._root_at(at)
-        async with self._volume(node_volume) as volume:
+        async with self.quiet(node_volume), self._volume(node_volume) as volume:
             await volume.writeback.flush_all()
             await self._begin_turn(volume, described, mirror, discard=discard)
         await self._mark(node_volume, is_mirror=True)
-        self._came(node_volume)
+        await self._came(node_volume)
         return node_volume
 
     async def _root_at(self, at: NewName) -> int:
@@ -547,7 +556,7 @@ class Mirrors:
                 return None
             known.cursor = await cursor_of(volume)
             if mirror.get("paused"):
-                return LISTEN_S
+                return PAUSED_S
             copy = await self._follow(volume, known, mirror)
             known.error = ""
         if copy is not None:
@@ -869,7 +878,7 @@ class Mirrors:
             heard_s = self._platform.clock.monotonic() - known.heard_s
             is_all = cursor.commit == described.commit and not known.error
             behind_s = 0 if is_all else max(0, described.time_ns - cursor.asked_ns) / 1e9
-            is_listening = is_all and known.task is not None and not status.every_ms
+            is_listening = is_all and not status.every_ms and heard_s < 2 * LISTEN_S
             status.lag_s = 0.0 if is_listening else behind_s + heard_s
         status.state = _state(mirror, known, cursor, status)
         return status

@@ -554,3 +554,17 @@ async def test_a_copy_goes_on_where_the_link_was_cut(
         assert cuts > 3
         assert parts < 80, "what was copied is not copied again"
         await world.assert_mirrored("west", number, "east", "/v")
+
+
+async def test_a_mirror_is_given_another_source_with_the_same_past(tmp_path: Path) -> None:
+    async with a_world("memory", tmp_path, "east", "west", "south") as world:
+        await a_mirror(world)
+        far = await world.mirror("south", "/s", "west", "/m")
+        await world.follow("south", far)
+        before = world.platforms["south"].mirrors._of(far).counts.rows
+        assert await world.mirror("south", "/s", "east", "/v") == far
+        await world.driver("east").write_file("/v/more", b"x")
+        await world.driver("east").sync()
+        await world.follow("south", far)
+        await world.assert_mirrored("south", far, "east", "/v")
+        assert world.platforms["south"].mirrors._of(far).counts.rows < before
