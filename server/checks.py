@@ -66,6 +66,8 @@ class CheckJob:
                 repairable=finding.repairable,
                 repaired=finding.repaired,
             )
+        for warning in report.warnings:
+            self._reply.warnings.add(path=warning.path, problem=warning.problem)
         for name, count in report.counts.items():
             self._reply.counts[name] = count
         self._reply.stage = "done"

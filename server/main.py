@@ -172,6 +172,8 @@ async def _check(data: Path, store: str | None, repair: bool, masters: Masters) 
         state = "repaired" if finding.repaired else "repairable" if finding.repairable else "found"
         left += not finding.repaired
         sys.stdout.write(f"{state}: {finding.path}: {finding.problem}\n")
+    for warning in report.warnings:
+        sys.stdout.write(f"warning: {warning.path}: {warning.problem}\n")
     counts = ", ".join(f"{count} {name}" for name, count in sorted(report.counts.items()))
     sys.stdout.write(f"checked {counts or 'nothing'}: {left} problems\n")
     return KINDS[ErrorKind.CORRUPT].exit_code if left else 0

@@ -64,5 +64,7 @@ def _show(report: CheckReport) -> None:
         state = "repaired" if finding.repaired else "repairable" if finding.repairable else "found"
         left += not finding.repaired
         outputs.line(f"{state}: {finding.path}: {finding.problem}")
+    for warning in report.warnings:
+        outputs.line(f"warning: {warning.path}: {warning.problem}")
     counts = ", ".join(f"{count} {name}" for name, count in sorted(report.counts.items()))
     outputs.line(f"checked {counts or 'nothing'}: {left} problems")

@@ -80,6 +80,7 @@ class SystemOperations(Operations):
                 Finding(f.path, f.problem, f.repairable, f.repaired) for f in reply.findings
             ),
             counts=dict(reply.counts),
+            warnings=tuple(Finding(w.path, w.problem, False, False) for w in reply.warnings),
         )
 
 

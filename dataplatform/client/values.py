@@ -654,6 +654,8 @@ class CheckReport:
     checked: int
     findings: tuple[Finding, ...]
     counts: Mapping[str, int]
+    warnings: tuple[Finding, ...] = ()
+    """No damage, and probably not what was meant: a rule names somebody who does not exist."""
 
     @property
     def ok(self) -> bool:

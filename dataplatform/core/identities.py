@@ -151,6 +151,9 @@ class Identities:
     def has_user(self, name: str) -> bool:
         return name in self._users
 
+    def has_group(self, name: str) -> bool:
+        return name in self._groups
+
     def user(self, name: str) -> UserRecord:
         """NOT_FOUND."""
         found = self._users.get(name)

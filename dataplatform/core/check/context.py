@@ -54,6 +54,7 @@ class Check:
         self.inodes = Inodes()
         self.references = References(self, sizes)
         self.counts: Counter[str] = Counter()
+        self.named: dict[tuple[str, str], str] = {}  # see `rights`
         self.used_bytes = 0
         self.quotas: dict[int, DirectoryQuota] = {}
         self.used_below: Counter[int] = Counter()  # bytes by directory, if there are quotas

@@ -39,7 +39,11 @@ class Finding:
 @dataclass(slots=True)
 class Report:
     findings: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+    """What is as it may be, and probably not as it was meant."""
     counts: dict[str, int] = field(default_factory=dict)
+    named: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Names in access expressions and where each was seen first: see `rights`."""
 
 
 class Step(enum.IntEnum):
@@ -74,13 +78,16 @@ class Findings:
         if len(self.listed) >= FINDINGS_MAX:
             self._unlisted += 1
             return
-        shown = path
-        if self._prefix:
-            shown = self._prefix if path == "/" else f"{self._prefix}/{path.removeprefix('/')}"
-        finding = Finding(shown, problem, repair is not None)
+        finding = Finding(self.shown(path), problem, repair is not None)
         self.listed.append(finding)
         if repair is not None:
             self._planned.append(_Planned(finding, path, repair))
+
+    def shown(self, path: str) -> str:
+        """From the platform's root."""
+        if not self._prefix:
+            return path
+        return self._prefix if path == "/" else f"{self._prefix}/{path.removeprefix('/')}"
 
     def end(self) -> list[Finding]:
         if self._unlisted:

@@ -17,6 +17,7 @@ from ...base.errors import Corrupt
 from ...keyspace import keys
 from ...keyspace.records import ROOT_INODE, Inode, Kind
 from .picture import PAGE_ROWS, read_record
+from .rights import check_expressions
 
 if TYPE_CHECKING:
     from .context import Check
@@ -112,6 +113,8 @@ async def read_inodes(check: Check) -> None:
                 continue
             check.inodes.add(inode)
             check.counts[_COUNTED_AS.get(inode.kind, "special nodes")] += 1
+            if inode.access:
+                await check_expressions(check, inode)
             problem = _problem(check, inode)
             if problem:
                 check.add(await check.path_of(number), problem)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from ...base.errors import NotFound, PlatformError
 from ...keyspace import keys
 from ...keyspace.records import ROOT_VOLUME, VolumePhase, VolumeRecord
+from ..identities import RESERVED
 from .context import Progress
 from .findings import Finding, Report
 from .picture import read_record
+from .rights import USER
 from .snapshots import check_snapshots
 from .volumes import check_one
 
@@ -59,6 +61,7 @@ async def check_platform(
     for record in records.values():
         await _check_junction(platform, record, report)
     await _check_mounted(platform, mounted, report)
+    _check_names(platform, report)
     return report
 
 
@@ -87,6 +90,8 @@ async def _check_one(
     finally:
         platform.release(volume)
     report.findings += found.findings
+    for named, where in found.named.items():
+        report.named.setdefault(named, where)
     for name, count in found.counts.items():
         report.counts[name] = report.counts.get(name, 0) + count
     return mounted
@@ -98,6 +103,19 @@ async def _mount_path(platform: Platform, volume_id: int) -> str:
     except PlatformError:
         path = ""
     return path if path.startswith("/") else f"(volume {volume_id})"
+
+
+def _check_names(platform: Platform, report: Report) -> None:
+    """Rules name somebody. Users of this machine's system are somebody, too."""
+    identities = platform.identities
+    accounts = identities.accounts
+    for (kind, name), where in sorted(report.named.items()):
+        if kind == USER:
+            known = identities.has_user(name) or accounts.uid_of(name) is not None
+            if not known and name not in RESERVED and not name.startswith("uid:"):
+                report.warnings.append(Finding(where, f"nobody is called {name}", False))
+        elif not identities.has_group(name) and accounts.gid_of(name) is None:
+            report.warnings.append(Finding(where, f"no group is called {name}", False))
 
 
 def _check_owners(platform: Platform, volumes: set[int], report: Report) -> None:

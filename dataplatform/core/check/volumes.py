@@ -16,6 +16,7 @@ from . import (
     mirrors,
     names,
     quotas,
+    rights,
     snapshots,
     streamdata,
     tabledata,
@@ -63,7 +64,8 @@ async def check_one(
             if any(finding.repaired for finding in findings.listed):
                 await quotas.recount(volume)
             await volume.lane.durable()
-    return Report(findings.end(), dict(check.counts)), check.inodes.junctions
+    report = Report(findings.end(), counts=dict(check.counts), named=check.named)
+    return report, check.inodes.junctions
 
 
 async def _look(volume: Volume, findings: Findings, progress: Progress | None) -> Check:
@@ -94,6 +96,7 @@ async def _check(check: Check) -> None:
     await keytable.check_audit_cursors(check)
     await keytable.check_clusters(check)
     await keytable.check_gathers(check)
+    await rights.check_identities(check)
     await quotas.read_quotas(check)
     await inodes.read_inodes(check)
     await names.check_names(check)
