@@ -25,17 +25,25 @@ from dataplatform.core.units import SYSTEM, Unit
 from dataplatform.core.volumes import Volume
 from dataplatform.engine.rocks import RocksStorages
 from dataplatform.keyspace import keys
-from dataplatform.keyspace.records import ROOT_INODE, Kind, Piece, VolumeSettings
+from dataplatform.keyspace.records import (
+    ROOT_INODE,
+    Entry,
+    Inode,
+    Kind,
+    Piece,
+    VolumeSettings,
+    pack_row,
+)
 
 FILES_PER_DIRECTORY = 1000
 FILE_BYTES = 100
-ROWS_PER_UNIT = 20_000
+ROWS_PER_UNIT = 50_000
 AROUND_S = 1.0
 
 
 async def add_files(volume: Volume, count: int) -> None:
-    """Small ones, as many to a directory as stand in one unit."""
-    data = b"x" * FILE_BYTES
+    """Small ones, as many to a directory as stand in one unit, written as the namespace would."""
+    value = Piece(0, FILE_BYTES, b"x" * FILE_BYTES).pack()
     for number in range(0, count, FILES_PER_DIRECTORY):
         name = f"d{number // FILES_PER_DIRECTORY}"
 
@@ -43,13 +51,20 @@ async def add_files(volume: Volume, count: int) -> None:
             new = Attributes(Kind.DIRECTORY, 0o755)
             directory = await namespace.create(unit, ROOT_INODE, name, new)
             parent = await unit.inode(directory)
+            first = directory + 1
+            unit.raise_counters(first + FILES_PER_DIRECTORY, 0)
             for i in range(FILES_PER_DIRECTORY):
                 encoded = b"file-%d" % i
-                inode, _ = await namespace.add_unasked(unit, parent, encoded, Attributes(Kind.FILE))
+                inode = Inode(first + i, Kind.FILE, 0o644, 0, 0, parent=directory, name=encoded)
                 inode.size = inode.used_bytes = FILE_BYTES
-                unit.put(keys.piece(inode.number, 0), Piece(0, FILE_BYTES, data).pack())
-                unit.used(FILE_BYTES, 0, directory)
-            unit.events.clear()
+                inode.mtime_ns = inode.ctime_ns = inode.birth_ns = unit.now_ns
+                unit.save(inode)
+                unit.put(keys.entry(directory, encoded), Entry(inode.number, Kind.FILE).pack())
+                unit.put(keys.piece(inode.number, 0), value)
+            parent.size += FILES_PER_DIRECTORY
+            unit.save(parent)
+            unit.used(FILE_BYTES * FILES_PER_DIRECTORY, FILES_PER_DIRECTORY, directory)
+            unit.quiet = True
 
         await volume.run(SYSTEM, work, durable=False)
 
@@ -62,15 +77,19 @@ async def add_table(volume: Volume, name: str) -> int:
 
 
 async def add_rows(volume: Volume, table: int, count: int) -> None:
-    packer = msgpack.Packer()
+    """As a put of many rows would write them."""
+    pack = msgpack.Packer().pack
     for first in range(0, count, ROWS_PER_UNIT):
-        data = b"".join(
-            packer.pack(b"row-%09d" % i) + packer.pack({"n": i, "model": "ES8"})
-            for i in range(first, first + ROWS_PER_UNIT)
-        )
 
-        async def work(unit: Unit, data: bytes = data) -> None:
-            await tables.put_many(unit, table, data)
+        async def work(unit: Unit, first: int = first) -> None:
+            head, rows = pack_row(unit.commit, 0, b""), keys.rows(table)
+            size = 0
+            for i in range(first, first + ROWS_PER_UNIT):
+                key, value = b"row-%09d" % i, head + pack({"model": "ES8", "n": i})
+                unit.put(rows + key, value)
+                size += len(key) + len(value)
+            await unit.account(table, count=ROWS_PER_UNIT, size_bytes=size)
+            unit.quiet = True
 
         await volume.run(SYSTEM, work, durable=False)
 

@@ -50,7 +50,7 @@ STEM = ".restoring-"
 
 NEW = b"new"
 
-UNIT_ROWS = 2000
+UNIT_ROWS = 800
 UNIT_BYTES = 2 << 20
 """What one unit writes, about."""
 

@@ -14,7 +14,7 @@ from .volumes import Volume
 
 ROWS_PER_UNIT = 2000
 
-NAMES_PER_UNIT = 500
+NAMES_PER_UNIT = 100
 
 
 async def run_once(volume: Volume) -> int:

@@ -273,3 +273,31 @@ def refused(kind: type[PlatformError], path: str) -> Iterator[None]:
     with pytest.raises(kind) as raised:
         yield
     assert str(raised.value.facts.get("path", "")).startswith(path), raised.value.facts
+
+
+async def test_in_the_root_volume(tmp_path: Path) -> None:
+    """Where volumes are mounted beside it, and one of two links is outside."""
+    place = Place("memory", tmp_path)
+    async with at_work(place) as (driver, root):
+        await driver.mkdir("/d")
+        await driver.write_file("/d/f", b"before")
+        await driver.link("/d/f", "/outside")
+        await driver.symlink("f", "/d/symbolic")
+        await driver.create_volume("/d/v")
+        await driver.take_snapshot("/", "one")
+        await driver.create_volume("/w")
+        await driver.write_file("/d/f", b"after!")
+        with pytest.raises(Invalid, match="/d/v"):
+            await driver.restore_path("/d", "one")
+        with pytest.raises(NotFound):
+            await driver.restore_path("/w", "one")
+        with pytest.raises(Invalid):
+            await driver.restore_path("/d/v", "one")
+        await driver.restore_path("/d/f", "one")
+        assert (await driver.stat("/d/f")).links == 1
+        assert await driver.read("/d/f") == b"before" == await driver.read("/outside")
+        await driver.unlink("/d/symbolic")
+        await driver.restore_path("/d/symbolic", "one")
+        assert await driver.read("/d/symbolic") == b"before"
+        await settle(place, root)
+        assert await driver.names("/d") == ["f", "symbolic", "v"]
