@@ -16,7 +16,7 @@ from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS, Method
-from dataplatform.base.errors import Stale, Unavailable
+from dataplatform.base.errors import Internal, Stale, Unavailable
 from dataplatform.base.limits import SLOTS_MAX
 from dataplatform.client.connection import Channel, Pending
 from dataplatform.client.runtime import AsyncRuntime
@@ -56,6 +56,9 @@ MAP = METHODS["Files.Map"]
 COPY_RANGE = METHODS["Files.CopyRange"]
 LOCATE = METHODS["Files.Locate"]
 ACCESS = METHODS["Namespace.Access"]
+
+UNKNOWN_OUTCOMES = (asyncio.CancelledError, Unavailable, Internal)
+"""What a change may end with although it was made, or still is going to be: see `Mount.doubt`."""
 
 CALLER: ContextVar[pb.Caller | None] = ContextVar("caller", default=None)
 """For whom the requests of a task are, in all that they do."""

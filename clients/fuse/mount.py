@@ -51,6 +51,12 @@ class Kernel(Protocol):
     def pages_changed(self, number: int) -> None:
         """Its pages are to be read again. Done soon, in the background."""
 
+    def name_changed(self, directory: int, name: bytes) -> None:
+        """The name is to be looked up again. Done soon, in the background."""
+
+    def epoch(self) -> None:
+        """Every name is to be looked up again, where the kernel can do that. Never waits."""
+
 
 class Mount:
     """One mounted tree."""
@@ -152,6 +158,25 @@ class Mount:
         if message.kind in (pb.TABLE, pb.STREAM):
             node.view = view_of(self.client, message)
         return node
+
+    def doubt(self, node: Node, *names: bytes) -> None:
+        """A change of ours to it, or to these names of a directory, ended without the server's
+        answer (`UNKNOWN_OUTCOMES`): it was made or not. What is remembered of that is believed no
+        more, here and in the kernel; what is being asked just now is not kept."""
+        self.calls.told(node.key)
+        if names:
+            self.nodes.doubt(node, names)
+        else:
+            self.nodes.distrust(node)
+        kernel = self.kernel
+        if kernel is None:
+            return
+        kernel.attributes_changed(node.number)
+        kernel.pages_changed(node.number)
+        for name in names:
+            kernel.name_changed(node.number, name)
+        if names:
+            kernel.epoch()  # dropping a name may wait for programs; nobody may see it meanwhile
 
     # ---- files
 

@@ -6,12 +6,18 @@ two accounts and adds a row, in one transaction each; prints the row's number on
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import sys
+import time
 
 ACCOUNTS = 20
 AMOUNT = 1000
 BUSY_S = 60.0
+THINK_S = 0.02
+"""At most, between two transactions. SQLite's waiters look every tenth of a second whether the
+database is free: without a pause the one that has just committed has it again before they look, and
+another one may wait for a minute, on a local disk, too."""
 
 
 def create(path: str, journal: str) -> None:
@@ -37,6 +43,7 @@ def _open(path: str, journal: str) -> sqlite3.Connection:
 
 def write(path: str, journal: str, writer: int, transactions: int) -> None:
     database = _open(path, journal)
+    rng = random.Random(writer)
     for number in range(transactions):
         database.execute("begin immediate")
         a, b = (number * 7 + writer) % ACCOUNTS, (number * 3 + 1) % ACCOUNTS
@@ -47,6 +54,7 @@ def write(path: str, journal: str, writer: int, transactions: int) -> None:
         database.commit()
         sys.stdout.write(f"{number}\n")
         sys.stdout.flush()
+        time.sleep(rng.uniform(0, THINK_S))
     database.close()
 
 

@@ -56,6 +56,27 @@ _QUIET = frozenset(
 INTERRUPT_LOOK_S = 1.0
 SIGKILL_BIT = 1 << 8
 
+GIVE_UP_S = 15.0
+"""How long a change of a program that was killed is waited for while there is a connection to the
+server: longer than the server itself waits for other mounts to hear of it."""
+
+_LOOKING = frozenset(
+    {
+        kernel.LOOKUP,
+        kernel.GETATTR,
+        kernel.READLINK,
+        kernel.READ,
+        kernel.STATFS,
+        kernel.GETXATTR,
+        kernel.LISTXATTR,
+        kernel.OPENDIR,
+        kernel.READDIR,
+        kernel.READDIRPLUS,
+        kernel.LSEEK,
+    }
+)
+"""Requests that change nothing, whenever they are given up."""
+
 TIME_NS_MAX = (1 << 63) - 1
 
 USAGE_BLOCK_BYTES = 4096
@@ -98,8 +119,8 @@ class Requests:
         self.name_valid_s = packing.VALID_S
         self.setxattr_size = kernel.SETXATTR_IN.size
         self._under_way: dict[int, asyncio.Task[Any]] = {}
-        self._callers: dict[int, int] = {}  # processes, of those under way
-        self._interrupted: dict[int, int] = {}
+        self._heads: dict[int, Request] = {}  # of those under way
+        self._interrupted: dict[int, float] = {}  # since when (the loop's time)
         self._watching: asyncio.TimerHandle | None = None
         self.unrepeated: Handover | None = None
         """Remembers what is under way, for a kernel that cannot ask a successor again."""
@@ -178,7 +199,7 @@ class Requests:
             connection.end_turn(scheduled)
         if task is not None:
             self._under_way[unique] = task
-            self._callers[unique] = pid
+            self._heads[unique] = request
             if self.unrepeated is not None:
                 self.unrepeated.begin_request(unique)
 
@@ -194,7 +215,7 @@ class Requests:
                 self._mount.nodes.forget(node)
         elif opcode == kernel.INTERRUPT:
             (unique,) = kernel.INTERRUPT_IN.unpack_from(view, HEAD)
-            self._interrupt(unique, self._callers.get(unique, 0))
+            self._interrupt(unique)
         elif opcode == kernel.INIT:
             self.device.reply(request.unique, self.init(view, request))
         elif opcode == kernel.DESTROY:
@@ -226,7 +247,7 @@ class Requests:
                 self.device.reply(unique, body)
         finally:
             if self._under_way.pop(unique, None) is not None:
-                self._callers.pop(unique, None)
+                self._heads.pop(unique, None)
                 if self.unrepeated is not None:
                     self.unrepeated.end_request(unique)
             if self._owed:
@@ -241,26 +262,36 @@ class Requests:
 
     # ---- interrupts
 
-    def _interrupt(self, unique: int, pid: int) -> None:
+    def _interrupt(self, unique: int) -> None:
         """A signal came for a program that waits. A local disk does not let calls be interrupted,
         so only the end of the program ends its call; that is looked for until it is answered."""
         if unique in self._under_way:
-            self._interrupted[unique] = pid
+            self._interrupted[unique] = self._mount.loop.time()
             if self._watching is None:
                 self._look_for_killed()
 
     def _look_for_killed(self) -> None:
         self._watching = None
-        for unique, pid in list(self._interrupted.items()):
-            task = self._under_way.get(unique)
-            if task is None:
+        for unique, since_s in list(self._interrupted.items()):
+            task, request = self._under_way.get(unique), self._heads.get(unique)
+            if task is None or request is None:
                 del self._interrupted[unique]
-            elif _is_killed(pid):
+            elif _is_killed(request.pid) and self._may_give_up(request, since_s):
                 del self._interrupted[unique]
                 task.cancel()
         if self._interrupted:
-            loop = asyncio.get_running_loop()
-            self._watching = loop.call_later(INTERRUPT_LOOK_S, self._look_for_killed)
+            self._watching = self._mount.loop.call_later(INTERRUPT_LOOK_S, self._look_for_killed)
+
+    def _may_give_up(self, request: Request, since_s: float) -> bool:
+        """As on a local disk, what a program had begun when it was killed is done when it is gone:
+        its locks go with it, and whoever has them next must not find it half done, or have it
+        done later. So a change that the server is working on is waited for."""
+        if request.opcode in _LOOKING:
+            return True
+        connection = self._channel.current
+        if connection is None or connection.closed:
+            return True
+        return self._mount.loop.time() - since_s >= GIVE_UP_S
 
     # ---- names
 

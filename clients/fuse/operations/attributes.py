@@ -17,6 +17,7 @@ from ..calls import (
     SET_ATTRIBUTES,
     SET_XATTR,
     STAT,
+    UNKNOWN_OUTCOMES,
     USAGE,
 )
 from ..nodes import KIND_WORDS, VIEW_BIT
@@ -130,7 +131,12 @@ class Attributes:
         mark = self._calls.mark()
         if changes.atime_ns is not None:
             self._mount.access.set(node.key)
-        self._mount.take(await self._calls.call(SET_ATTRIBUTES, request), mark)
+        try:
+            message = await self._calls.call(SET_ATTRIBUTES, request)
+        except UNKNOWN_OUTCOMES:
+            self._mount.doubt(node)
+            raise
+        self._mount.take(message, mark)
 
     async def kill_set_id(self, node: Node) -> None:
         """Before a write or truncation by somebody without CAP_FSETID."""
@@ -204,7 +210,11 @@ class Attributes:
             replace=bool(flags & XATTR_REPLACE),
         )
         self._rights.name(request.target, caller, node.governed)
-        await self._calls.call(SET_XATTR, request)
+        try:
+            await self._calls.call(SET_XATTR, request)
+        except UNKNOWN_OUTCOMES:
+            self._mount.doubt(node)
+            raise
         if node.xattrs is not None:
             node.xattrs[text] = value
         node.known = False
@@ -215,7 +225,11 @@ class Attributes:
         text = self._writable(number, name)
         request = pb.XattrRequest(target=_target(node), name=text)
         self._rights.name(request.target, caller, node.governed)
-        await self._calls.call(REMOVE_XATTR, request)
+        try:
+            await self._calls.call(REMOVE_XATTR, request)
+        except UNKNOWN_OUTCOMES:
+            self._mount.doubt(node)
+            raise
         if node.xattrs is not None:
             node.xattrs.pop(text, None)
         node.known = False

@@ -18,7 +18,7 @@ from dataplatform.base.errors import PlatformError
 from dataplatform.client import syncing
 from dataplatform.transport.connections import Bulk
 
-from ..calls import ALLOCATE, COPY_RANGE, MAP, SYNC
+from ..calls import ALLOCATE, COPY_RANGE, MAP, SYNC, UNKNOWN_OUTCOMES
 from ..handles import Handle
 from ..nodes import VIEW_BIT
 from ..reading import Reading
@@ -347,11 +347,15 @@ class Files:
             mode=mode,
             keep_size=keep_size,
         )
-        if mode == pb.AllocateRequest.RESERVE:
-            message = await self._calls.call(ALLOCATE, request)
-        else:
-            with self._calls.channel.unsynced.cutting(node.key, offset, offset + length):
+        try:
+            if mode == pb.AllocateRequest.RESERVE:
                 message = await self._calls.call(ALLOCATE, request)
+            else:
+                with self._calls.channel.unsynced.cutting(node.key, offset, offset + length):
+                    message = await self._calls.call(ALLOCATE, request)
+        except UNKNOWN_OUTCOMES:
+            self._mount.doubt(node)
+            raise
         self._mount.take(message, mark)
         self._calls.changed(node)
 
@@ -414,7 +418,11 @@ class Files:
             target_offset=target_offset,
             length=min(length, COPY_BYTES_MAX),
         )
-        reply = await self._calls.call(COPY_RANGE, request)
+        try:
+            reply = await self._calls.call(COPY_RANGE, request)
+        except UNKNOWN_OUTCOMES:
+            self._mount.doubt(target)
+            raise
         end = target_offset + int(reply.length)
         self._calls.channel.unsynced.cut(target.key, target_offset, end)
         self._calls.changed(target)

@@ -15,7 +15,7 @@ from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import NotFound
 from dataplatform.base.limits import NAME_BYTES_MAX
 
-from ..calls import CREATE, LINK, REMOVE, RENAME, SET_ATTRIBUTES, STAT
+from ..calls import CREATE, LINK, REMOVE, RENAME, SET_ATTRIBUTES, STAT, UNKNOWN_OUTCOMES
 from ..nodes import SNAPSHOT_NAME, VIEW_BIT
 from ..rights import EXECUTE
 from .callers import Caller, name_text
@@ -193,7 +193,11 @@ class Names:
         self, directory: Node, name: bytes, request: pb.CreateRequest, caller: Caller
     ) -> Node:
         mark = self._calls.mark()
-        message = await self._calls.once(CREATE, request, caller.key)
+        try:
+            message = await self._calls.once(CREATE, request, caller.key)
+        except UNKNOWN_OUTCOMES:
+            self._mount.doubt(directory, name)
+            raise
         node = self._mount.take(message, mark)
         self._added(directory, name, node, mark)
         if node.links == (2 if node.is_directory else 1) and node.xattrs is None and node.promised:
@@ -239,7 +243,13 @@ class Names:
             target=_at(directory, name_text(name)),
         )
         self._rights.name(request.existing, caller, directory.governed, source.governed)
-        node = self._mount.take(await self._calls.once(LINK, request, caller.key), mark)
+        try:
+            message = await self._calls.once(LINK, request, caller.key)
+        except UNKNOWN_OUTCOMES:
+            self._mount.doubt(directory, name)
+            self._mount.doubt(source)
+            raise
+        node = self._mount.take(message, mark)
         self._added(directory, name, node, mark)
         return node
 
@@ -272,7 +282,12 @@ class Names:
             keep_open=node is not None and self._mount.may_be_open(node),
         )
         self._rights.name(request.target, caller, directory.governed)
-        reply = await self._calls.once(REMOVE, request, caller.key)
+        try:
+            reply = await self._calls.once(REMOVE, request, caller.key)
+        except UNKNOWN_OUTCOMES:
+            self._mount.doubt(directory, name)
+            self._may_have_lost_name(node, is_kept=request.keep_open)
+            raise
         is_directory = expect == pb.RemoveRequest.EMPTY_DIRECTORY
         self._changed(directory, mark, reply.time_ns, -1, -1 if is_directory else 0)
         self._nodes.unname(directory, name)
@@ -299,6 +314,14 @@ class Names:
             self._mount.kept(node)
         elif reply.is_last and node.kind != pb.FILE:
             node.links = 0  # a FIFO, say, that a program has open: the server knows nothing of that
+
+    def _may_have_lost_name(self, node: Node | None, *, is_kept: bool) -> None:
+        """Nobody knows whether a name was taken from it."""
+        if node is None or node.view is not None:
+            return
+        self._mount.doubt(node)
+        if is_kept:  # if it was the last one, the server has it open for us
+            self._mount.background(self._mount.hold(node))
 
     def _doubt(self, directory: Node, inode: int) -> Node | None:
         """The inode of the same volume changed: its attributes are to be asked for."""
@@ -347,7 +370,15 @@ class Names:
         )
         self._rights.name(request.source, caller, source.governed, target.governed)
         mark = self._calls.mark()
-        reply = await self._calls.once(RENAME, request, caller.key)
+        try:
+            reply = await self._calls.once(RENAME, request, caller.key)
+        except UNKNOWN_OUTCOMES:
+            self._mount.doubt(source, name)
+            self._mount.doubt(target, new_name)
+            if moved_node is not None:
+                self._mount.doubt(moved_node)
+            self._may_have_lost_name(replaced, is_kept=keep)
+            raise
         same = replaced is not None and replaced.number == moved
         if same or (number == new_number and name == new_name):
             return
@@ -408,8 +439,12 @@ class Names:
             target=pb.Target(volume=node.volume, inode=node.inode), size=size
         )
         self._rights.name(request.target, caller, node.governed)
-        with self._calls.channel.unsynced.cutting(node.key, size):
-            message = await self._calls.call(SET_ATTRIBUTES, request)
+        try:
+            with self._calls.channel.unsynced.cutting(node.key, size):
+                message = await self._calls.call(SET_ATTRIBUTES, request)
+        except UNKNOWN_OUTCOMES:
+            self._mount.doubt(node)
+            raise
         self._mount.take(message, mark)
         self._calls.changed(node)
 
