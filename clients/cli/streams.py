@@ -298,6 +298,8 @@ def follow_records(
             consumer.commit()
         if left is not None:
             left -= len(records)
+        if not records and consumer.is_ended:  # in a snapshot nothing follows
+            return
 
 
 def _print(record: Record, *, json: bool) -> None:

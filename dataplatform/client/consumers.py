@@ -189,6 +189,11 @@ class Consumer:
             elif self._is_at_end():
                 return
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing follows, ever: the stream is in a snapshot, and all of it was read."""
+        return self._fetcher.is_ended and not self._opened.has_rest()
+
     def _is_at_end(self) -> bool:
         """Whether an empty fetch ends the iteration."""
         return bool(self._positions) and (not self._follow or self._fetcher.is_ended)

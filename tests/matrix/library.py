@@ -308,6 +308,7 @@ LOCAL = {
     "Consumer.assignment": "known here",
     "Consumer.begin": "what `Stream.consumer` does",
     "Consumer.chunks": "what iterating does, which polls",
+    "Consumer.is_ended": "known here",
     "Consumer.join": "what `Stream.consumer` does",
     "Consumer.records": "what iterating does, which polls",
     "Delivery.done": "known here",

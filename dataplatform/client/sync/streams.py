@@ -140,6 +140,11 @@ class Consumer:
         up to `timeout_s` for the first; may be empty."""
         return run(self._aio.poll(timeout_s, max_records))
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing follows, ever: the stream is in a snapshot, and all of it was read."""
+        return self._aio.is_ended
+
     def commit(self, offsets: Mapping[tuple[str, int], int] | None = None) -> None:
         """Remember for the group how far it is: behind the last record handed out, or `offsets`,
         a map of (topic, partition) to the offset to read next.
