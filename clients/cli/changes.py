@@ -80,7 +80,7 @@ To = Annotated[
     DEFAULT,
     "dp changes /projects/cars --since 120",
     "dp changes / --follow --json",
-    "dp changes /projects --kinds file --events created,renamed",
+    "dp changes show /projects --kinds file --events created,renamed",
 )
 def changes(
     path: RemotePath = "/",
