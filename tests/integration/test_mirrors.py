@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +19,10 @@ import pytest
 
 import dataplatform
 from dataplatform.base.errors import Exhausted, Invalid, PlatformError
+from tests.integration.cables import TcpCable
 from tests.integration.test_clusters import Cluster, clusters
+
+log = logging.getLogger(__name__)
 
 WAIT_S = 30.0
 
@@ -149,36 +154,91 @@ def test_from_a_source_to_a_mirror_and_back(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stdout
 
 
-def test_kills_of_both_under_load(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    with two(tmp_path) as (east, west):
-        with east.connect() as there:
-            there.create_volume("/v")
-            furnish(there)
-        west.dp("mirror", "create", "/m", "--source", "/east/v", "--continuous")
-        stopping = threading.Event()
+class Campaign:
+    """Kills of the source, of the target, and of the line between them, while the source is
+    written to and the target copies, catches up, and is promoted and made a mirror again."""
 
-        def write() -> None:
-            for n in itertools.count():
-                if stopping.is_set():
-                    return
-                with contextlib.suppress(PlatformError, OSError), east.connect() as dp:
-                    while not stopping.is_set():
-                        dp.table("/v/t").put(f"k{n % 50}", {"n": n})
-                        dp.write_file(f"/v/d/f{n % 20}", rng.randbytes(rng.randrange(200_000)))
+    def __init__(self, east: Cluster, west: Cluster, seed: int) -> None:
+        self.east = east
+        self.west = west
+        self.rng = random.Random(seed)
+        self.cable = TcpCable(east.port)
+        self.stopping = threading.Event()
+        self.counts: Counter[str] = Counter()
 
-        writer = threading.Thread(target=write)
+    def begin(self) -> None:
+        self.west.dp("cluster", "set", "east", "--address", self.cable.address)
+        with self.east.connect() as dp:
+            dp.create_volume("/v")
+            furnish(dp)
+            for n in range(40):
+                dp.write_file(f"/v/d/big{n}", self.rng.randbytes(300_000))
+        self.west.dp("mirror", "create", "/m", "--source", "/east/v", "--continuous")
+
+    def write(self) -> None:
+        rng = random.Random(self.rng.random())
+        for n in itertools.count():
+            if self.stopping.is_set():
+                return
+            with contextlib.suppress(PlatformError, OSError), self.east.connect() as dp:
+                while not self.stopping.is_set():
+                    dp.table("/v/t").put(f"k{n % 50}", {"n": n})
+                    dp.write_file(f"/v/d/f{n % 20}", rng.randbytes(rng.randrange(200_000)))
+
+    def run(self, kills: int) -> None:
+        writer = threading.Thread(target=self.write)
         writer.start()
         try:
-            for _ in range(8):
-                time.sleep(rng.random())  # at any moment of what goes on
-                victim = rng.choice([east, west])
-                victim.process.kill()
-                victim.start(port=victim.port)
+            for number in range(kills):
+                self.kill(self.rng.choice(["source", "target", "link"]))
+                if number % 10 == 9:
+                    self.anew(self.rng.choice(["copied again", "promoted"]))
         finally:
-            stopping.set()
+            self.stopping.set()
             writer.join()
+            self.cable.mend()
+
+    def kill(self, what: str) -> None:
+        self.counts[what] += 1
+        time.sleep(self.rng.random() * 0.5)  # at any moment of what goes on
+        if what == "link":
+            self.cable.cut()
+            time.sleep(self.rng.random() * 0.2)
+            self.cable.mend()
+            return
+        victim = self.east if what == "source" else self.west
+        victim.process.kill()
+        victim.start(port=victim.port)
+
+    def anew(self, what: str) -> None:
+        """From the beginning; or promoted, with the target killed right behind it, and back."""
+        self.counts[what] += 1
+        with self.west.connect() as dp:
+            if what == "copied again":
+                dp.remove_mirror("/m")
+                dp.create_mirror("/m", "/east/v")
+                return
+            until(lambda: dp.mirror_info("/m").commit, "a first copy")
+            commit = dp.promote_mirror("/m")
+            self.west.process.kill()
+            self.west.start(port=self.west.port)
+            assert dp.volume_info("/m").commit >= commit
+            dp.write_file("/m/own", b"written here")
+            dp.create_mirror("/m", "/east/v", discard=True)
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [10, pytest.param(200, marks=[pytest.mark.system, pytest.mark.timeout(3600)])],
+)
+def test_kills_of_source_target_and_link(tmp_path: Path, seed: int, kills: int) -> None:
+    with two(tmp_path) as (east, west):
+        campaign = Campaign(east, west, seed)
+        campaign.begin()
+        campaign.run(kills)
         wait_equal(east, "/v", west, "/m")
+        campaign.cable.close()
+        log.info("%d kills: %s", kills, dict(campaign.counts))
         for cluster in (east, west):
             cluster.process.stop()
             done = cluster.process.check()
