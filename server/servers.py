@@ -272,6 +272,17 @@ class Server:
             "The last commit.",
             {label: volume.state.commit for label, volume in labels.items()},
         )
+        mirrors = self.platform.mirrors.behind()
+        yield from gauge(
+            "dp_mirror_behind_commits",
+            "Commits of its source that a mirror has not yet.",
+            {f'volume="{volume}"': behind for volume, (behind, _) in mirrors.items()},
+        )
+        yield from gauge(
+            "dp_mirror_failing",
+            "Whether a mirror cannot follow: see dp mirror status.",
+            {f'volume="{volume}"': int(fails) for volume, (_, fails) in mirrors.items()},
+        )
         yield from gauge(
             "dp_volume_used_bytes",
             "Bytes allocated to data.",

@@ -59,6 +59,9 @@ TOKEN_CONTEXT = b"token of a mirror"
 LISTEN_S = 2.0
 """A continuous mirror waits so long at its source for something new, then asks again."""
 
+ASK_S = 5.0
+"""Whoever makes a mirror does not wait longer for its source; a mirror has more patience."""
+
 PAUSED_S = 10.0
 """So often a mirror that is paused is looked at."""
 
@@ -256,7 +259,10 @@ class Mirrors:
     async def _ask(self, link: Link) -> Described:
         source = await self._open(link)
         try:
-            described = await source.describe()
+            async with asyncio.timeout(ASK_S):
+                described = await source.describe()
+        except TimeoutError:
+            raise Unavailable("the source does not answer", source=link.words) from None
         finally:
             await source.close()
         _check_format(described, link)
@@ -882,6 +888,17 @@ class Mirrors:
             status.lag_s = 0.0 if is_listening else behind_s + heard_s
         status.state = _state(mirror, known, cursor, status)
         return status
+
+    def behind(self) -> dict[int, tuple[int, bool]]:
+        """For metrics: by volume, how many commits a mirror is behind, and whether it fails."""
+        return {
+            volume: (
+                max(0, known.described.commit - known.cursor.commit),
+                bool(known.error),
+            )
+            for volume, known in self._mirrors.items()
+            if known.described is not None and known.cursor is not None
+        }
 
     def _add_rate(self, status: Status, known: _Mirror) -> None:
         now_s = self._platform.clock.monotonic()
