@@ -738,7 +738,8 @@ class Mirrors:
         known.copy = known.cursor = None
 
     async def _aside(self, volume: Volume, clone: int | None) -> int:
-        """The storage of the copy: the one that there is, or a new one."""
+        """The storage of the copy: the one that there is, or a new one. A clone that went on reading
+        from what it is going to replace would be none: then all is copied."""
         platform = self._platform
         record = await platform.catalog.find(volume.id)
         if record is None:
@@ -751,7 +752,7 @@ class Mirrors:
             record.copy = number
 
         await platform.catalog.change_record(volume.id, change)
-        if clone is not None:
+        if clone is not None and not platform.storages.clones_refer:
             engine = volume.storage.engine
             await engine.delete_checkpoint(CHECKPOINT)
             await engine.checkpoint(CHECKPOINT)

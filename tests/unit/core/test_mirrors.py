@@ -378,11 +378,12 @@ async def test_a_pause_and_a_schedule(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- copies aside
 
 
+@pytest.mark.parametrize("engine", engines())
 async def test_a_catch_up_too_large_is_made_aside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(apply, "ROWS_MAX", 30)
-    async with a_world("memory", tmp_path) as world:
+    async with a_world(engine, tmp_path) as world:
         number = await a_mirror(world)
         east = world.driver("east")
         for n in range(40):
