@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -209,3 +211,12 @@ def test_the_command(three: list[Cluster]) -> None:
     assert "\tpaused\t" in home.dp("mirror", "gathers")
     home.dp("mirror", "ungather", "/all:t")
     assert home.dp("mirror", "gathers") == ""
+
+
+@pytest.mark.slow
+def test_a_hundred_sources() -> None:
+    """As the bench does with ten million records."""
+    command = [sys.executable, "-m", "bench.gathering", "--clusters", "2"]
+    command += ["--streams", "50", "--records", "300"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert "each is there once" in done.stdout, done.stdout + done.stderr
