@@ -4,7 +4,7 @@ A connection of its own finds out whether the cluster is there: it is asked ever
 up when it is silent. So nobody waits for a cluster that is known to be away, and nobody but that
 connection tries again; a restart of its server is waited for. What answers must be the store that
 was added (core/clusters.py). Nothing is connected before somebody asks for something, nor for long
-after.
+after the last client left that did.
 """
 
 from __future__ import annotations
@@ -60,13 +60,20 @@ def away(name: str, error: PlatformError) -> PlatformError:
 class Remote:
     """See the module's text. `lost` is called whenever it is not there any more."""
 
-    def __init__(self, platform: Platform, name: str, lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        name: str,
+        lost: Callable[[], None],
+        is_linked: Callable[[], bool],
+    ) -> None:
         self.name = name
         self.slot = platform.clusters.get(name).slot
         self.welcome = pb.HelloReply()
         """Of the server that answered last."""
         self._platform = platform
         self._lost = lost
+        self._is_linked = is_linked
         record = platform.clusters.get(name)
         self._reached = record.address, record.token, record.authority
         self._access: Access | None = None
@@ -98,10 +105,11 @@ class Remote:
             raise away(self.name, Unavailable("it is not known any more, or in another way"))
         if self._task is None or self._task.done():
             self._failure = None
-            self._changed.clear()
-            self._task = asyncio.create_task(self._watch(), name=f"cluster {self.name}")
         deadline_s = loop.time() + CONNECT_S + GRACE_S
         while not self._is_there and self._failure is None:
+            if self._task is None or self._task.done():
+                self._changed.clear()
+                self._task = asyncio.create_task(self._watch(), name=f"cluster {self.name}")
             try:
                 async with asyncio.timeout_at(deadline_s):
                     await self._changed.wait()
@@ -128,9 +136,10 @@ class Remote:
                 connection = await self._connect()
                 self._came(connection.welcome)
                 pause_s = PAUSE_S
-                while loop.time() - self._used_s < IDLE_S:
+                while not self._is_idle():
                     await self._ask(connection)
                 self._is_there = False
+                self._changed.clear()
                 self._lost()
                 return
             except PlatformError as error:
@@ -142,13 +151,18 @@ class Remote:
                     self._lost()
                 if loop.time() - was_there_s >= GRACE_S or not isinstance(error, Unavailable):
                     self._went(error)
-                    if loop.time() - self._used_s >= IDLE_S:
+                    if self._is_idle():
                         return
             finally:
                 if connection is not None:
                     await connection.close()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
+
+    def _is_idle(self) -> bool:
+        """Nobody has anything there, nor asked for something lately."""
+        idle_s = asyncio.get_running_loop().time() - self._used_s
+        return idle_s >= IDLE_S and not self._is_linked()
 
     async def _connect(self) -> AsyncConnection:
         self._access = await self._platform.clusters.access(self.name)

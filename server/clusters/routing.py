@@ -170,7 +170,10 @@ class Routes:
         remote = self._remotes.get(cluster)
         if remote is None:
             remote = self._remotes[cluster] = Remote(
-                self._platform, cluster, lambda: self._lost(cluster)
+                self._platform,
+                cluster,
+                lambda: self._lost(cluster),
+                lambda: self._has_links(cluster),
             )
         await remote.ready()
         return remote
@@ -239,6 +242,9 @@ class Routes:
         task = asyncio.create_task(link.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    def _has_links(self, cluster: str) -> bool:
+        return any(name == cluster for links in self._links.values() for name, _ in links)
 
     def _lost(self, cluster: str) -> None:
         for links in self._links.values():
