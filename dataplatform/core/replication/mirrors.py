@@ -738,8 +738,8 @@ class Mirrors:
         known.copy = known.cursor = None
 
     async def _aside(self, volume: Volume, clone: int | None) -> int:
-        """The storage of the copy: the one that there is, or a new one. A clone that went on reading
-        from what it is going to replace would be none: then all is copied."""
+        """The storage of the copy: the one that there is, or a new one. A clone that went on
+        reading from what it is going to replace would be none: then all is copied."""
         platform = self._platform
         record = await platform.catalog.find(volume.id)
         if record is None:
