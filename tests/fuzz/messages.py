@@ -79,6 +79,7 @@ class Pool:
     topics: list[str] = field(default_factory=lambda: ["topic", "other"])
     groups: list[str] = field(default_factory=lambda: ["g", "h"])
     members: list[str] = field(default_factory=lambda: [""])
+    pins: list[int] = field(default_factory=lambda: [1])
 
 
 class Requests:
@@ -247,6 +248,8 @@ class Requests:
             return rng.choice(WRONG_FILTERS if descriptor.name == "where" else STRINGS)
         if descriptor.name in WAITS:
             return rng.choice([0, 0, 1, 3])
+        if descriptor.name == "pin" and not self._wild():
+            return rng.choice(self.pool.pins[-8:])
         lowest, highest = _RANGES[kind]
         if not self._wild():
             return rng.choice([0, 0, 1, 2, 100])
@@ -257,6 +260,8 @@ class Requests:
     def _bytes(self, descriptor: FieldDescriptor) -> bytes:
         if descriptor.name == "data":
             return self.bulk(None)
+        if descriptor.name == "extents" and not self._wild():
+            return b""  # made up ones are as good as damage
         if not self._wild():
             return self.rng.choice(KEYS)
         return self.rng.choice([*BYTES, self.rng.randbytes(self.rng.choice([1, 16, 70_000]))])

@@ -58,6 +58,8 @@ def attack(subject: Subject, seed: int, calls: int) -> Counter[str]:
             pool.producers.append(outcome.producer_id)
         elif isinstance(outcome, pb.MembershipReply) and outcome.member:
             pool.members.append(outcome.member)
+        elif isinstance(outcome, pb.SourceInfo) and outcome.pin:
+            pool.pins.append(outcome.pin)
     for wire in wires:
         wire.close()
     outcomes.update({f"{name} OK": count for name, count in answered.items()})

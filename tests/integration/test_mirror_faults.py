@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     bool(Network.reason_to_skip()), reason=Network.reason_to_skip() or "none"
 )
 
-FAULTS = 8
+FAULTS = 4
 FAULTS_SYSTEM = 200
 
 

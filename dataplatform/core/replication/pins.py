@@ -64,9 +64,11 @@ class Pins:
         return number
 
     def get(self, number: int, principal: Principal) -> LocalPin:
-        """Its lease begins anew. DENIED; PinLost if there is none of that number, or it is
+        """Its lease begins anew. DENIED, INVALID; PinLost if there is none of that number, or it is
         somebody else's."""
         require_right(principal)
+        if not number:
+            raise Invalid("which pin is not said")
         held = self._held.get(number)
         if held is None or held.pin.is_over or held.owner != principal.owner:
             raise PinLost("the pin of the source is over: take another one")

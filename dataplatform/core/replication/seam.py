@@ -196,7 +196,7 @@ class Source(abc.ABC):
     @abc.abstractmethod
     async def pin(self, commit_at_least: int = 0, wait_s: float = 0.0) -> Pin:
         """The newest durable commit, held still. UNAVAILABLE if that is below `commit_at_least`
-        after `wait_s`; EXHAUSTED if there are too many pins."""
+        after `wait_s`, or if there are too many pins."""
 
     def limit(self, bytes_per_s: int) -> None:
         """Ask for no more than so many bytes per second from now on; 0: as many as come. What is

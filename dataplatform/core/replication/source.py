@@ -145,7 +145,7 @@ async def _described(
 
 
 async def take_pin(platform: Platform, volume: Volume) -> LocalPin:
-    """The newest commit of an open volume, durable when this returns. EXHAUSTED."""
+    """The newest commit of an open volume, durable when this returns. UNAVAILABLE."""
     if len(volume.views) >= PINS_MAX:
         raise Unavailable("too many mirrors read this volume at once", limit_pins=PINS_MAX)
     await histories.of(volume)
