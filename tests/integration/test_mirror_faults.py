@@ -54,7 +54,7 @@ def test_hundreds_of_faults(tmp_path: Path, seed: int) -> None:
                 world.promote_and_fail_back()
             else:
                 world.begin_again()
-        log.info("%s; compared %d, %d commits", said, world.compared, len(world.commits))
+            log.info("%s; compared %d, %d commits", said, world.compared, len(world.commits))
         assert_clean(world.east, world.west)
 
 

@@ -7,12 +7,14 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dataplatform.base.clock import ManualClock
 from dataplatform.base.errors import Denied, ErrorKind, Invalid, PlatformError, Stale, Unavailable
 from dataplatform.core.clusters import Access
+from dataplatform.core.principals import Principal
 from dataplatform.core.replication.seam import LEASE_S, PinLost
 from dataplatform.core.units import SYSTEM, Unit
 from dataplatform.keyspace import keys
@@ -244,4 +246,29 @@ async def test_a_throttled_reader_takes_its_time(kind: str, tmp_path: Path) -> N
         assert found == 500
         assert source.received_bytes > 2_000_000
         assert took_s > 0.9
+        await source.close()
+
+
+async def test_the_audit_of_reads_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path) as (server, token):
+        volume = await server.platform.acquire(ROOT_VOLUME)
+        volume.settings.audit = "all"
+        told: list[tuple[str, str]] = []
+        observed = server.platform.audit.observed
+        read = observed.read
+
+        def record(principal: Principal, *args: Any, **options: Any) -> None:
+            told.append((principal.name, args[3]))
+            read(principal, *args, **options)
+
+        monkeypatch.setattr(observed, "read", record)
+        source = RemoteSource(wire_to("frames", port_of(server, "frames"), token), "/")
+        for _ in range(3):
+            async with await source.pin() as pin:
+                await pin.scan(*XATTRS)
+        assert told == [("tester", "replicated")]
+        volume.settings.audit = ""
+        server.platform.release(volume)
         await source.close()
