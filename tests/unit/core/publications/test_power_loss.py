@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,9 @@ from dataplatform.base.clock import ManualClock, SeededEntropy
 from dataplatform.base.errors import Exists, PlatformError, Unavailable
 from dataplatform.core import change_texts, changes
 from dataplatform.core.platform import Platform
+from dataplatform.core.publications import jobs
 from dataplatform.core.publications.jobs import ORIGIN
+from dataplatform.core.units import SYSTEM, Unit
 from dataplatform.core.volumes import Volume
 from dataplatform.engine.memory import MemoryDisk, MemoryStorages
 from dataplatform.engine.wrappers import FaultyStorages
@@ -56,6 +59,52 @@ async def live(driver: Driver, rng: random.Random, life: int) -> None:
 
 
 async def test_each_change_is_published_once(seed: int) -> None:
+    await _live_and_compare(seed)
+
+
+async def test_a_cursor_of_its_own_commit_is_found(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted bug: the records first, the cursor that stands for them in the next commit."""
+    whole, put = jobs.Step._write, Unit.put
+    left_out: set[bytes] = set()
+
+    async def in_two(self: Any, request: Any, reading: Any, lines: Any) -> None:
+        job = self._job
+        left_out.add(job.key)
+        try:
+            await whole(self, request, reading, lines)
+        finally:
+            left_out.discard(job.key)
+        home = await self._platform.acquire(job.home)
+
+        async def work(unit: Unit) -> None:
+            unit.put(job.key, job.record.pack())
+
+        try:
+            await home.run(SYSTEM, work, durable=True)
+        finally:
+            self._platform.release(home)
+
+    def planted(self: Unit, key: bytes, value: bytes) -> None:
+        if key not in left_out:
+            put(self, key, value)
+
+    monkeypatch.setattr(jobs.Step, "_write", in_two)
+    monkeypatch.setattr(Unit, "put", planted)
+    await _live_until_it_is_found(seed)
+
+
+async def _live_until_it_is_found(seed: int) -> None:
+    for number in range(seed, seed + 50):
+        try:
+            await _live_and_compare(number)
+        except AssertionError:
+            return
+    raise AssertionError("nobody found it")
+
+
+async def _live_and_compare(seed: int) -> None:
     rng = random.Random(seed)
     disk, clock = MemoryDisk(), ManualClock()
     for life in range(LIVES):
