@@ -15,7 +15,7 @@ from .entering import Entering
 from .handles import CALL_BYTES, READ, FileHandle
 from .messages import build
 from .modes import Mode
-from .namespace import CREATE, SET_ATTRIBUTES, NamespaceOperations, create_request
+from .namespace import CREATE, NamespaceOperations, create_request
 from .nodes import durability, stat_of
 from .paths import Path, checked, join, split, target, text
 from .syncing import sync
@@ -89,29 +89,29 @@ class FileOperations(NamespaceOperations, AccessOperations):
 
     async def _open_node(self, path: Path, mode: Mode, permissions: int) -> pb.Node:
         node: pb.Node
-        if mode.create:
-            create = create_request(path, pb.FILE, permissions, exist_ok=not mode.exclusive)
-            create.open = True
+        for last in (False, True):
+            if mode.create:
+                create = create_request(path, pb.FILE, permissions)
+                create.open = True
+                try:
+                    node, _ = await self._channel.call(CREATE, create)
+                except Exists:
+                    # What is there, or what a symbolic link leads to, is opened, if one may.
+                    if mode.exclusive:
+                        raise
+                else:
+                    return node
+            asked = build(
+                pb.OpenRequest, target=target(path), truncate=mode.truncate, access=_verbs(mode)
+            )
             try:
-                node, _ = await self._channel.call(CREATE, create)
-            except Exists:
-                # Perhaps a symbolic link to a file, which opening follows.
-                if mode.exclusive:
-                    raise
+                node, _ = await self._channel.call(OPEN, asked)
+            except NotFound:
+                if last or not mode.create:
+                    raise  # a symbolic link to nothing, or somebody removes it all the time
             else:
-                if mode.truncate and node.size:
-                    request = build(
-                        pb.SetAttributesRequest,
-                        target=pb.Target(volume=node.volume, inode=node.inode),
-                        size=0,
-                    )
-                    node, _ = await self._channel.call(SET_ATTRIBUTES, request)
                 return node
-        asked = build(
-            pb.OpenRequest, target=target(path), truncate=mode.truncate, access=_verbs(mode)
-        )
-        node, _ = await self._channel.call(OPEN, asked)
-        return node
+        raise AssertionError
 
     # --------------------------------------------------------------------------- whole files
 

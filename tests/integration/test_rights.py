@@ -207,3 +207,56 @@ def test_a_token_that_is_revoked_ends_what_waits(cluster: Cluster) -> None:
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
     assert isinstance(raised[0], Denied)
+
+
+def test_what_may_not_be_written_is_not_opened_to_be(cluster: Cluster) -> None:
+    admin, bob = cluster.admin, cluster.user("bob")
+    admin.mkdir("/d")
+    admin.chmod("/d", 0o777)
+    for content in (b"", b"kept"):
+        admin.write_file("/d/f", content)
+        before = admin.stat("/d/f")
+        for mode in ("w", "a", "r+", "w+b", "ab"):
+            with pytest.raises(Denied):
+                bob.open("/d/f", mode)
+        after = admin.stat("/d/f")
+        assert admin.read_file("/d/f") == content
+        assert (after.mtime, after.version) == (before.mtime, before.version)
+    with bob.open("/d/own", "w") as file:
+        file.write("x")
+    with bob.open("/d/own", "a") as file:
+        file.write("y")
+    admin.symlink("own", "/d/link")
+    with bob.open("/d/link", "a") as file:
+        file.write("z")
+    assert bob.read_file("/d/own") == b"xyz"
+
+
+def test_refusals_about_identities_are_in_the_audit(cluster: Cluster) -> None:
+    admin, bob = cluster.admin, cluster.user("bob")
+    admin.set_volume("/", audit="changes")
+    ana = cluster.user("ana")
+    for refused in (
+        lambda: bob.create_user("eve", admin=True),
+        lambda: bob.set_user("bob", admin=True),
+        lambda: bob.create_token("ana"),
+        lambda: bob.remove_user("ana"),
+        lambda: bob.create_group("wheel"),
+        lambda: bob.users(),
+    ):
+        with pytest.raises(Denied):
+            refused()
+    ana.whoami()
+    names = {"CreateUser", "SetUser", "CreateToken", "RemoveUser", "CreateGroup", "Users"}
+    told: dict[str, Any] = {}
+    end = time.monotonic() + PATIENCE_S
+    while len(told) < len(names) and time.monotonic() < end:
+        done = cluster.dp("audit", "/", "--denied", "--json")
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        told = {
+            line["verb"].removeprefix("Identities."): line
+            for line in lines
+            if line.get("verb", "").startswith("Identities.")
+        }
+    assert told.keys() >= names, told.keys()
+    assert {line["user"] for line in told.values()} == {"bob"}

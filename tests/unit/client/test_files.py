@@ -79,7 +79,10 @@ class Disk(FakeServer):
         return self.node(self.names[path])
 
     def open(self, message: pb.OpenRequest, data: bytes) -> pb.Node:
-        return self.node(self.find(message.target))
+        number = self.find(message.target)
+        if message.truncate:
+            self.contents[number] = type(self.contents[number])()
+        return self.node(number)
 
     def stat(self, message: pb.StatRequest, data: bytes) -> pb.Node:
         return self.node(self.find(message.target))
