@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 from dataplatform.api.methods import METHODS, Method
 from dataplatform.base.errors import ErrorKind, Internal, PlatformError
 from dataplatform.core.audit.trail import ALL
+from dataplatform.core.globalnames import Elsewhere
 from dataplatform.core.platform import Platform
 from dataplatform.core.volumes import Volume
 from dataplatform.transport.frames import Data
@@ -158,6 +159,11 @@ class Dispatcher:
                     away = None  # a mirror here has it
             try:
                 outcome = await served.handler(call, message, data)
+            except Elsewhere as e:
+                away = self.routes.turn(call, message, e)
+                outcome = await self.routes.forward(away, call, method, message, data)
+                if outcome is None:  # a mirror here has it
+                    away, outcome = None, await served.handler(call, message, data)
             except PlatformError as e:
                 outcome = await self._answer_of_before(call, method, message, e)
             if self.routes.any and method is SYNC and not message.HasField("target"):

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..base.errors import Exists
+from ..base.errors import Exists, NotFound
 from ..keyspace.records import ROOT_INODE, ROOT_VOLUME
 
 if TYPE_CHECKING:
     from .units import Unit
+
+
+class Elsewhere(NotFound):
+    """A symbolic link on the way leads to another cluster: `path`, from this one's root."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("this is in another cluster, where the request cannot go", path=path)
+        self.path = path
 
 
 def first_name(path: str) -> str:

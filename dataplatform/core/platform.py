@@ -32,6 +32,7 @@ from .audit.trail import Audit
 from .catalog import Catalog
 from .clusters import Clusters
 from .gathering.gathers import Gathers
+from .globalnames import Elsewhere
 from .histories import HISTORY_BYTES
 from .identities import Identities
 from .keys import Masters
@@ -691,6 +692,8 @@ class Platform:
                         "too many symbolic links on the path", path=path, errno=errno.ELOOP
                     )
                 names = self._on_this_cluster(place.rest) if place.absolute else place.rest
+                if place.absolute and names and self.clusters.find(names[0]) is not None:
+                    raise Elsewhere("/" + "/".join(names))
                 if place.above:
                     target, start = await self._above(held)
                 else:
@@ -705,7 +708,7 @@ class Platform:
                 keeper.denied(volume_id, inode)
             if isinstance(error, Denied) and path:
                 error.facts["path"] = path
-            if isinstance(error, NotFound) and path:
+            if isinstance(error, NotFound) and path and not isinstance(error, Elsewhere):
                 raise NotFound(error.message, path=path, errno=error.os_errno) from error
             raise
 

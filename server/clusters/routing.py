@@ -20,7 +20,7 @@ from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import BULK_FIELD, METHODS, Method
 from dataplatform.base.errors import Denied, PlatformError, Unavailable
 from dataplatform.core.clusters import SLOT_SHIFT
-from dataplatform.core.globalnames import first_name
+from dataplatform.core.globalnames import Elsewhere, first_name
 from dataplatform.core.platform import Platform
 from dataplatform.core.principals import NOBODY
 from dataplatform.keyspace.records import ROOT_INODE, ROOT_VOLUME
@@ -72,6 +72,19 @@ class Routes:
                 if cluster is not None:
                     return Destination(cluster, slot)
         return None
+
+    def turn(self, call: Call, message: Any, error: Elsewhere) -> Destination:
+        """Where a request goes whose path led to a symbolic link that leads to another cluster.
+        The error, if it cannot."""
+        names = TARGETS[type(message)]
+        if call.cluster or len(names) != 1:
+            raise error
+        target = getattr(message, names[0])
+        target.path, target.volume, target.inode = error.path, 0, 0
+        found = self.find(call, message)
+        if found is None:
+            raise error
+        return found
 
     def _place(self, target: pb.Target) -> tuple[int, str]:
         """The slot of a target's cluster, 0 for our own, and the target's path there."""

@@ -102,6 +102,32 @@ def test_everything_has_a_global_name(three: list[Cluster]) -> None:
         assert there.acl.get("/p/g").own["read"] == "u:bob"
 
 
+def test_a_symbolic_link_to_another_cluster(three: list[Cluster]) -> None:
+    home, east, _ = three
+    with home.connect() as dp, east.connect() as there:
+        there.mkdir("/p")
+        there.symlink("/p", "/q")
+        dp.mkdir("/d")
+        dp.symlink("/east/p", "/d/link")
+        dp.symlink("/east/nowhere", "/d/broken")
+        dp.write_file("/d/link/f", b"there")
+        assert there.read_file("/p/f") == b"there"
+        assert dp.read_file("/d/link/f") == dp.read_file("/east/q/f") == b"there"
+        assert [entry.name for entry in dp.scandir("/d/link")] == ["f"]
+        assert dp.stat("/d/link").volume_root is False
+        assert dp.lstat("/d/link").symlink == "/east/p"
+        dp.create_table("/d/link/t").put("k", {"n": 1})
+        assert there.table("/p/t").get("k").columns == {"n": 1}
+        with pytest.raises(NotFound):
+            dp.read_file("/d/broken/f")
+        with pytest.raises(NotFound):
+            dp.rename("/d/link/f", "/d/link/g")
+        dp.remove("/d/link/f")
+        assert not there.exists("/p/f")
+        dp.remove("/d/link")
+        assert there.exists("/p")
+
+
 def test_one_is_away_and_the_others_are_not(three: list[Cluster]) -> None:
     home, east, _ = three
     with home.connect() as dp:
