@@ -22,10 +22,12 @@ import pytest
 
 import dataplatform
 from dataplatform import Client
+from dataplatform.transport.addresses import parse
 from dataplatform_clients.fuse import keepers, mountinfo
 from dataplatform_clients.fuse.keepers import workers
 from dataplatform_clients.fuse.stats import parse_stats
 
+from ..certificates import authority
 from .servers import ServerProcess
 
 DP = str(Path(sys.executable).with_name("dp"))
@@ -429,3 +431,75 @@ def test_set_user_id_and_devices_work_for_root(ground: Ground) -> None:
     os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     null.write_text("gone")
     assert null.read_text() == ""
+
+
+# ------------------------------------------------------------------- by a token, over the network
+
+TOKEN_PROGRAM = """
+set -e
+"$1" mount "$2" "$3" -o "token_file=$4"
+cat "$3/open"
+if cat "$3/closed" 2>/dev/null; then exit 3; fi
+if (echo x > "$3/open") 2>/dev/null; then exit 4; fi
+echo mine > "$3/own/file"
+cat "$3/own/file"
+grep "$3" /proc/self/mountinfo
+"$1" umount "$3"
+"""
+
+
+@pytest.mark.skipif(not shutil.which("fusermount3"), reason="no fusermount3 (fuse3) here")
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="no setpriv (util-linux) here")
+def test_a_user_mounts_with_a_token_over_tls(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nobody's own mount, through fusermount3 and dps://: what its token's user may, it may."""
+    directory = tmp_path_factory.mktemp("tls")
+    certs = authority(directory / "certs")
+    server = ServerProcess(
+        directory,
+        "rocks",
+        *("--listen", "localhost:0"),
+        *("--tls-cert", str(certs / "server.pem"), "--tls-key", str(certs / "server.key")),
+    )
+    ready = server.start()
+    said = parse(str(ready["frames"]))
+    assert said.scheme == "dps"
+    home, mountpoint = directory / "home", directory / "mnt"
+    token, ca = home / "bob.token", home / "ca.pem"
+    try:
+        with dataplatform.connect(server.address) as admin:
+            admin.create_user("bob")
+            admin.mkdir("/own")
+            admin.acl.set("/own", create="u:bob", write="u:bob", read="u:bob")
+            admin.write_file("/open", b"for everybody\n")
+            admin.write_file("/closed", b"for nobody\n")
+            admin.acl.set("/closed", read="")
+            for path in (home, mountpoint):
+                path.mkdir()
+            token.write_text(admin.create_token("bob").token)
+            token.chmod(0o600)
+            shutil.copy(certs / "ca.pem", ca)
+            for path in (home, mountpoint, token, ca):
+                os.chown(path, 65534, 65534)
+            for path in (directory, *directory.parents):
+                if path.stat().st_uid == 0 and path.is_relative_to("/tmp/"):
+                    path.chmod(path.stat().st_mode | 0o055)
+            line = ["unshare", "-m", "sh", "-c", AS_USER, "-", str(directory), "sh", "-c"]
+            line += [TOKEN_PROGRAM, "-", DP, f"dps://localhost:{said.port}/", str(mountpoint)]
+            line += [str(token)]
+            environment = {k: v for k, v in os.environ.items() if not k.startswith("XDG_")}
+            environment |= {"HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1", "DP_CA": str(ca)}
+            done = subprocess.run(
+                line, env=environment, capture_output=True, text=True, check=False, timeout=120
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            opened, mine, mounted = done.stdout.splitlines()
+            assert (opened, mine) == ("for everybody", "mine")
+            assert "nosuid,nodev" in mounted
+            assert "allow_other" not in mounted
+            made = admin.stat("/own/file")
+            (bob,) = [user for user in admin.users() if user.name == "bob"]
+            assert made.uid == bob.uid
+            assert admin.read_file("/open") == b"for everybody\n"
+        assert server.stop() == 0
+    finally:
+        server.kill()
