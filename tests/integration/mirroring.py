@@ -145,6 +145,7 @@ class Writer:
         dp.create_stream(f"{path}/s", partitions=2)
         dp.stream(f"{path}/s").create_topic("a")
         dp.mkdir(f"{path}/d")
+        dp.set_quota(f"{path}/d", quota_bytes=1 << 30)
         for number in range(8):
             data = self._random.randbytes(self._random.choice((10, 5_000, 300_000)))
             dp.write_file(f"{path}/d/f{number}", data)
@@ -159,6 +160,9 @@ class Writer:
             lambda: dp.rename(name, f"{name}.x"),
             lambda: dp.setxattr(f"{path}/d", f"user.{rng.randrange(4)}", rng.randbytes(8)),
             lambda: dp.chmod(f"{path}/d", rng.choice((0o755, 0o700, 0o775))),
+            lambda: dp.acl.set(f"{path}/d", read=rng.choice(("u:ana", "p", None))),
+            lambda: dp.acl.set(f"{path}/t", {"read:n": rng.choice(("g:eng", None))}),
+            lambda: dp.set_quota(f"{path}/d", advisory_bytes=rng.randrange(1 << 30)),
             lambda: dp.remove(f"{name}.x", missing_ok=True),
             lambda: dp.table(f"{path}/t").put(f"k{rng.randrange(20)}", {"n": self.written}),
             lambda: dp.table(f"{path}/t").delete(f"k{rng.randrange(20)}"),
@@ -197,6 +201,7 @@ class World:
         self.random = random.Random(seed)
         self.writer = Writer(east, seed)
         self.recorder = Recorder(east)
+        self.north: Cluster | None = None
         self.compared = 0
         self.commits: set[int] = set()  # that the mirror was, when it was looked at
 
@@ -230,6 +235,14 @@ class World:
         """Until the mirror is what the source is now, and then all is the same."""
         until(lambda: self._commit(self.west, MIRROR) >= self._commit(self.east, PATH), "equality")
         self.assert_equal((self.east, PATH), (self.west, MIRROR))
+
+    def wait_equal_in_the_north(self) -> None:
+        """The mirror of the mirror, too: down to the change rows."""
+        north = self.north
+        assert north is not None
+        self.wait_equal()
+        until(lambda: self._commit(north, MIRROR) >= self._commit(self.west, MIRROR), "equality")
+        self.assert_equal((self.east, PATH), (north, MIRROR))
 
     def assert_equal(self, *places: tuple[Cluster, str]) -> None:
         async def state(pin: Pin) -> tuple[int, dict[str, int], Picture]:
@@ -328,13 +341,19 @@ class World:
 
 
 @contextlib.contextmanager
-def mirrored(directory: Path, seed: int, *, relayed: bool = True) -> Iterator[World]:
-    """A source with something in it, and a mirror of it that has just been asked for."""
+def mirrored(
+    directory: Path, seed: int, *, relayed: bool = True, three: bool = False
+) -> Iterator[World]:
+    """A source with something in it, and a mirror of it that has just been asked for; with
+    `three`, a mirror of that in the north."""
     with contextlib.ExitStack() as stack:
-        network = stack.enter_context(Network(2))
-        east = Cluster(directory / "east", "east", network.hosts[0])
-        west = Cluster(directory / "west", "west", network.hosts[1])
-        for cluster in (east, west):
+        names = ("east", "west", "north")[: 3 if three else 2]
+        network = stack.enter_context(Network(len(names)))
+        east, west, *others = (
+            Cluster(directory / name, name, host)
+            for name, host in zip(names, network.hosts, strict=True)
+        )
+        for cluster in (east, west, *others):
             cluster.start()
             stack.callback(cluster.kill)
         relay = None
@@ -351,6 +370,11 @@ def mirrored(directory: Path, seed: int, *, relayed: bool = True) -> Iterator[Wo
         world.recorder.note()
         with west.client() as dp:
             dp.create_mirror(MIRROR, f"/east{PATH}")
+        for north in others:
+            north.know(west)
+            with north.client() as dp:
+                dp.create_mirror(MIRROR, f"/west{MIRROR}")
+            world.north = north
         yield world
 
 

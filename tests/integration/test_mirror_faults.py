@@ -68,6 +68,28 @@ def test_promoted_written_failed_back(tmp_path: Path, seed: int) -> None:
         assert_clean(world.east, world.west)
 
 
+def test_a_mirror_of_a_mirror(tmp_path: Path, seed: int) -> None:
+    """Three clusters in a row, of which now one, now another is cut off or killed."""
+    with mirrored(tmp_path, seed, three=True) as world:
+        north = world.north
+        assert north is not None
+        world.write(5)
+        world.wait_equal_in_the_north()
+        north.host.cut()
+        world.write(5)
+        world.west.kill()
+        north.host.mend()
+        world.write(2)
+        world.west.start()
+        world.east.host.cut()
+        north.kill()
+        north.start()
+        world.east.host.mend()
+        world.write(2)
+        world.wait_equal_in_the_north()
+        assert_clean(world.east, world.west, north)
+
+
 def test_a_slow_link_that_loses_much(tmp_path: Path, seed: int) -> None:
     """40 ms each way, every twentieth chunk is sent again."""
     with mirrored(tmp_path, seed) as world:
