@@ -665,3 +665,4 @@ class GatherCursor(Record):
     lost: int = 0  # that were trimmed there before they were gathered
     stopped: str = ""  # why it is not followed any more; empty: it is
     time_ns: int = 0  # when something came last
+    history: bytes = b""  # of the source's volume; empty: not known

@@ -216,7 +216,7 @@ class Collector:
         if not reply.topics:
             raise NotFound("there is no such topic", source=str(source))
         topic = reply.topics[0]
-        found = Identity(reply.node.volume, reply.node.inode, topic.id)
+        found = Identity(reply.node.volume, reply.node.inode, topic.id, reply.history)
         try:
             cursor = self._gathers.check_identity(flow, found)
         except Invalid as error:

@@ -80,6 +80,7 @@ async def topics(call: Call, message: pb.TopicsRequest, data: Any) -> pb.TopicsR
         options=stream_options(node.inode),
         node=node_message(node),
         path=await call.platform.path_of(node.volume, node.inode.number),
+        history=node.volume.settings.history,
     )
 
 

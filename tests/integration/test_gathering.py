@@ -220,3 +220,28 @@ def test_a_hundred_sources() -> None:
     command += ["--streams", "50", "--records", "300"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert "each is there once" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_source_that_was_restored_is_not_followed(three: list[Cluster]) -> None:
+    home, east, _ = three
+    with east.connect() as there, home.connect() as dp:
+        there.create_volume("/v")
+        stream = there.create_stream("/v/s")
+        stream.append("t", b"0")
+        there.create_snapshot("/v", "before")
+        stream.append("t", b"1")
+        dp.create_stream("/all")
+        dp.gather("/all", "t", ["/east/v/s:t"])
+        wait_for(lambda: gathered(dp, 2) == 0, lambda: dp.gathers())
+        dp.pause_gather("/all", "t")
+        there.restore_snapshot("/v", "before")
+        for n in range(3):  # more than there were
+            there.stream("/v/s").append("t", b"another %d" % n)
+        dp.pause_gather("/all", "t", paused=False)
+        wait_for(lambda: dp.gathers()[0].sources[0].state == "stopped", lambda: dp.gathers())
+        assert "restored" in dp.gathers()[0].sources[0].reason
+        assert [record.value for record in records(dp, "/all", "t")] == [b"0", b"1"]
+        dp.pause_gather("/all", "t", paused=False)
+        wait_for(lambda: gathered(dp, 4) == 0, lambda: dp.gathers())
+        values = [record.value for record in records(dp, "/all", "t")]
+        assert values == [b"0", b"1", b"another 1", b"another 2"]

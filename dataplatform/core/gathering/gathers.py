@@ -61,6 +61,7 @@ class Identity(NamedTuple):
     volume: int
     inode: int
     topic: int
+    history: bytes = b""
 
 
 @dataclass(eq=False, slots=True)
@@ -223,7 +224,7 @@ class Gathers:
     async def _restart(self, name: str) -> None:
         for flow in await self.flows(name):
             if flow.cursor.stopped:
-                await self.move(flow, replace(flow.cursor, stopped=""), ())
+                await self.move(flow, replace(flow.cursor, stopped="", history=b""), ())
 
     async def end(self, request: Request, name: str, sources: Sequence[Source] = ()) -> None:
         """Gather from these sources no more; from none, if none is named. What has come stays."""
@@ -299,12 +300,16 @@ class Gathers:
         was: it is not followed into."""
         cursor = flow.cursor
         if not cursor.volume:
-            return replace(
-                cursor, volume=found.volume, inode=found.inode, topic=found.topic, offsets=[]
-            )
-        if (cursor.volume, cursor.inode, cursor.topic) != found:
+            return replace(cursor, **found._asdict(), offsets=[])
+        if (cursor.volume, cursor.inode, cursor.topic) != found[:3]:
             raise Invalid("another stream or topic has this name now", source=str(flow.source))
-        return cursor
+        if cursor.history and cursor.history != found.history:
+            raise Invalid(
+                "the source was restored or promoted: its records may not be those that were "
+                "gathered. --resume goes on where it was",
+                source=str(flow.source),
+            )
+        return cursor if cursor.history else replace(cursor, history=found.history)
 
     def take(
         self, flow: Flow, cursor: GatherCursor, fetched: Sequence[Fetched], partitions: int
