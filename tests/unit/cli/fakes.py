@@ -31,6 +31,8 @@ class Answers:
     """Every method not defined here answers from `answers`: a value, an exception to raise, or a
     function of the arguments. It may be a client, a table, a stream, a producer or a consumer."""
 
+    as_of_ns = 0  # nothing was read from a mirror
+
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
         self.asked: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
