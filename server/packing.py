@@ -16,7 +16,8 @@ from dataplatform.core.namespace import Attributes
 from dataplatform.core.platform import Node
 from dataplatform.core.quota_directories import Limits
 from dataplatform.core.quotas import OVER_BYTES, OVER_ENTRIES
-from dataplatform.core.replication.mirrors import Status, source_words
+from dataplatform.core.replication.links import source_words
+from dataplatform.core.replication.statuses import Status
 from dataplatform.core.streams import Part
 from dataplatform.keyspace.records import (
     DirectoryQuota,

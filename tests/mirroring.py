@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from dataplatform.base.clock import SeededEntropy
 from dataplatform.base.errors import Unavailable
 from dataplatform.core.platform import Platform
-from dataplatform.core.replication.mirrors import Link, Schedule
+from dataplatform.core.replication.links import Link, Schedule
 from dataplatform.core.replication.seam import Described, Pin, Source
 from dataplatform.core.replication.source import LocalSource
 from dataplatform.core.units import Request
@@ -192,7 +193,5 @@ class LinkedPin(Pin):
         await self._pin.close()
 
 
-def _entropy(name: str, number: int) -> Any:
-    from dataplatform.base.clock import SeededEntropy
-
+def _entropy(name: str, number: int) -> SeededEntropy:
     return SeededEntropy(sum(name.encode()) * 1000 + number)

@@ -226,6 +226,15 @@ class Platform:
         volume.users += 1
         return volume
 
+    @contextlib.asynccontextmanager
+    async def using(self, volume_id: int) -> AsyncIterator[Volume]:
+        """The volume, in use meanwhile. NOT_FOUND."""
+        volume = await self.acquire(volume_id)
+        try:
+            yield volume
+        finally:
+            self.release(volume)
+
     def release(self, volume: Volume) -> None:
         volume.users -= 1
         assert volume.users >= 0

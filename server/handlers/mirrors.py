@@ -7,7 +7,8 @@ from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import Invalid, NotFound
-from dataplatform.core.replication.mirrors import Link, Schedule, Status, parse_source
+from dataplatform.core.replication.links import Link, Schedule, parse_source
+from dataplatform.core.replication.statuses import Status
 from dataplatform.core.volumes import Volume
 from dataplatform.keyspace.records import VolumeSettings
 from dataplatform.transport.addresses import parse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataplatform.core.clusters import Access
 from dataplatform.core.platform import Platform
-from dataplatform.core.replication.mirrors import Connect, Link
+from dataplatform.core.replication.links import Connect, Link
 from dataplatform.core.replication.pins import require_root
 from dataplatform.core.replication.seam import Source
 from dataplatform.core.replication.source import LocalSource

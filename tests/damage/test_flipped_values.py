@@ -18,7 +18,7 @@ from dataplatform.core import compaction
 from dataplatform.core.check import check_volume
 from dataplatform.core.gathering.gathers import Source
 from dataplatform.core.quota_directories import Limits, set_quota
-from dataplatform.core.replication.mirrors import Link, Schedule
+from dataplatform.core.replication.links import Link, Schedule
 from dataplatform.core.units import SYSTEM
 from dataplatform.core.volumes import Volume
 from dataplatform.engine.base import scan_all

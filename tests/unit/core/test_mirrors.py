@@ -24,7 +24,8 @@ from dataplatform.core import compaction, streams, tables
 from dataplatform.core.encryption import rotate_key
 from dataplatform.core.namespace import Attributes
 from dataplatform.core.replication import apply, copying
-from dataplatform.core.replication.mirrors import Link, Schedule, Status
+from dataplatform.core.replication.links import Link, Schedule
+from dataplatform.core.replication.statuses import Status
 from dataplatform.core.restore import restore
 from dataplatform.core.units import SYSTEM, Unit
 from dataplatform.keyspace.records import Kind, VolumeSettings
