@@ -14,7 +14,7 @@ import pytest
 
 from dataplatform.base.clock import SystemClock
 from dataplatform.base.errors import Invalid, NotFound, Stale, Unavailable
-from dataplatform.core import change_trims, compaction, tables
+from dataplatform.core import change_trims, compaction, namespace, tables
 from dataplatform.core.platform import Platform
 from dataplatform.core.replication import source as sources
 from dataplatform.core.replication.seam import (
@@ -256,6 +256,38 @@ class SourceContract:
                     await replica.follow(pin)
                     await replica.assert_is(pin)
                     assert replica.copies == 1
+
+    async def test_moved_bytes_cost_nothing(self, tmp_path: Path) -> None:
+        """What gives back space is a commit, but no change."""
+        async with self.world(tmp_path) as (platform, driver, volume, _clock):
+            await driver.write_file("/gone", b"g" * PART * 3)
+            await driver.write_file("/kept", b"k" * PART)
+            await driver.unlink("/gone")
+            await volume.sync()
+            await volume.storage.segments.seal()
+            async with await self.connect(platform) as source:
+                async with await source.pin() as pin:
+                    before, since = await picture(pin), pin.commit
+                assert await compaction.run_once(volume)
+                await volume.sync()
+                async with await source.pin() as pin:
+                    assert pin.commit > since
+                    assert await pin.changed(since) == []
+                    after = await picture(pin)
+                    assert_equal(before, {k: v for k, v in after.items() if k in before})
+
+    async def test_times_of_access_are_told(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path) as (platform, driver, volume, _clock):
+            file = await driver.write_file("/f", b"x")
+            await volume.sync()
+            since = volume.state.commit
+
+            async def work(unit: Unit) -> None:
+                await namespace.accessed(unit, file.inode, unit.now_ns + 1)
+
+            await volume.run(SYSTEM, work, durable=True)
+            async with await self.connect(platform) as source, await source.pin() as pin:
+                assert await pin.changed(since) == [keys.inode(file.inode)]
 
     async def test_pages_of_what_changed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
