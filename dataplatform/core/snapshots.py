@@ -63,6 +63,7 @@ class Snapshots:
         self._platform = platform
         self.damaged = False
         """Not all records could be read."""
+        self._unreadable: set[bytes] = set()  # the keys of those
         self._by_number: dict[int, Snapshot] = {}
         self._by_volume: dict[int, dict[str, Snapshot]] = {}
         self._pins: defaultdict[int, Pins] = defaultdict(Pins)
@@ -78,6 +79,7 @@ class Snapshots:
                     self._add(Snapshot(keys.number_of(key), keys.name_of(key).decode(), record))
                 except (Corrupt, UnicodeDecodeError) as error:
                     self.damaged = True
+                    self._unreadable.add(key)
                     self._pins[keys.number_of(key)].pin_all()
                     log.error("a snapshot's record cannot be read: run dp check: %s", error)
         except Corrupt as error:
@@ -256,6 +258,9 @@ class Snapshots:
                 known, _ = await root.lane.find_reply(request)
                 if known:
                     return
+                if keys.snapshot(volume.id, name) in self._unreadable:
+                    await self._remove_unreadable(root, request, volume, name)
+                    return
                 found = self.get(volume.id, name)
                 _check_unused(found)
 
@@ -271,6 +276,24 @@ class Snapshots:
             told = self._platform.promises.snapshots_changed(volume.id, name)
             await _tell(request, volume, "snapshot removed", found)
         await self._platform.promises.acknowledged(told)
+
+    async def _remove_unreadable(
+        self, root: Volume, request: Request, volume: Volume, name: str
+    ) -> None:
+        """One whose record is damaged: what it kept is found by what others do not keep."""
+        key = keys.snapshot(volume.id, name)
+
+        async def work(unit: Unit) -> int:
+            unit.delete(key)
+            return 0
+
+        await root.run(request, work, durable=True)
+        self._unreadable.discard(key)
+        if not any(keys.number_of(other) == volume.id for other in self._unreadable):
+            self._pins[volume.id].discard(0)
+        self.damaged = bool(self._unreadable)
+        await self.sweep(volume)
+        await compaction.delete_dead(volume)
 
     async def forget(self, volume: Volume, snapshot: Snapshot) -> None:
         """Its record is gone for good: so goes the rest."""

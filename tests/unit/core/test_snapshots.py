@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from dataplatform.base.errors import Exists, Invalid, NotFound, PlatformError
-from dataplatform.core import compaction, files
+from dataplatform.core import compaction, files, orphans
 from dataplatform.core.platform import IDLE_S
-from dataplatform.core.volumes import Volume
+from dataplatform.core.volumes import LEASE_S, Volume
+from dataplatform.keyspace import keys
 from dataplatform.keyspace.records import ROOT_INODE, ROOT_VOLUME
 from tests.model.platform_driver import Driver, Handle, Place, at_work, engines
 
@@ -156,3 +157,27 @@ async def test_what_a_crash_left_of_a_snapshot_goes(tmp_path: Path) -> None:
         (taken,) = driver.platform.snapshots.of(ROOT_VOLUME)
         found = await volume.storage.engine.checkpoints()
         assert found == sorted([taken.record.checkpoint, "of-somebody-else"])
+
+
+@pytest.mark.allow_warnings("snapshot.s record")
+async def test_one_whose_record_is_damaged_keeps_everything_until_it_is_removed(
+    tmp_path: Path,
+) -> None:
+    place = Place("memory", tmp_path, segment_bytes=PART)
+    async with at_work(place) as (driver, _):
+        await driver.write_file("/f", b"1" * PART)
+        await driver.take_snapshot("/", "first")
+    storage = await (storages := await place.storages()).open(ROOT_VOLUME)
+    key = keys.snapshot(ROOT_VOLUME, "first")
+    await storage.engine.durable(await storage.engine.commit({key: b"\xc1"}))
+    await storages.close()
+    async with at_work(place) as (driver, volume):
+        await driver.unlink("/f")
+        place.clock.advance(LEASE_S + 1)
+        await orphans.run_once(volume)
+        await volume.storage.segments.seal()
+        await compaction.run_once(volume)
+        assert len(await compaction.kept_dead(volume)) == 1
+        await driver.remove_snapshot("/", "first")
+        assert await sizes(volume) == {}
+        assert await volume.storage.engine.checkpoints() == []
