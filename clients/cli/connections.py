@@ -47,7 +47,7 @@ def connect() -> Iterator[Client]:
         more["stale_ok"] = True
     with dataplatform.connect(_choice.server, _choice.token, **more) as client:
         yield client
-        if client.as_of_ns:
+        if _choice.stale_ok and client.as_of_ns:
             _say_age(client.as_of_ns)
 
 
