@@ -69,7 +69,7 @@ class Making(NamedTuple):
     async def make(self, volume_id: int) -> None:
         platform, record = self.platform, self.snapshot.record
         await platform.storages.clone(self.source.id, record.checkpoint, volume_id)
-        storage = await platform.storages.open(volume_id)
+        storage = await platform.storages.open(volume_id, briefly=True)
         try:
             stored = await encryption.stored_settings(storage)
             settings = replace(

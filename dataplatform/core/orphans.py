@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from ..base.errors import Corrupt
 from ..engine.base import scan_all
 from ..keyspace import keys
@@ -14,7 +16,7 @@ from .volumes import Volume
 
 ROWS_PER_UNIT = 2000
 
-NAMES_PER_UNIT = 100
+NAMES_PER_UNIT = 50
 
 
 async def run_once(volume: Volume) -> int:
@@ -50,6 +52,7 @@ async def sweep(volume: Volume, number: int, *, units_max: int | None = None) ->
 
     units = 0
     while not await volume.run(SYSTEM, work, durable=False):
+        await asyncio.sleep(0)  # others have their turn
         units += 1
         if units == units_max:
             return

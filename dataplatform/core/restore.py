@@ -191,7 +191,7 @@ async def _fill(
     platform: Platform, request: Request, volume: Volume, snapshot: Snapshot, number: int
 ) -> None:
     """Make the clone of the checkpoint what the volume is going to be, in one commit."""
-    storage = await platform.storages.open(number)
+    storage = await platform.storages.open(number, briefly=True)
     try:
         settings = replace(volume.settings, encryption=own_keys(volume.settings))
         readable, _ = await encryption.with_keys(

@@ -6,6 +6,7 @@ clone was made of, if nothing there has changed since.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -255,6 +256,7 @@ class _Unchanged:
             async for _, value in scan_all(volume.storage.engine, start, end):
                 entry = Entry.unpack(value)
                 if entry.inode not in self._seen:
+                    await asyncio.sleep(0)  # others have their turn
                     self._seen.add(entry.inode)
                     await self._look_at(volume, entry.inode, fork)
                     if entry.kind == Kind.DIRECTORY and not entry.volume:

@@ -303,8 +303,9 @@ class Storages(abc.ABC):
         """The volumes that exist here, whole or half-made."""
 
     @abc.abstractmethod
-    async def open(self, volume: int, *, create: bool = False) -> Storage:
-        """NOT_FOUND without `create` if there is none."""
+    async def open(self, volume: int, *, create: bool = False, briefly: bool = False) -> Storage:
+        """NOT_FOUND without `create` if there is none. `briefly`: it is going to be closed soon, so
+        nothing is begun that closing would have to wait for."""
 
     @abc.abstractmethod
     async def remove(self, volume: int) -> None:

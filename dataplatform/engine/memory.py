@@ -464,7 +464,7 @@ class MemoryStorages(Storages):
         self._check()
         return sorted(self._disk.volumes)
 
-    async def open(self, volume: int, *, create: bool = False) -> Storage:
+    async def open(self, volume: int, *, create: bool = False, briefly: bool = False) -> Storage:
         self._check()
         self._check_closed(volume)
         state = self._disk.volumes.get(volume)

@@ -556,7 +556,7 @@ class SlateStorages(Storages):
         names = await self._bucket.names("volumes")
         return sorted(int(n) for n in names if n.isdecimal() and n not in parts)
 
-    async def open(self, volume: int, *, create: bool = False) -> Storage:
+    async def open(self, volume: int, *, create: bool = False, briefly: bool = False) -> Storage:
         """Fences whoever has the volume open."""
         with self._volumes.alone(volume):
             places = await self._find(volume)

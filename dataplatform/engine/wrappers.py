@@ -352,9 +352,9 @@ class FaultyStorages(Storages):
     async def volumes(self) -> list[int]:
         return await self._storages.volumes()
 
-    async def open(self, volume: int, *, create: bool = False) -> Storage:
+    async def open(self, volume: int, *, create: bool = False, briefly: bool = False) -> Storage:
         engine, segments = await self.faults.around(
-            "open", lambda: self._storages.open(volume, create=create)
+            "open", lambda: self._storages.open(volume, create=create, briefly=briefly)
         )
         return Storage(FaultyEngine(engine, self.faults), FaultySegments(segments, self.faults))
 
@@ -573,9 +573,9 @@ class CountingStorages(Storages):
     async def volumes(self) -> list[int]:
         return await self._storages.volumes()
 
-    async def open(self, volume: int, *, create: bool = False) -> Storage:
+    async def open(self, volume: int, *, create: bool = False, briefly: bool = False) -> Storage:
         with self._tallies.timed("open"):
-            engine, segments = await self._storages.open(volume, create=create)
+            engine, segments = await self._storages.open(volume, create=create, briefly=briefly)
         return Storage(
             CountingEngine(engine, self._tallies), CountingSegments(segments, self._tallies)
         )

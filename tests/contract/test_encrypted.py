@@ -40,8 +40,9 @@ class EncryptedStorages(Storages):
     async def volumes(self) -> list[int]:
         return await self._storages.volumes()
 
-    async def open(self, volume: int, *, create: bool = False) -> Storage:
-        return encrypted(await self._storages.open(volume, create=create), keyring())
+    async def open(self, volume: int, *, create: bool = False, briefly: bool = False) -> Storage:
+        opened = await self._storages.open(volume, create=create, briefly=briefly)
+        return encrypted(opened, keyring())
 
     async def remove(self, volume: int) -> None:
         await self._storages.remove(volume)

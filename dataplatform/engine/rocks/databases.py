@@ -104,12 +104,15 @@ def database_options(shared: Shared) -> Options:
     return options
 
 
-def open_database(path: Path, shared: Shared) -> Rdict:
+def open_database(path: Path, shared: Shared, *, is_brief: bool = False) -> Rdict:
+    """`is_brief`: no compaction begins, which closing would wait for."""
     with errors(path.parent):
         if cause := manifests.problem(path):
             raise Corrupt("database is damaged", path=path.parent, cause=cause)
         try:
-            return Rdict(str(path), database_options(shared))
+            options = database_options(shared)
+            options.set_disable_auto_compactions(is_brief)
+            return Rdict(str(path), options)
         except Exception as error:
             if "Corruption" not in str(error) or not wal.is_torn(path):
                 raise

@@ -60,9 +60,9 @@ class RocksStorages(Storages):
         self._volumes.check()
         return self._directory.volumes()
 
-    async def open(self, volume: int, *, create: bool = False) -> Storage:
+    async def open(self, volume: int, *, create: bool = False, briefly: bool = False) -> Storage:
         with self._volumes.alone(volume):
-            engine, segments = await self._run(lambda: self._open(volume, create))
+            engine, segments = await self._run(lambda: self._open(volume, create, briefly))
             return self._volumes.put(volume, Storage(engine, segments), engine, segments)
 
     async def remove(self, volume: int) -> None:
@@ -97,7 +97,7 @@ class RocksStorages(Storages):
         path = self._directory.find_volume(source)
         self._directory.make_volume(target, lambda new: clones.fill(path, checkpoint, new))
 
-    def _open(self, volume: int, create: bool) -> tuple[RocksEngine, LocalSegments]:
+    def _open(self, volume: int, create: bool, briefly: bool) -> tuple[RocksEngine, LocalSegments]:
         if create:
             self._directory.make_volume(volume, lambda path: make_volume(path, self._shared))
         path = self._directory.find_volume(volume)
@@ -109,7 +109,7 @@ class RocksStorages(Storages):
             subject=f"segments {path}",
             segment_bytes=self._segment_bytes,
         )
-        database = open_database(path / "db", self._shared)
+        database = open_database(path / "db", self._shared, is_brief=briefly)
         try:
             return RocksEngine(path, database, self._shared), segments
         except BaseException:
