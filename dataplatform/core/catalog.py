@@ -616,6 +616,7 @@ class Catalog:
         record = await self.find(volume_id)
         if record is not None and record.copy:
             await self._platform.storages.remove(record.copy)
+        await self._platform.settled(volume_id)
         await self._platform.storages.remove(volume_id)
 
         async def work(unit: Unit) -> None:

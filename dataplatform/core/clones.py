@@ -100,8 +100,7 @@ class Making(NamedTuple):
 
             await volume.run(SYSTEM, begin, durable=True)
         finally:
-            await storage.segments.close()
-            await storage.engine.close()
+            platform.close_later(volume_id, storage)
 
 
 async def clone(

@@ -437,6 +437,23 @@ class Platform:
                 del self._opening[volume_id]
                 busy.set_result(None)
 
+    def close_later(self, volume_id: int, storage: Storage) -> None:
+        """Close the storage of a volume that nobody knows yet: RocksDB may take seconds for it
+        while another database is being compacted. Who opens the volume waits for that."""
+
+        async def close() -> None:
+            try:
+                await _let_go(storage)
+            finally:
+                del self._opening[volume_id]
+
+        self._opening[volume_id] = asyncio.ensure_future(close())
+
+    async def settled(self, volume_id: int) -> None:
+        """Nobody opens or closes the volume any more."""
+        while (opening := self._opening.get(volume_id)) is not None:
+            await asyncio.wait((opening,))
+
     async def _emptied(self, volume: Volume) -> None:
         """Wait until nobody is in the volume, or in a snapshot of it."""
         while True:

@@ -7,6 +7,7 @@ from typing import Any
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.base.errors import NotFound
 from dataplatform.core import clones, restore, restore_paths, snapshot_schedules
+from dataplatform.core.catalog import Description
 from dataplatform.core.snapshot_names import SNAPSHOT_NAME
 from dataplatform.core.snapshot_schedules import Schedule
 from dataplatform.core.snapshots import Snapshot
@@ -101,8 +102,15 @@ async def clone(call: Call, message: pb.CloneRequest, data: Any) -> pb.VolumeInf
     node = await call.node(message.target)
     at = await call.new_name(message.new, parents=True, look=True)
     request = call.request(message)
+    record = call.platform.snapshots.get(node.volume.id, message.name).record
     stored = await clones.clone(call.platform, request, node.volume, message.name, at)
-    return await _cloned(call, message, at.volume, stored)
+    path = await call.platform.catalog.mount_path(stored)
+    settings = clones.settings_of(node.volume)
+    made = Description(
+        *(stored, path, record.commit + 1, record.used_bytes, record.entries, settings, False),
+        state="ready",
+    )
+    return volume_message(made)  # as it was made: looking at it would open it, which can wait
 
 
 async def _restored_volume(call: Call, message: pb.SnapshotRequest) -> Volume | None:
