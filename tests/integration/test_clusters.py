@@ -13,6 +13,7 @@ import pytest
 
 import dataplatform
 from dataplatform.base.errors import Denied, Exists, Invalid, PlatformError, Unavailable
+from tests.certificates import authority
 from tests.integration.servers import ServerProcess
 
 DP = "from dataplatform_clients.cli.main import main; main()"
@@ -130,3 +131,29 @@ def test_the_command(tmp_path: Path) -> None:
         home.process.stop()
         checked = home.process.check()
         assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    """The other cluster's certificate must be signed by the authority that was given."""
+    keys, others = authority(tmp_path / "keys"), authority(tmp_path / "others")
+    tls = ("--tls-cert", str(keys / "server.pem"), "--tls-key", str(keys / "server.key"))
+    with clusters(tmp_path, "home") as (home,):
+        east = Cluster(tmp_path / "east", "east", *tls)
+        try:
+            assert east.address.startswith("dps://")
+            address = east.address.replace("127.0.0.1", "localhost")
+            token = east.token()
+            with home.connect() as dp:
+                for wrong in (None, (others / "ca.pem").read_text()):
+                    with pytest.raises(Denied, match="not trusted"):
+                        dp.add_cluster("east", address, token=token, ca=wrong)
+                with pytest.raises(Invalid):
+                    dp.add_cluster("east", address, token=token, ca="no certificate")
+                with pytest.raises(Invalid, match="unencrypted"):
+                    dp.add_cluster("east", "dp://east.example.org", token=token)
+                dp.add_cluster("east", address, token=token, ca=(keys / "ca.pem").read_text())
+                dp.write_file("/east/f", b"over TLS")
+                assert dp.read_file("/east/f") == b"over TLS"
+                assert dp.clusters()[0].has_authority
+        finally:
+            east.process.stop()
