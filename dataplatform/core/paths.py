@@ -148,13 +148,15 @@ async def walk(
             place = parent
             continue
         encoded = name.encode()
-        value = await reader.get(keys.entry(place.inode, encoded))
+        value = None
+        if name != SNAPSHOT_NAME:  # which nothing is stored under
+            value = await reader.get(keys.entry(place.inode, encoded))
         if value is None:
             if search is not None:
                 await search.check(place.inode, 0, 0)
             return Place(place.inode, encoded, 0, 0, (name, *reversed(todo)))
         entry = Entry.unpack(value)
-        if not junctions:
+        if entry.volume and not junctions:
             entry = entry._replace(volume=0)
         if search is not None and not search.is_sure(place.inode):
             await search.check(place.inode, entry.volume, entry.inode)

@@ -33,7 +33,7 @@ async def enter(
 ) -> Entered | None:
     """Of a place whose next name does not exist in the volume; None if that means no snapshot.
     Without `at_names`, a name with an `@` is one like others."""
-    if volume.is_snapshot:
+    if volume.source is not None:
         return None
     name, *rest = place.rest
     if name == SNAPSHOT_NAME:
@@ -59,9 +59,13 @@ async def _enter_directory(
     if taken is None or place.directory >= taken.record.next_inode:
         missing = Place(number, name.encode(), 0, 0, tuple(rest))
         return Entered(await platform.acquire(volume.id), 0, (), missing)
-    then = await platform.acquire(taken.number)
+    then = platform.hold(taken.record.number)
+    if then is None:
+        then = await platform.acquire(taken.number)
+    if names:
+        return Entered(then, place.directory, tuple(names), place)
     found = Place(number, name.encode(), place.directory, Kind.DIRECTORY)
-    return Entered(then, place.directory, tuple(names), found)
+    return Entered(then, place.directory, (), found)
 
 
 async def _enter_name(

@@ -266,7 +266,7 @@ class Volume:
         if value is None:
             return None
         found = Entry.unpack(value)
-        return found if self.source is None else found._replace(volume=0)
+        return found._replace(volume=0) if found.volume and self.source is not None else found
 
     async def path_of(self, number: int) -> str:
         """Path from this volume's root of something that has a name."""
