@@ -201,7 +201,8 @@ async def check_attributes(
     others: bool,
 ) -> None:
     """EPERM for what belongs to the owner; EACCES for setting the time to now without write
-    permission. `others`: explicit times, settings."""
+    permission. `others`: explicit times, settings. What has no name any more is there for whoever
+    has it open (fchmod(2), futimens(2))."""
     principal = unit.request.principal
     if principal.is_free:
         return
@@ -212,10 +213,11 @@ async def check_attributes(
             "only an administrator may give things to others",
             path=await unit.path_of(inode.number),
         )
+    nameless = not inode.links
     if mode is not None or uid is not None or gid is not None or others:
-        await unit.allow(inode, Verb.ADMIN, code=errno.EPERM)
+        await unit.allow(inode, Verb.ADMIN, opened=nameless, code=errno.EPERM)
     elif now and not owns(principal, inode):
-        await unit.allow(inode, Verb.WRITE)
+        await unit.allow(inode, Verb.WRITE, opened=nameless)
     if gid is None or gid == inode.gid or principal.is_trusted or is_member(principal, gid):
         return
     raise _not_permitted(
@@ -258,19 +260,21 @@ def written(principal: Principal, inode: Inode) -> None:
 
 async def check_xattr(unit: Unit, inode: Inode, name: str) -> None:
     """setxattr(2): `user.` attributes are written by who may write, all others (`trusted.`,
-    `security.`, `system.`) by administrators (xattr(7))."""
+    `security.`, `system.`) by administrators (xattr(7)). What has no name any more is there for
+    whoever has it open (fsetxattr(2))."""
     principal = unit.request.principal
     if principal.is_free:
         return
+    nameless = not inode.links
     if not is_for_users(name) and not principal.is_trusted:
-        await unit.allow(inode, REACH)
+        await unit.allow(inode, REACH, opened=nameless)
         raise _not_permitted(
             principal,
             "only an administrator may set this attribute",
             path=await unit.path_of(inode.number),
             name=name,
         )
-    await unit.allow(inode, Verb.WRITE)
+    await unit.allow(inode, Verb.WRITE, opened=nameless)
     if inode.is_directory and inode.mode & STICKY:
         await unit.allow(inode, Verb.ADMIN, code=errno.EPERM)
 

@@ -1,10 +1,14 @@
 """Verdicts against a table: modes, reach, tokens, administrators."""
 
+import errno
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from dataplatform.base.errors import NotFound
+from dataplatform.base.errors import NotFound, PlatformError
 from dataplatform.core import namespace
 from dataplatform.core.access.verbs import Verb
+from dataplatform.core.principals import Principal
+from dataplatform.core.units import Request, Unit
 from dataplatform.keyspace.records import Kind
 
 from .worlds import ANA, ANYBODY, BOB, ROOT, World, in_world
@@ -86,6 +90,53 @@ async def test_what_has_no_name_is_not_there(world: World) -> None:
     except NotFound:
         return
     raise AssertionError("found")
+
+
+@in_world
+async def test_attributes_of_what_has_no_name(world: World) -> None:
+    """fchmod(2), fchown(2), futimens(2) and fsetxattr(2) of an open file that was removed."""
+    volume, session = world.volume, b"s" * 16
+    number = await world.make_node("/f", 0o666, uid=ANA.uid)
+    world.platform.opens.open(session, volume, number)
+    await world.run(lambda unit: namespace.remove(unit, 1, b"f", keep_open=True))
+
+    def mode(unit: Unit) -> Awaitable[None]:
+        return namespace.set_attributes(unit, number, mode=0o606)
+
+    def owner(unit: Unit) -> Awaitable[None]:
+        return namespace.set_attributes(unit, number, uid=ANA.uid, gid=ANA.gid)
+
+    def time(unit: Unit) -> Awaitable[None]:
+        return namespace.set_attributes(unit, number, now=True)
+
+    def xattr(unit: Unit) -> Awaitable[None]:
+        return namespace.set_xattr(
+            unit, number, "user.a", b"x", create_only=False, replace_only=False
+        )
+
+    def trusted(unit: Unit) -> Awaitable[None]:
+        return namespace.remove_xattr(unit, number, "trusted.a")
+
+    async def answer(work: Callable[[Unit], Awaitable[None]], who: Principal, caller: bytes) -> str:
+        try:
+            await volume.run(Request(who, caller=caller), work, durable=False)
+        except PlatformError as error:
+            return errno.errorcode[error.os_errno]
+        return "done"
+
+    for work, of_owner, of_other in (
+        (mode, "done", "EPERM"),
+        (owner, "done", "EPERM"),
+        (time, "done", "done"),
+        (xattr, "done", "done"),
+        (trusted, "EPERM", "EPERM"),
+    ):
+        assert await answer(work, ANA, session) == of_owner, work.__name__
+        assert await answer(work, BOB, session) == of_other, work.__name__
+        assert await answer(work, ANA, b"o" * 16) == "ENOENT", work.__name__
+    inode = await volume.find_inode(number)
+    assert inode is not None
+    assert (inode.mode, inode.gid) == (0o606, ANA.gid)
 
 
 @in_world
