@@ -428,6 +428,7 @@ class Draft:
     def expire_records(self, stream: int, topic: str, number: int, start: int) -> None:
         """Retention removed what lies before `start`: whole batches, and only what may go."""
         node = self.account(stream)
+        assert topic in node.topics, f"records went from a topic that is not there: {topic}"
         partition = node.topics[topic].partitions[number]
         ttl_ms = node.settings["ttl_ms"]
         while partition.start < start:

@@ -482,6 +482,10 @@ class Walk:
     def _explain(self, event: Event, line: Line, draft: Draft) -> None:
         if event.path.startswith("(inode"):  # of something without a name
             assert event.verb == "written"
+            nameless = int(event.path.removeprefix("(inode ").removesuffix(")"))
+            assert nameless in line.buffered, f"nobody wrote this: {event}"
+            del line.buffered[nameless]  # flushed: no flush follows
+            line.ghosts.discard(nameless)
             return
         number = line.state.find(event.path)
         assert number is not None, f"an event of something unknown: {event}"

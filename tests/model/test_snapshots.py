@@ -135,10 +135,6 @@ class Walk(Steps):
             row = ChangeRow.unpack(value)
             draft = Draft(line.state, row.time_ns)
             for event in row.events:
-                if event[1].startswith("(inode"):  # written to what lost its name: flushed, too
-                    number = int(event[1].split()[1].rstrip(")"))
-                    line.buffered.pop(number, None)
-                    line.ghosts.discard(number)
                 if not event[0].startswith(("advisory limit", "snapshot ")):
                     self._explain(Event(*event), line, draft)
             if not row.events:
