@@ -244,8 +244,14 @@ class Identities:
         """A user of the operating system: the user of the platform with that uid, else with that
         name, as the system knows him; else himself. DENIED if that user is disabled.
 
-        `is_admin`: the system's rights are enough, whoever it is.
+        `is_admin`: the system's rights are enough, whoever it is. What is such an account's own
+        stays so when a user with its uid is made or removed: its mounts and programs go on.
         """
+        if is_admin:
+            has_name = account.name and account.name not in RESERVED
+            owner_name = account.name if has_name else f"uid:{account.uid}"
+        else:
+            owner_name = ""
         name = self._names.get(account.uid, account.name)
         user = self._users.get(name)
         if user is not None and not is_admin:
@@ -261,6 +267,7 @@ class Identities:
             is_admin=is_admin or (user is not None and user.is_admin),
             may_speak=is_admin,
             scope="the server's own" if is_admin else "",
+            owner_name=owner_name,
         )
 
     def grant_of(self, principal: Principal) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Principal:
     gid: int = NOBODY  # the group of what it creates
     spoken_for_by: str = ""  # the `owner` of the principal that speaks for this one
     modes_checked: bool = False  # by the kernel it came through: expressions alone decide here
+    owner_name: str = ""  # in `owner`, in place of a name that may become another one
 
     # What follows from these; every request looks at it, so it is found once.
     is_free: bool = field(init=False, repr=False)
@@ -49,11 +50,12 @@ class Principal:
     owner: str = field(init=False, repr=False)
     """Who a session and a stored reply belong to. Somebody with the same name but other limits (a
     token that may only read) is somebody else there; a renewed token is not. What a mount does for
-    others belongs to the mount."""
+    others belongs to the mount. It is on disk, in the stored replies."""
 
     def __post_init__(self) -> None:
         is_free = self.is_admin and not self.is_read_only and not self.roots
-        owner = f"{self.name} ({self.scope})" if self.scope else self.name
+        name = self.owner_name or self.name
+        owner = f"{name} ({self.scope})" if self.scope else name
         object.__setattr__(self, "is_free", is_free)
         object.__setattr__(self, "is_trusted", self.is_admin or self.modes_checked)
         object.__setattr__(self, "owner", self.spoken_for_by or owner)

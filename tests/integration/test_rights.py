@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -95,6 +96,19 @@ def test_one_rule_holds_for_every_kind(cluster: Cluster) -> None:
         list(bob.table("/d/t").scan(where="owner = 'x'"))
     with pytest.raises(Denied):
         bob.acl.set("/d/t", read="p")
+
+
+def test_an_administrators_session_goes_on_under_another_name(cluster: Cluster) -> None:
+    """The uid at the other end of the socket becomes a user's, and is nobody's again."""
+    admin = cluster.admin
+    admin.mkdir("/d")
+    admin.create_user("ana", uid=os.geteuid(), admin=True)
+    assert admin.whoami().name == "ana"
+    admin.write_file("/d/f", b"x")
+    admin.remove_user("ana")
+    assert admin.whoami().name != "ana"
+    admin.write_file("/d/f", b"y")
+    assert admin.read_file("/d/f") == b"y"
 
 
 def test_the_command_explains(cluster: Cluster) -> None:

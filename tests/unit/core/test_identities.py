@@ -325,6 +325,33 @@ async def test_users_of_the_system_are_users_of_the_platform() -> None:
             i.principal_of_account(Account("zed", 1000))
 
 
+async def test_an_administrators_own_stays_so_whatever_users_there_are() -> None:
+    """A mount of root's goes on when there is a user with uid 0."""
+    async with platform() as p:
+        i = p.identities
+        accounts = [
+            Account("root", 0),
+            Account("dp", 1000),
+            Account("", 1001),
+            Account("system", 9),
+        ]
+
+        def owners() -> list[str]:
+            return [i.principal_of_account(a, is_admin=True).owner for a in accounts]
+
+        before = owners()
+        own = "the server's own"
+        assert before == [f"root ({own})", f"dp ({own})", f"uid:1001 ({own})", f"uid:9 ({own})"]
+        for number, account in enumerate(accounts):
+            name = f"ana{number}"
+            await i.create_user(ROOT, name, uid=account.uid, is_admin=True)
+            assert i.principal_of_account(account, is_admin=True).name == name
+        assert owners() == before
+        await i.remove_user(ROOT, "ana0")
+        assert owners() == before
+        assert i.principal_of_account(accounts[1]).owner == "ana1"
+
+
 async def test_a_retry_gives_the_same_token() -> None:
     async with platform() as p:
         i = p.identities
