@@ -35,6 +35,7 @@ class Ground:
         self.admin.create_user("ana")
         self.admin.create_user("boss", admin=True)
         self.admin.create_stream("/s").create_topic("t", partitions=1)
+        self.quiet = self.admin.create_volume("/quiet").commit  # nothing happens there
         self.token = self.make("ana")
 
     def make(self, user: str, **options: Any) -> str:
@@ -121,7 +122,7 @@ def test_who_shows_nothing_is_nobody(ground: Ground) -> None:
 
 
 class Poll(threading.Thread):
-    """Something that waits for news of /s; when and how that ended."""
+    """Something that waits for news; when and how that ended."""
 
     def __init__(self, wait: Callable[[], object]) -> None:
         super().__init__(daemon=True)
@@ -151,10 +152,10 @@ def test_what_is_revoked_ends_within_a_second(ground: Ground, door: str, how: st
 
     def ask() -> object:
         if door == "grpc":
-            root = pb.Target(path="/")
-            request = pb.ChangesRequest(target=root, since=1 << 40, wait_ms=30_000)
+            quiet = pb.Target(path="/quiet")
+            request = pb.ChangesRequest(target=quiet, since=ground.quiet, wait_ms=30_000)
             return wire.call("Changes.Read", request)
-        return client.changes("/", since=1 << 40, follow=True).__next__()
+        return client.changes("/quiet", since=ground.quiet, follow=True).__next__()
 
     assert client.whoami().name == user
     poll = Poll(ask)
@@ -189,7 +190,7 @@ def test_what_is_revoked_ends_within_a_second(ground: Ground, door: str, how: st
 def test_a_token_that_expires_ends_on_open_connections(ground: Ground) -> None:
     made = ground.admin.create_token("ana", ttl=timedelta(seconds=2))
     client = ground.as_(made.token)
-    poll = Poll(lambda: client.changes("/", since=1 << 40, follow=True).__next__())
+    poll = Poll(lambda: client.changes("/quiet", since=ground.quiet, follow=True).__next__())
     poll.join(10)
     late_s = time.time() - made.info.expires_ns / 1e9
     assert isinstance(poll.outcome, Denied)
