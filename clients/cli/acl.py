@@ -98,10 +98,8 @@ def _rule(text: str) -> tuple[str, str]:
 )
 def check(
     path: RemotePath,
-    user: Annotated[str, typer.Argument(metavar="[USER]", show_default=False)] = "",
-    verbs: Annotated[
-        list[str] | None, typer.Argument(metavar="[VERB]…", show_default=False)
-    ] = None,
+    user: Annotated[str, typer.Argument(metavar="USER", show_default=False)] = "",
+    verbs: Annotated[list[str] | None, typer.Argument(metavar="VERB", show_default=False)] = None,
     json: Json = False,
 ) -> None:
     """Show what USER (you, without one) may do with PATH, and why.

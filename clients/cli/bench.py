@@ -34,7 +34,7 @@ def bench(
     workloads: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[WORKLOAD]...", help="Only these; --list names them.", show_default=False
+            metavar="WORKLOAD", help="Only these; --list names them.", show_default=False
         ),
     ] = None,
     only: Annotated[

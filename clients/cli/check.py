@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def check(
     path: Annotated[
         str | None,
-        typer.Argument(metavar="[PATH]", autocompletion=complete_path, show_default=False),
+        typer.Argument(metavar="PATH", autocompletion=complete_path, show_default=False),
     ] = None,
     is_repairing: Annotated[
         bool, typer.Option("--repair", help="Mend what can be mended without guessing.")

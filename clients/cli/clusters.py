@@ -115,7 +115,7 @@ def set_(
     """Change how a cluster is reached; what is not named stays. It must be the same store."""
     given = {"address": address, "token": _text(token), "ca": _text(ca), "access": access}
     if all(value is None for value in given.values()):
-        raise typer.BadParameter("nothing to set: see --help")
+        raise typer.BadParameter("nothing to set: give --address, --with-token, --ca or --access")
     with connect() as client:
         changed = client.set_cluster(name, insecure=insecure, unchecked=unchecked, **given)
         if json:
@@ -124,7 +124,7 @@ def set_(
 
 @command(cluster, "ls", "dp cluster ls", "dp cluster ls east --json")
 def list_(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)] = None,
     json: Json = False,
 ) -> None:
     """List known clusters; each is asked how it is: reachable, since when another, its clock."""

@@ -275,7 +275,7 @@ def _limits(found: Any) -> str | None:
     "dp token revoke --all",
 )
 def revoke(
-    token_id: Annotated[str | None, typer.Argument(metavar="[ID]", show_default=False)] = None,
+    token_id: Annotated[str | None, typer.Argument(metavar="ID", show_default=False)] = None,
     name: UserOption = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every token of the cluster, by a new signing key.")

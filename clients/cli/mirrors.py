@@ -134,7 +134,7 @@ def create(
 
 @command(mirror, "status", "dp mirror status", "dp mirror status /projects --json")
 def status(
-    path: Annotated[str | None, typer.Argument(metavar="[PATH]", show_default=False)] = None,
+    path: Annotated[str | None, typer.Argument(metavar="PATH", show_default=False)] = None,
     json: Json = False,
 ) -> None:
     """Show every mirror of this cluster, or one: how far behind it is, why it does not follow."""

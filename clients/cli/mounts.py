@@ -41,14 +41,14 @@ def mount(
     path: Annotated[
         str,
         typer.Argument(
-            metavar="[PATH]",
+            metavar="PATH",
             autocompletion=complete_path,
             show_default=False,
             help="What to mount; with its server as dp://HOST:PORT/PATH or dp+unix:///SOCKET:/PATH.",
         ),
     ] = "",
     mountpoint: Annotated[
-        str, typer.Argument(metavar="[MOUNTPOINT]", show_default=False, help="A local directory.")
+        str, typer.Argument(metavar="MOUNTPOINT", show_default=False, help="A local directory.")
     ] = "",
     is_foreground: Annotated[
         bool, typer.Option("--foreground", "-f", help="Stay, and log to standard error.")

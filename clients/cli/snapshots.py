@@ -72,7 +72,7 @@ def _cells(item: SnapshotInfo) -> tuple[Any, ...]:
 )
 def info(
     path: RemotePath,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)] = None,
     json: Json = False,
 ) -> None:
     """Show a snapshot: which commit it is, what the volume held, what removing it gives back."""

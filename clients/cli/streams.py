@@ -138,7 +138,7 @@ def topic_delete(place: Topic) -> None:
 )
 def produce(
     place: Topic,
-    file: Annotated[str, typer.Argument(metavar="[FILE]", show_default=False)] = "-",
+    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False)] = "-",
     key: Annotated[str | None, typer.Option(metavar="K", help="Of every record.")] = None,
     separator: Annotated[
         str | None,

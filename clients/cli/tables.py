@@ -137,7 +137,7 @@ def increment(
     path: RemotePath,
     key: Key,
     column: Annotated[str, typer.Argument(metavar="COLUMN", show_default=False)],
-    amount: Annotated[str, typer.Argument(metavar="[AMOUNT]", show_default=False)] = "1",
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", show_default=False)] = "1",
     json: Json = False,
 ) -> None:
     """Add to a number, and print the new value.

@@ -78,7 +78,9 @@ async def read_of(
     was read before ended at `since`: then the page tells the rest. INVALID for a commit to come."""
     if since > volume.state.commit:
         last = volume.state.commit
-        raise Invalid("there is no such commit yet: is it another volume?", since=since, last=last)
+        raise Invalid(
+            "there is no such commit yet, or it is of another volume", since=since, last=last
+        )
     place = await volume.places.find(number, since)
     if place is None:
         raise NotFound("no such file or directory any more", volume=volume.id, inode=number)

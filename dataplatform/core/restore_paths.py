@@ -170,7 +170,7 @@ async def promote(
     await check_admin(request, clone)
     record = await platform.catalog.find(clone.id)
     if record is None or not record.origin:
-        raise Invalid("this volume is no clone", volume=clone.id)
+        raise Invalid("this volume is no clone", path=await platform.catalog.mount_path(clone.id))
     if number == ROOT_INODE:
         raise Invalid("this is the root of the clone: promote what is below it, one by one")
     source_id, fork, segments_end, *_ = record.origin

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from dataplatform.api import platform_pb2 as pb
 from dataplatform.api.methods import METHODS
-from dataplatform.base.errors import Invalid
+from dataplatform.base.errors import Invalid, Unavailable
 from dataplatform.core.clusters import Access, Asked
 from dataplatform.transport.addresses import Address, parse
 from dataplatform.transport.async_connections import AsyncConnection
@@ -76,7 +76,11 @@ async def connect(
         session=session,
         cluster=own_cluster,
     )
-    return await kind.open(address, hello, timeout_s=TIMEOUT_S, tls=tls)
+    try:
+        return await kind.open(address, hello, timeout_s=TIMEOUT_S, tls=tls)
+    except Unavailable as error:
+        reason = error.message.partition(":")[0]  # the advice is for clients
+        raise Unavailable(reason, **error.facts) from error
 
 
 def asked_of(welcome: pb.HelloReply) -> Asked:

@@ -40,8 +40,9 @@ async def _ask(call: Call, access: Access, *, unchecked: bool) -> Asked | None:
     except Unavailable as error:
         if unchecked:
             return None
+        facts = {**error.facts, "cluster": access.name}  # so that nobody repeats it
         raise Unavailable(
-            f"{error.message}; to add it all the same, say --unchecked", **error.facts
+            f"{error.message}; to add it all the same, say --unchecked", **facts
         ) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dataplatform.api import platform_pb2 as pb
-from dataplatform.base.errors import NotFound
+from dataplatform.base.errors import Invalid, NotFound
 from dataplatform.core import clones, restore, restore_paths, snapshot_schedules
 from dataplatform.core.catalog import Description
 from dataplatform.core.snapshot_names import SNAPSHOT_NAME
@@ -85,6 +85,8 @@ async def list_(call: Call, message: pb.SnapshotsRequest, data: Any) -> pb.Snaps
 async def info(call: Call, message: pb.SnapshotRequest, data: Any) -> pb.Snapshot:
     volume, found = await _volume(call, message.target)
     snapshots = call.platform.snapshots
+    if not message.name and found is None:
+        raise Invalid("which snapshot? Name it, or give a path in it: PATH/.snapshot/NAME")
     if message.name or found is None:
         found = snapshots.get(volume.id, message.name)
     return await snapshot_message(call, found, await snapshots.freed_bytes(volume, found))
@@ -152,6 +154,8 @@ async def restore_(call: Call, message: pb.SnapshotRequest, data: Any) -> pb.Res
 @rpc("Snapshots.Promote", answer=_restored)
 async def promote(call: Call, message: pb.PromoteRequest, data: Any) -> pb.Restored:
     node = await call.node(message.target, follow=False)
+    if node.inode.volume:  # the root of a volume, so that it is told what can be promoted
+        node = await call.node(pb.Target(volume=node.inode.volume, inode=ROOT_INODE))
     request = call.request(message)
     source, made = await restore_paths.promote(
         call.platform, request, node.volume, node.inode.number

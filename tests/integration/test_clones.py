@@ -65,8 +65,11 @@ def test_a_clone_goes_its_own_way(engine: str, tmp_path: Path) -> None:
         assert dp.table("/v/p/t").get("k1").columns == {"n": -1}
         with pytest.raises(Conflict):
             dp.promote_clone("/x/p")
-        with pytest.raises(Invalid):
+        with pytest.raises(Invalid, match="no clone") as refused:
             dp.promote_clone("/v/p")
+        assert refused.value.facts["path"] == "/v"
+        with pytest.raises(Invalid, match="root of the clone"):
+            dp.promote_clone("/x")
         if engine == "slate":
             with pytest.raises(Invalid):
                 dp.remove_snapshot("/v", "tuesday")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import dataplatform
-from dataplatform.base.errors import Exhausted, Invalid, PlatformError
+from dataplatform.base.errors import Exhausted, Invalid, NotFound, PlatformError, Unavailable
 from tests.integration.cables import TcpCable
 from tests.integration.test_clusters import Cluster, clusters
 
@@ -272,3 +272,53 @@ def test_what_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         assert here.read_file("/m/x") == b"x"
         here.remove_mirror("/m")
         assert "m" not in here.listdir("/")
+
+
+def test_a_cluster_that_is_known_no_more_is_not_followed(tmp_path: Path) -> None:
+    with two(tmp_path) as (east, west), east.connect() as there, west.connect() as here:
+        there.create_volume("/v")
+        there.create_table("/v/t").put("a", {"n": 1})
+        west.dp("mirror", "create", "/m", "--source", "/east/v", "--every", "1h")
+        west.dp("mirror", "create", "/n", "--source", "/east/v")
+        until(current(here, "/n"), "the first copy")
+        west.dp("cluster", "remove", "east")
+        error = until(lambda: here.mirror_info("/n").error, "a reason")
+        assert "there is no such cluster" in error
+        until(lambda: here.mirror_info("/m").error, "a reason, though its turn is in an hour")
+        there.table("/v/t").put("a", {"n": 2})
+        assert content(here, "/n") != content(there, "/v")
+        know(west, east)
+        for path in ("/m", "/n"):
+            here.resume_mirror(path)
+            wait_equal(east, "/v", west, path)
+
+
+def test_what_is_said_again_of_a_mirror_stays(tmp_path: Path) -> None:
+    with two(tmp_path) as (east, west), east.connect() as there, west.connect() as here:
+        there.create_volume("/v")
+        hourly = ("--every", "1h", "--bandwidth", "5MiB")
+        west.dp("mirror", "create", "/m", "--source", "/east/v", *hourly)
+        until(current(here, "/m"), "the first copy")
+        west.dp("mirror", "create", "/m", "--source", "/east/v")
+        found = here.mirror_info("/m")
+        assert (found.every, found.bandwidth) == (timedelta(hours=1), 5 << 20)
+        west.dp("mirror", "create", "/m", "--source", "/east/v", "--continuous")
+        found = here.mirror_info("/m")
+        assert (found.every, found.bandwidth) == (None, 5 << 20)
+
+
+def test_a_source_that_cannot_be_asked_is_said_at_once(tmp_path: Path) -> None:
+    with two(tmp_path) as (east, west), west.connect() as here:
+        with pytest.raises(NotFound) as missing:
+            here.create_mirror("/m", "/east/nothing")
+        assert missing.value.facts["path"] == "/east/nothing"
+        east.process.kill()
+        began_s = time.monotonic()
+        with pytest.raises(Unavailable, match="the source does not answer"):
+            here.create_mirror("/m", "/east/v")
+        with pytest.raises(Unavailable, match="say --unchecked") as away:
+            here.add_cluster("other", east.address)
+        assert "DP_SERVER" not in str(away.value)
+        assert (
+            time.monotonic() - began_s < 25
+        )  # each was asked once: a client would repeat it for 30 s

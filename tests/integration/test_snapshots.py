@@ -192,6 +192,7 @@ def test_commands(tmp_path: Path) -> None:
         assert listed["frees_bytes"] is not None
         assert "monday" in run(process, "snapshot", "ls", "/v")
         assert "monday" in run(process, "snapshot", "info", "/v/.snapshot/monday")
+        assert "which snapshot" in run(process, "snapshot", "info", "/v", code=2)
         run(process, "snapshot", "schedule", "/v", "--every", "1h", "--keep", "24")
         scheduled = json.loads(run(process, "snapshot", "schedule", "/v", "--json"))
         assert (scheduled["name"], scheduled["keep"]) == ("hourly", 24)

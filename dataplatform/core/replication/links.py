@@ -92,6 +92,12 @@ async def pack(
     }
 
 
+def kept(mirror: dict[str, Any], schedule: Schedule) -> dict[str, Any]:
+    """What a mirror had set that the schedule does not say."""
+    said = {"every_ms": schedule.every_ms, "bandwidth": schedule.bandwidth}
+    return {name: mirror[name] for name, value in said.items() if value is None and name in mirror}
+
+
 async def unpack(mirror: dict[str, Any], masters: Masters) -> Link:
     """DENIED if the token is under a master key that is not here."""
     token = mirror.get("token") or b""

@@ -30,6 +30,7 @@ from ...keyspace import keys
 from ...keyspace.records import (
     ROOT_INODE,
     ROOT_VOLUME,
+    ClusterRecord,
     MirrorCursor,
     VolumePhase,
     VolumeRecord,
@@ -76,6 +77,7 @@ class Mirrors:
         self._asides = Asides(platform, self._lock)
         self.changed = Signal()  # a mirror came
         platform.masters.rewrapping.append(self._protect_anew)
+        platform.clusters.on_changed.append(self._clusters_changed)
 
     # ---- which there are
 
@@ -112,7 +114,8 @@ class Mirrors:
 
         CONFLICT for an existing volume with commits of its own after the common past, unless
         `discard`: it says how many. EXISTS for what is no volume, INVALID for one that has nothing
-        in common with the source, or is in a circle with it.
+        in common with the source, or is in a circle with it. What the schedule does not say stays,
+        if it is a mirror already.
         """
         platform = self._platform
         self.check_may(request.principal)
@@ -122,7 +125,8 @@ class Mirrors:
         settings.mirror = await links.pack(link, schedule, described, self._platform.masters)
         settings.compression = described.settings.compression
         if at.inode:
-            return await self._turn(request, at, described, settings.mirror, discard=discard)
+            mirror = settings.mirror
+            return await self._turn(request, at, described, mirror, schedule, discard=discard)
         volume_id = await platform.catalog.create(
             request, at, settings, encrypt=encrypt, is_mirror=True
         )
@@ -145,11 +149,16 @@ class Mirrors:
 
     async def _ask(self, link: Link) -> Described:
         source = await self._open(link)
+        away = {"source": link.words, "cluster": link.cluster or link.address}  # nobody repeats it
         try:
             async with asyncio.timeout(ASK_S):
                 described = await source.describe()
         except TimeoutError:
-            raise Unavailable("the source does not answer", source=link.words) from None
+            raise Unavailable("the source does not answer", **away) from None
+        except Unavailable as error:
+            raise Unavailable(f"the source cannot be reached: {error.message}", **away) from error
+        except NotFound as error:
+            raise NotFound(error.message, path=link.words) from error
         finally:
             await source.close()
         check_format(described, link)
@@ -163,6 +172,25 @@ class Mirrors:
 
     async def _link(self, mirror: dict[str, Any]) -> Link:
         return await links.unpack(mirror, self._platform.masters)
+
+    def _clusters_changed(self) -> None:
+        """One was removed, or is reached otherwise: whoever follows it asks anew, at once."""
+        for known in self._mirrors.values():
+            if known.reached is None:
+                continue
+            name, record = known.reached
+            if self._platform.clusters.find(name) != record:
+                if known.task is not None:
+                    known.task.cancel()
+                known.changed.notify()
+
+    def _cluster(self, mirror: dict[str, Any]) -> tuple[str, ClusterRecord] | None:
+        """How the source's cluster is reached; None for an address, or for our own. NOT_FOUND if it
+        is known no more: then nothing of it is asked for."""
+        name = mirror.get("cluster", "")
+        if not name or mirror.get("address") or name == self._platform.cluster:
+            return None
+        return name, self._platform.clusters.get(name)
 
     async def _open(self, link: Link) -> Source:
         if self.connect is None:
@@ -191,12 +219,14 @@ class Mirrors:
         at: NewName,
         described: Described,
         mirror: dict[str, Any],
+        schedule: Schedule,
         *,
         discard: bool,
     ) -> int:
         node_volume = await self._root_at(at)
         async with self.quiet(node_volume), self._platform.using(node_volume) as volume:
             await volume.writeback.flush_all()
+            mirror = {**mirror, **links.kept(volume.settings.mirror, schedule)}
             await self._begin_turn(volume, described, mirror, discard=discard)
         await self._mark(node_volume, is_mirror=True)
         await self._came(node_volume)
@@ -273,11 +303,14 @@ class Mirrors:
 
     # ---- what people do
 
-    def _administered(self, request: Request, volume: Volume) -> None:
+    async def _administered(self, request: Request, volume: Volume) -> None:
         """DENIED to whoever is no administrator; INVALID if it is no mirror."""
         self.check_may(request.principal)
         if not volume.settings.mirror:
-            raise Invalid("this volume is no mirror", volume=volume.id)
+            raise Invalid(
+                "this volume is no mirror, or has been promoted: it can be written",
+                path=await self._platform.catalog.mount_path(volume.id),
+            )
 
     async def _change(self, volume: Volume, **changed: Any) -> None:
         async def work(unit: Unit) -> None:
@@ -292,7 +325,7 @@ class Mirrors:
         self._of(volume.id).changed.notify()
 
     async def set(self, request: Request, volume: Volume, schedule: Schedule) -> None:
-        self._administered(request, volume)
+        await self._administered(request, volume)
         check_schedule(schedule)
         changed = {
             name: value
@@ -306,7 +339,7 @@ class Mirrors:
 
     async def pause(self, request: Request, volume: Volume) -> None:
         """It stays the commit that it is. Pausing twice is fine."""
-        self._administered(request, volume)
+        await self._administered(request, volume)
         await self._change(volume, paused=True)
         await self.quiesce(volume.id)
 
@@ -314,7 +347,7 @@ class Mirrors:
         """Go on. With `discard`, also behind a source that was put back to an earlier commit: what
         is known here of later ones is given up. CONFLICT, INVALID if they have nothing in
         common."""
-        self._administered(request, volume)
+        await self._administered(request, volume)
         if discard:
             await self._follow_back(volume)
         self._of(volume.id).error = ""
@@ -330,7 +363,7 @@ class Mirrors:
     async def promote(self, request: Request, volume: Volume) -> int:
         """Let the mirror be written: the commit at which its own line begins. It needs no source.
         UNAVAILABLE while it is no whole commit yet."""
-        self._administered(request, volume)
+        await self._administered(request, volume)
         at = volume.state.commit
 
         async def work(unit: Unit) -> None:
@@ -365,7 +398,7 @@ class Mirrors:
 
     async def check_removable(self, request: Request, volume: Volume) -> None:
         """DENIED, INVALID."""
-        self._administered(request, volume)
+        await self._administered(request, volume)
 
     async def remove(self, request: Request, volume_id: int) -> None:
         """The mirror with all that it holds; nobody is in it. UNAVAILABLE if somebody is."""
@@ -411,7 +444,7 @@ class Mirrors:
             raise
         except PlatformError as error:
             known.error, known.error_ns = str(error), self._platform.clock.now_ns()
-            if isinstance(error, (Unavailable, Conflict)):
+            if isinstance(error, (Unavailable, Conflict, NotFound)):
                 await self._hang_up(known)
             raise
         finally:
@@ -438,8 +471,11 @@ class Mirrors:
         self, volume: Volume, known: Known, mirror: dict[str, Any]
     ) -> Callable[[], Awaitable[None]] | None:
         """Ask and catch up. What is returned is to be done once the volume is not in use."""
+        reached = self._cluster(mirror)
+        if known.source is not None and known.reached != reached:
+            await self._hang_up(known)
         if known.source is None:
-            known.source = await self._open(await self._link(mirror))
+            known.source, known.reached = await self._open(await self._link(mirror)), reached
         source = known.source
         source.limit(mirror.get("bandwidth", 0))
         cursor = known.cursor

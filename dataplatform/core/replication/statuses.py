@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...base.errors import Invalid
-from ...keyspace.records import CopyCursor, MirrorCursor
+from ...keyspace.records import ClusterRecord, CopyCursor, MirrorCursor
 from ..signals import Signal
 from ..volumes import Volume
 from .apply import cursor_of
@@ -57,6 +57,8 @@ class Known:
 
     def __init__(self, changed: Signal | None = None) -> None:
         self.source: Source | None = None
+        self.reached: tuple[str, ClusterRecord] | None = None
+        """Its cluster, as it was when the source was opened."""
         self.described: Described | None = None
         self.heard_s = 0.0  # when that was
         self.cursor: MirrorCursor | None = None
@@ -86,7 +88,10 @@ async def status_of(platform: Platform, volume: Volume, known: Known) -> Status:
     """INVALID if it is no mirror."""
     mirror = volume.settings.mirror
     if not mirror:
-        raise Invalid("this volume is no mirror", volume=volume.id)
+        raise Invalid(
+            "this volume is no mirror, or has been promoted",
+            path=await platform.catalog.mount_path(volume.id),
+        )
     cursor, clock = await cursor_of(volume), platform.clock
     described = known.described
     status = Status(

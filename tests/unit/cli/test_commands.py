@@ -44,6 +44,12 @@ def test_every_command_has_an_example_of_itself() -> None:
         assert f"{name}" in command.help.split("Example")[1], name
 
 
+def test_brackets_stand_once_around_what_may_be_left_out() -> None:
+    for words, command in commands(get_command(main.load())):
+        for parameter in command.params:
+            assert not str(parameter.metavar or "").startswith("["), words
+
+
 def test_the_table_of_modules_is_right() -> None:
     registered = set(get_command(main.load()).commands)  # type: ignore[attr-defined]
     assert registered == {name for names in main.MODULES.values() for name in names}
