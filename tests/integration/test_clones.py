@@ -132,7 +132,7 @@ def test_a_mount_like_client_sees_the_restored_volume(tmp_path: Path) -> None:
             dp.restore_snapshot("/v", "monday")
             check_before(other, "/v/p")
         thread.join(30)
-        assert seen == ["volume restored"]
+        assert seen[-1] == "volume restored"  # a write that nobody synced may be told before
         with pytest.raises(dataplatform.PlatformError) as error:
             next(iter(dp.changes("/v", since=since - 1)))
         assert error.value.kind.name == "STALE"
