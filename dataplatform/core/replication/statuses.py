@@ -116,9 +116,9 @@ async def status_of(platform: Platform, volume: Volume, known: Known) -> Status:
     if cursor is not None and described is not None:
         # By the source's clock up to when it was last heard, by ours from then on.
         heard_s = clock.monotonic() - known.heard_s
-        is_all = cursor.commit == described.commit and not known.error
+        is_all = cursor.commit == described.commit
         behind_s = 0 if is_all else max(0, described.time_ns - cursor.asked_ns) / 1e9
-        is_listening = is_all and not status.every_ms and heard_s < 2 * LISTEN_S
+        is_listening = is_all and not (known.error or status.every_ms) and heard_s < 2 * LISTEN_S
         status.lag_s = 0.0 if is_listening else behind_s + heard_s
     status.state = _state(mirror, known, cursor, status)
     return status

@@ -114,6 +114,24 @@ async def status(world: World, number: int) -> Status:
         return await world.platforms["west"].mirrors.status(volume)
 
 
+async def test_behind_is_counted_from_when_the_source_was_last_heard(tmp_path: Path) -> None:
+    """Not from its last commit, which may be days ago."""
+    async with a_world("memory", tmp_path) as world:
+        number = await a_mirror(world)
+        mirrors = world.platforms["west"].mirrors
+        world.places["east"].clock.advance(3600)
+        world.places["west"].clock.advance(3600)
+        await mirrors.step(number)  # nothing is new
+        world.cut.add("east")
+        with pytest.raises(Unavailable):
+            await mirrors.step(number)
+        async with world.volume("west", number) as volume:
+            status = await mirrors.status(volume)
+        assert status.state == "failing"
+        assert status.lag_s < 60
+        world.cut.clear()
+
+
 # ---------------------------------------------------------------- promoted, and back
 
 
