@@ -20,6 +20,7 @@ from dataplatform.transport.connections import AsyncConnection
 from tests.integration.test_clusters import Cluster, clusters
 
 EXDEV, EHOSTDOWN = 18, 112
+FAST_S = 20.0  # a call that waited for a server that is away would take minutes
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_one_is_away_and_the_others_are_not(three: list[Cluster]) -> None:
             assert dp.read_file("/west/f") == b"w"
         with pytest.raises(Unavailable):
             dp.sync()  # what was written to east before is perhaps not on a disk
-        assert time.monotonic() - began_s < 3
+        assert time.monotonic() - began_s < FAST_S
         assert [entry.name for entry in dp.scandir("/")] == ["east", "west"]
         east.start(port=port)
         deadline_s = time.monotonic() + 20
