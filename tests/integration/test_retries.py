@@ -7,8 +7,10 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,111 @@ OTHERS: dict[str, Case] = {
 }
 """What stands in no directory, or is described as it is now."""
 
+
+def _history(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    """A volume with a snapshot of before, a clone of that with a part of its own, a schedule."""
+    dp.create_volume(f"{base}/v")
+    dp.mkdir(f"{base}/v/d")
+    dp.write_file(f"{base}/v/d/f", b"then")
+    dp.create_snapshot(f"{base}/v", "old")
+    dp.clone_snapshot(f"{base}/v", "old", f"{base}/c")
+    dp.write_file(f"{base}/c/d/f", b"promoted")
+    dp.set_snapshot_schedule(f"{base}/v", every=timedelta(hours=1), keep=2, name="hourly")
+
+
+def _known_cluster(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    dp.add_cluster(_cluster(base), "dp://127.0.0.1:1", unchecked=True)
+
+
+def _cluster(base: str) -> str:
+    return named(base).lower().replace(".", "-")
+
+
+def _source(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    dp.create_volume(f"{base}/v")
+
+
+def _mirrored(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    _source(dp, wire, base)
+    dp.create_mirror(f"{base}/m", f"/local{base}/v")
+    while dp.mirror_info(f"{base}/m").state == "copying":
+        time.sleep(0.05)
+
+
+def _to_gather(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    dp.mkdir(base)
+    dp.create_stream(f"{base}/s")
+    _known_cluster(dp, wire, base)
+
+
+def _gathered(dp: dataplatform.Client, wire: Wire, base: str) -> None:
+    _to_gather(dp, wire, base)
+    dp.gather(f"{base}/s", "all", [f"/{_cluster(base)}/s:topic"])
+
+
+def _snapshot(name: str, path: str = "/v") -> Callable[[str], pb.SnapshotRequest]:
+    return lambda b: pb.SnapshotRequest(target=at(f"{b}{path}"), name=name)
+
+
+def _mirror(b: str) -> pb.MirrorRequest:
+    return pb.MirrorRequest(target=at(f"{b}/m"))
+
+
+def _gather(b: str) -> pb.GatherRequest:
+    return pb.GatherRequest(stream=at(f"{b}/s"), topic="all")
+
+
+def _begin(b: str) -> pb.GatherRequest:
+    source = pb.GatherRequest.Source(cluster=_cluster(b), path="/s", topic="topic")
+    return pb.GatherRequest(stream=at(f"{b}/s"), topic="all", sources=[source])
+
+
+FAR: dict[str, Case] = {
+    "Snapshots.Create": Case(_snapshot("new"), before=_history),
+    "Snapshots.Remove": Case(_snapshot("old"), before=_history),
+    "Snapshots.Clone": Case(
+        lambda b: pb.CloneRequest(target=at(f"{b}/v"), name="old", new=at(f"{b}/c2")),
+        before=_history,
+    ),
+    "Snapshots.Restore": Case(_snapshot("old"), before=_history),
+    "Snapshots.Promote": Case(lambda b: pb.PromoteRequest(target=at(f"{b}/c/d")), before=_history),
+    "Snapshots.SetSchedule": Case(
+        lambda b: pb.SnapshotScheduleRequest(
+            target=at(f"{b}/v"), schedule=pb.SnapshotSchedule(name="daily", every_s=86400, keep=7)
+        ),
+        before=_history,
+    ),
+    "Snapshots.RemoveSchedule": Case(
+        lambda b: pb.SnapshotScheduleRequest(
+            target=at(f"{b}/v"), schedule=pb.SnapshotSchedule(name="hourly")
+        ),
+        before=_history,
+    ),
+    "Clusters.Add": Case(
+        lambda b: pb.AddClusterRequest(name=_cluster(b), address="dp://127.0.0.1:1", unchecked=True)
+    ),
+    "Clusters.Set": Case(
+        lambda b: pb.SetClusterRequest(name=_cluster(b), access="p", unchecked=True),
+        before=_known_cluster,
+    ),
+    "Clusters.Remove": Case(lambda b: pb.ClusterRequest(name=_cluster(b)), before=_known_cluster),
+    "Mirrors.Create": Case(
+        lambda b: pb.CreateMirrorRequest(target=at(f"{b}/m"), source=f"/local{b}/v"),
+        before=_source,
+    ),
+    "Mirrors.Set": Case(_mirror, before=_mirrored),
+    "Mirrors.Pause": Case(_mirror, before=_mirrored),
+    "Mirrors.Resume": Case(_mirror, before=_mirrored),
+    "Mirrors.Promote": Case(_mirror, before=_mirrored),
+    "Mirrors.Remove": Case(_mirror, before=_mirrored),
+    "Gathers.Begin": Case(_begin, before=_to_gather),
+    "Gathers.Pause": Case(
+        lambda b: pb.GatherRequest(stream=at(f"{b}/s"), topic="all", paused=True), before=_gathered
+    ),
+    "Gathers.End": Case(_gather, before=_gathered),
+}
+"""What is done in several volumes, or goes on by itself afterwards."""
+
 KEYED = ("Volumes.RotateKey", "Volumes.Lock", "Volumes.Unlock")
 """Of an encrypted volume, on which work goes on in the background afterwards."""
 
@@ -254,7 +361,7 @@ def _commits(dp: dataplatform.Client) -> dict[str, int]:
 
 
 def test_every_method_that_changes_something_has_a_case() -> None:
-    assert set(CASES) | set(OTHERS) | set(KEYED) == {
+    assert set(CASES) | set(OTHERS) | set(FAR) | set(KEYED) == {
         m.name for m in METHODS.values() if not m.read_only
     }
 
@@ -315,6 +422,23 @@ def test_a_retry_of_others_changes_nothing(name: str, dp: dataplatform.Client, w
     commits = _commits(dp)
     assert wire.call(name, message) == first
     assert _commits(dp) == commits, "the retry did something"
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_a_retry_of_what_goes_on_is_answered(
+    name: str, dp: dataplatform.Client, wire: Wire
+) -> None:
+    case = FAR[name]
+    sequence = next(_sequences)
+    base = f"/{name}-{sequence}"
+    case.before(dp, wire, base)
+    message = case.make(base)
+    message.request.CopyFrom(pb.RequestId(session=wire.session, slot=10, sequence=sequence))
+    first, second = (wire.call(name, message) for _ in range(2))
+    assert not isinstance(first, pb.ErrorInfo), first
+    assert not isinstance(second, pb.ErrorInfo), second
+    if name in ("Snapshots.Create", "Snapshots.Clone", "Mirrors.Create"):
+        assert first.volume == second.volume
 
 
 @pytest.mark.parametrize("name", KEYED)

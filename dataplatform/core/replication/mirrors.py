@@ -119,6 +119,8 @@ class Mirrors:
         """
         platform = self._platform
         self.check_may(request.principal)
+        if at.inode and (made := await self._made(request)):
+            return made
         check_schedule(schedule)
         described = await self._ask(link)
         check_quota(settings, described)
@@ -132,6 +134,15 @@ class Mirrors:
         )
         await self._came(volume_id)
         return volume_id
+
+    async def _made(self, request: Request) -> int:
+        """The number of the volume that this very request made before; 0 if it made none."""
+        root = await self._platform.acquire(ROOT_VOLUME)
+        try:
+            known, number = await root.lane.find_reply(request)
+        finally:
+            self._platform.release(root)
+        return int(number) if known else 0
 
     def check_may(self, principal: Principal) -> None:
         """DENIED to whoever is no administrator: a mirror shows all that its source has."""
