@@ -204,7 +204,7 @@ class Mirrored(Steps):
                 return
         if self.power.off.is_set():
             raise PowerCut
-        if isinstance(error, (LinkCut, Stale)):
+        if isinstance(error, (LinkCut, Stale)) or isinstance(error.__cause__, LinkCut):
             return
         raise AssertionError(f"not expected: {error!r}") from error
 
